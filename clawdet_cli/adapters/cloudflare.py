@@ -1,0 +1,366 @@
+"""What clawdet asks of Cloudflare: the only importer of the cloudflare SDK.
+
+The SDK's own retries are off: they repeat a POST whose answer was lost without looking first.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
+
+import cloudflare
+from cloudflare.types.dns import RecordResponse
+from cloudflare.types.origin_ca_certificates import OriginCACertificate
+from cloudflare.types.zones import Zone as ApiZone
+
+from clawdet_cli.adapters.cloudflare_refusals import NOT_ALLOWED, TAKEN, refusal
+from clawdet_cli.adapters.retry import Lost, NotYet, Watch, ask, change
+from clawdet_cli.errors import CloudError, ConfigError, StateError
+from clawdet_cli.model import Certificate, Deadline, DnsRecord, Zone
+from clawdet_cli.settings import CLOUDFLARE_HOW_TO, Secret
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 30.0
+
+ZONE_READ = "Zone Read"
+DNS_EDIT = "DNS Edit"
+SSL_EDIT = "SSL and Certificates Edit"
+SETTINGS_READ = "Zone Settings Read"
+
+_NO_RESULT = "HTTP 200 without a result ('success' is false)"
+
+CERTIFICATE_DAYS: Literal[5475] = 5475
+"""The longest that Origin CA offers: the VPS has no credentials to renew with, and an expiry is an outage (526)."""
+
+
+class Cloudflare:
+    """A token's view of Cloudflare, within one command's deadline.
+
+    Every method raises ConfigError when the token is refused or lacks a right, CloudError when Cloudflare says no, and
+    WaitError at the deadline.
+    """
+
+    def __init__(self, url: str, token: Secret, deadline: Deadline, *, watch: Watch | None = None) -> None:
+        self._deadline = deadline
+        self._watch = watch
+        self._client = cloudflare.Cloudflare(
+            api_token=token.reveal(),
+            base_url=url.rstrip("/"),
+            max_retries=0,
+            # As for Hetzner: no ~/.netrc, and no proxy that would catch loopback.
+            http_client=cloudflare.DefaultHttpxClient(trust_env=False),
+        )
+        # The SDK takes these from the environment, and prefers them to the token (5.9: CLOUDFLARE_EMAIL alone is enough
+        # to lose it). They cannot be passed as empty.
+        self._client.api_email = None
+        self._client.api_key = None
+        self._client.user_service_key = None
+
+    def close(self) -> None:
+        """Close the connections that are kept for further calls."""
+        self._client.close()
+
+    def check(self) -> None:
+        """Find out whether the token is alive; its rights show only where they are needed."""
+        soon = self._deadline.within(15)
+        try:
+            token = self._ask("verify the token", "", self._client.user.tokens.verify, soon)
+        except ConfigError as refused:
+            # Tokens that belong to an account, not a user, are unknown here although they are good.
+            status = self._account_token_status(refused, soon)
+        else:
+            status = str(_whole(token).status)
+        if status != "active":
+            raise ConfigError(
+                f"The Cloudflare API token (CLOUDFLARE_API_TOKEN) is {status}.", next_steps=[CLOUDFLARE_HOW_TO]
+            )
+
+    def zone(self, name: str) -> Zone | None:
+        """Find the zone; None when there is none of this name, or none that the token may see."""
+        found = self._ask(f"find the zone {name}", ZONE_READ, lambda: self._client.zones.list(name=name).result)
+        return _zone(found[0]) if found else None
+
+    def ssl_mode(self, zone_id: str) -> str | None:
+        """Read how the edge speaks to origins: off, flexible, full or strict; None without Zone Settings Read."""
+        return self._setting(zone_id, "ssl")
+
+    def always_use_https(self, zone_id: str) -> bool | None:
+        """Read whether plain HTTP is redirected at the edge; None without Zone Settings Read."""
+        value = self._setting(zone_id, "always_use_https")
+        return None if value is None else value == "on"
+
+    def record_usage(self, zone_id: str) -> tuple[int, int | None]:
+        """Count the zone's DNS records, and how many it may have (None where the account shares a quota)."""
+        usage = _whole(
+            self._ask(
+                "count the zone's DNS records", DNS_EDIT, lambda: self._client.dns.usage.zone.get(zone_id=zone_id)
+            )
+        )
+        return usage.record_usage, usage.record_quota
+
+    def records(self, zone_id: str, name: str) -> list[DnsRecord]:
+        """List the records of exactly this name, of all types, ours or not."""
+        found = self._ask(
+            f"list the DNS records of {name}",
+            DNS_EDIT,
+            lambda: self._client.dns.records.list(zone_id=zone_id, name={"exact": name}).result,
+        )
+        return [_record(record) for record in found]
+
+    def record(self, zone_id: str, record_id: str) -> DnsRecord | None:
+        """Read a record; None when there is none of this id."""
+        return self._ask(
+            f"read the DNS record {record_id}",
+            DNS_EDIT,
+            lambda: _or_none(lambda: _record(self._client.dns.records.get(record_id, zone_id=zone_id))),
+        )
+
+    def create_a_record(self, zone_id: str, name: str, ipv4: str, comment: str) -> DnsRecord:
+        """Create a proxied A record, once: one that equals it and carries our comment is given instead.
+
+        Raises StateError when such a record exists without our comment.
+        """
+
+        def create() -> DnsRecord:
+            try:
+                answer = self._client.dns.records.create(
+                    zone_id=zone_id, name=name, type="A", content=ipv4, ttl=1, proxied=True, comment=comment
+                )
+            except cloudflare.APIStatusError as error:
+                if TAKEN & {code for code, _ in _errors(error)}:
+                    # An earlier call of ours may have been carried out after all: the look decides whose it is.
+                    raise NotYet(f"the record {name} exists", pause=0, maybe_done=True) from None
+                raise
+            return _record(answer)
+
+        def look() -> DnsRecord | None:
+            same = [r for r in self.records(zone_id, name) if r.type == "A" and r.content == ipv4]
+            ours = next((record for record in same if record.comment == comment), None)
+            if same and ours is None:
+                raise StateError(
+                    f"A DNS record {name} to {ipv4} exists that is not ours: nothing was touched.",
+                    details=[f"{record.type} {record.content}, comment {record.comment!r}" for record in same],
+                    next_steps=["see it at https://dash.cloudflare.com, or choose another user name"],
+                )
+            return ours
+
+        record = self._change(f"create the DNS record {name}", DNS_EDIT, create, look)
+        if record.name.lower() != name.lower():
+            # A name outside the zone is silently completed with the zone's, and would stay as litter.
+            self.delete_record(zone_id, record.id)
+            raise CloudError(
+                f"Cloudflare made the record {record.name} when {name} was asked for; it was removed again."
+            )
+        return record
+
+    def update_a_record(self, zone_id: str, record: DnsRecord, ipv4: str, comment: str) -> DnsRecord:
+        """Point our record at an address, proxied, with our comment."""
+
+        def look() -> DnsRecord | None:
+            found = self.record(zone_id, record.id)
+            wanted = (ipv4, True, comment)
+            return found if found and (found.content, found.proxied, found.comment) == wanted else None
+
+        def edit() -> DnsRecord:
+            answer = self._client.dns.records.edit(
+                record.id,
+                zone_id=zone_id,
+                name=record.name,
+                type="A",
+                content=ipv4,
+                ttl=1,
+                proxied=True,
+                comment=comment,
+            )
+            return _record(answer)
+
+        return self._change(f"update the DNS record {record.name}", DNS_EDIT, edit, look)
+
+    def delete_record(self, zone_id: str, record_id: str) -> bool:
+        """Delete a record, and say whether it was there."""
+        return self._change(
+            f"delete the DNS record {record_id}",
+            DNS_EDIT,
+            lambda: _or_none(lambda: _whole(self._client.dns.records.delete(record_id, zone_id=zone_id))) is not None,
+            lambda: True if self.record(zone_id, record_id) is None else None,
+        )
+
+    def certificates(self, zone_id: str) -> list[Certificate]:
+        """List the zone's Origin CA certificates that are not revoked, ours or not."""
+        return self._ask("list Origin CA certificates", SSL_EDIT, lambda: self._certificates(zone_id))
+
+    def certificate(self, certificate_id: str) -> Certificate | None:
+        """Read an Origin CA certificate; None when there is none of this id, or it is revoked."""
+        found = self._ask(
+            f"read the Origin CA certificate {certificate_id}",
+            SSL_EDIT,
+            lambda: _or_none(lambda: _whole(self._client.origin_ca_certificates.get(certificate_id))),
+        )
+        return None if found is None or _revoked(found) else _certificate(found)
+
+    def sign(self, zone_id: str, host: str, csr: str) -> Certificate:
+        """Have the CSR signed for exactly this host, once: a certificate made from it before is given again."""
+
+        def look() -> Certificate | None:
+            wanted = _canonical(csr)
+            found = self.certificates(zone_id)
+            return next((c for c in found if c.hostnames == (host,) and _canonical(c.csr) == wanted), None)
+
+        def create() -> Certificate:
+            answer = self._client.origin_ca_certificates.create(
+                csr=csr, hostnames=[host], request_type="origin-ecc", requested_validity=CERTIFICATE_DAYS
+            )
+            return _certificate(_whole(answer))
+
+        return look() or self._change(f"sign a certificate for {host}", SSL_EDIT, create, look)
+
+    def revoke(self, certificate_id: str) -> bool:
+        """Revoke an Origin CA certificate, and say whether it was there and valid."""
+        return self._change(
+            f"revoke the Origin CA certificate {certificate_id}",
+            SSL_EDIT,
+            lambda: _or_none(lambda: _whole(self._client.origin_ca_certificates.delete(certificate_id))) is not None,
+            lambda: True if self.certificate(certificate_id) is None else None,
+        )
+
+    def _certificates(self, zone_id: str) -> list[Certificate]:
+        found: dict[str, Certificate] = {}
+        # The SDK's iteration ends at an empty page only; a page that repeats itself must end it too.
+        for item in self._client.origin_ca_certificates.list(zone_id=zone_id, per_page=50):
+            certificate = _certificate(item)
+            if certificate.id in found:
+                break
+            if not _revoked(item):
+                found[certificate.id] = certificate
+        return list(found.values())
+
+    def _account_token_status(self, refused: ConfigError, deadline: Deadline) -> str:
+        try:
+            zones = self._ask("list zones", ZONE_READ, lambda: self._client.zones.list().result, deadline)
+        except ConfigError:
+            raise refused from None
+        account = zones[0].account.id if zones else None
+        if account is None:
+            return "active"  # as far as one can see: it was let in
+        verify = self._client.accounts.tokens.verify
+        try:
+            token = self._ask("verify the token", "", lambda: verify(account_id=account), deadline)
+        except (ConfigError, CloudError):
+            return "active"  # it reads zones, which a dead token cannot
+        return str(_whole(token).status)
+
+    def _setting(self, zone_id: str, name: str) -> str | None:
+        def read() -> str | None:
+            try:
+                setting = self._client.zones.settings.get(name, zone_id=zone_id)
+            except cloudflare.APIStatusError as error:
+                if error.status_code == 403 or NOT_ALLOWED & {code for code, _ in _errors(error)}:
+                    return None
+                raise
+            return str(_whole(getattr(setting, "value", None)))
+
+        return self._ask(f"read the zone's setting '{name}'", SETTINGS_READ, read)
+
+    def _ask(self, what: str, right: str, call: Callable[[], T], deadline: Deadline | None = None) -> T:
+        within = deadline or self._deadline
+        return ask(
+            lambda: self._call(what, right, call, within),
+            deadline=within,
+            what=f"Cloudflare to {what}",
+            watch=self._watch,
+        )
+
+    def _change(self, what: str, right: str, act: Callable[[], T], look: Callable[[], T | None]) -> T:
+        return change(
+            lambda: self._call(what, right, act, self._deadline),
+            look,
+            deadline=self._deadline,
+            what=f"Cloudflare to {what}",
+            watch=self._watch,
+        )
+
+    def _call(self, what: str, right: str, call: Callable[[], T], deadline: Deadline) -> T:
+        """Make one call; whatever goes wrong leaves as an error of ours or as NotYet."""
+        left = max(1.0, deadline.left())
+        self._client.timeout = cloudflare.Timeout(min(ANSWER_SECONDS, left), connect=min(CONNECT_SECONDS, left))
+        try:
+            return call()
+        except cloudflare.APIStatusError as error:
+            after = error.response.headers.get("retry-after")
+            raise refusal(what, right, error.status_code, _errors(error), after) from None
+        except cloudflare.APIConnectionError as error:
+            raise Lost(f"no answer from Cloudflare ({type(error).__name__})") from None
+        except (cloudflare.APIError, AttributeError, TypeError, ValueError) as error:
+            raise CloudError(
+                f"Asked Cloudflare to {what}, and its answer has a shape that this version of clawdet does not know.",
+                details=[f"{type(error).__name__}: {error}"],
+                next_steps=["update clawdet, or report this"],
+            ) from None
+
+
+def _whole(answer: T | None) -> T:
+    """Refuse None: the SDK gives it for HTTP 200 with `success: false`, without an exception."""
+    if answer is None:
+        raise ValueError(_NO_RESULT)
+    return answer
+
+
+def _or_none(call: Callable[[], T]) -> T | None:
+    try:
+        return call()
+    except cloudflare.NotFoundError:
+        return None
+
+
+def _errors(error: cloudflare.APIStatusError) -> list[tuple[int, str]]:
+    """Give codes and messages, the chained ones too: both forms are in use."""
+    found: list[tuple[int, str]] = []
+    for item in error.errors or []:
+        found.append((item.code or 0, item.message or ""))
+        chain: Sequence[dict[str, object]] = getattr(item, "error_chain", None) or []
+        found += [(int(str(inner.get("code", 0))), str(inner.get("message", ""))) for inner in chain]
+    return found
+
+
+def _zone(zone: ApiZone) -> Zone:
+    return Zone(
+        id=zone.id,
+        name=zone.name,
+        status=str(zone.status),
+        paused=bool(zone.paused),
+        name_servers=tuple(zone.name_servers),
+        account_id=zone.account.id or "",
+    )
+
+
+def _record(record: RecordResponse | None) -> DnsRecord:
+    if record is None:  # not _whole(): its type variable would lose the union
+        raise ValueError(_NO_RESULT)
+    return DnsRecord(
+        id=record.id,
+        name=record.name,
+        type=record.type,
+        content=str(record.content or ""),
+        proxied=bool(record.proxied),
+        comment=record.comment or "",
+    )
+
+
+def _certificate(certificate: OriginCACertificate) -> Certificate:
+    return Certificate(
+        id=str(certificate.id),
+        hostnames=tuple(certificate.hostnames),
+        csr=certificate.csr,
+        pem=certificate.certificate or "",
+        expires_on=certificate.expires_on or "",
+    )
+
+
+def _revoked(certificate: OriginCACertificate) -> bool:
+    # Not in the SDK's model, as the API's list of certificates is not described as holding revoked ones.
+    return bool(getattr(certificate, "revoked_at", None))
+
+
+def _canonical(csr: str) -> str:
+    """Strip what a PEM may differ in without being another one."""
+    return "".join(csr.split())

@@ -1,0 +1,65 @@
+"""What a refusal by Cloudflare means: its codes, as errors that a user can act on.
+
+Codes: no list is published; these are collected from the issue threads of tools that use the API.
+"""
+
+from collections.abc import Sequence
+
+from clawdet_cli.adapters.retry import Lost, NotYet
+from clawdet_cli.errors import ClawdetError, CloudError, ConfigError, StateError
+from clawdet_cli.settings import CLOUDFLARE_HOW_TO
+
+NOT_ALLOWED = frozenset({10000, 9109, 1016})
+"""The token is unknown, or lacks a right: the API does not tell these two apart."""
+
+TAKEN = frozenset({81057, 81058})
+"""An identical record exists; the code changed with the years."""
+
+_EXCLUDED = frozenset({81053, 81054, 81056})
+_QUOTA = 81045
+_BAD_TOKEN = frozenset({1000, 9106, 6003, 6111})
+LONGEST_PAUSE = 300.0
+"""Seconds: after 1,200 requests in 5 minutes everything is refused for 5 minutes."""
+
+
+def refusal(
+    what: str, right: str, status: int, errors: Sequence[tuple[int, str]], retry_after: str | None
+) -> Exception:
+    """Give the error for a refused call; NotYet or Lost when it is worth another try.
+
+    `what` is what was asked, as a phrase after "to"; `right` is the token's right that it needs.
+    """
+    codes = {code for code, _ in errors}
+    if status == 429:
+        return NotYet("Cloudflare's limit of requests is reached (429)", pause=_seconds(retry_after))
+    if status == 503:
+        return NotYet("Cloudflare is not available (503)", pause=_seconds(retry_after), maybe_done=True)
+    if status in {408, 409} or status >= 500:
+        return Lost(f"Cloudflare failed ({status})")
+    details = [f"{code}: {message}" for code, message in errors] or [f"HTTP status {status}, without a code"]
+    kind, outcome, steps = _meaning(codes, status, right)
+    return kind(f"Asked Cloudflare to {what}, and {outcome}.", details=details, next_steps=steps)
+
+
+def _meaning(codes: set[int], status: int, right: str) -> tuple[type[ClawdetError], str, list[str]]:
+    if codes & _BAD_TOKEN:
+        return ConfigError, "it does not accept the token (CLOUDFLARE_API_TOKEN)", [CLOUDFLARE_HOW_TO]
+    if codes & NOT_ALLOWED or status in {401, 403}:
+        outcome = f"the token (CLOUDFLARE_API_TOKEN) is not valid or lacks the right '{right}' for the zone"
+        return ConfigError, outcome, [f"add the right '{right}' to the token", f"or {CLOUDFLARE_HOW_TO}"]
+    if codes & _EXCLUDED:
+        steps = ["see the zone's DNS records at https://dash.cloudflare.com, or choose another user name"]
+        return StateError, "another record of this name excludes it: nothing was touched", steps
+    if _QUOTA in codes:
+        steps = ["remove records that are no longer needed", "or choose a larger plan at https://dash.cloudflare.com"]
+        return CloudError, "the zone is full: its plan allows no more DNS records", steps
+    return CloudError, "it refused", ["see the details above"]
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Read `Retry-After`; None (the usual pauses) for anything but a sensible number of seconds."""
+    try:
+        seconds = float(retry_after or "")
+    except ValueError:
+        return None
+    return seconds if 0 < seconds <= LONGEST_PAUSE else None

@@ -1,0 +1,300 @@
+"""Reads the public name as a visitor does: authoritative DNS, TLS by name, HTTP, WebSocket."""
+
+import contextlib
+import hashlib
+import http.client
+import json
+import random
+import socket
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.query
+import dns.rcode
+import dns.rdatatype
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect as websocket_connect
+from websockets.typing import Origin
+
+from clawdet_cli.adapters.retry import Watch
+from clawdet_cli.errors import GuestError
+from clawdet_cli.model import Deadline
+
+MOST_BODY = 1024 * 1024
+"""Bytes of an answer that are read."""
+
+CONNECT_REQUEST: Mapping[str, Any] = {
+    "type": "req",
+    "id": "1",
+    "method": "connect",
+    "params": {
+        "minProtocol": 4,
+        "maxProtocol": 4,
+        "client": {"id": "openclaw-control-ui", "version": "clawdet", "platform": "web", "mode": "ui"},
+        "role": "operator",
+    },
+}
+"""What a browser's Control UI says first, without credentials.
+
+OpenClaw 2026.9 looks at the origin when this comes, not before; a frame of another shape also closes with 1008, so only
+the refusal's own code (CONTROL_UI_ORIGIN_NOT_ALLOWED) says that the origin was the reason.
+"""
+
+_CAUSES = {
+    520: ("the server's answer is empty or garbled", "clawdet logs USER"),
+    521: ("the server refuses connections on port 443", "is Caddy running? clawdet ssh USER -- systemctl status caddy"),
+    522: (
+        "the server does not answer: a firewall drops the connection, or the record has a wrong address",
+        "compare the record's address with the server's, and look at its firewall: clawdet status USER",
+    ),
+    523: ("the server's address cannot be reached", "compare the record's address with the server's"),
+    524: ("the server took the request and did not answer in time", "clawdet logs USER"),
+    525: (
+        "the TLS handshake with the server failed: Caddy has no certificate for this name",
+        "clawdet ssh USER -- journalctl -u caddy -n 50",
+    ),
+    526: (
+        "the server's certificate is not valid: expired, revoked, for another name, or not from the Origin CA",
+        "the zone's SSL mode is Full (strict), and the server needs its Origin CA certificate: provision again",
+    ),
+    530: ("the edge finds no origin for this name (1016)", "is the DNS record there? clawdet status USER"),
+    1016: ("the edge finds no origin for this name", "is the DNS record there? clawdet status USER"),
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+    """At most MOST_BODY bytes."""
+
+
+@dataclass(frozen=True)
+class SocketAnswer:
+    """How an attempt to open a WebSocket went."""
+
+    status: int
+    """101, or the HTTP status of the refusal."""
+    first: Mapping[str, Any] | None = None
+    """The first frame, when it was a JSON object."""
+    refusal: str | None = None
+    """The code in the answer to the request that was sent, such as CONTROL_UI_ORIGIN_NOT_ALLOWED."""
+    close_code: int | None = None
+    close_reason: str = ""
+
+
+def explain_52x(status: int) -> str:
+    """Say what an error of the edge means, and what to look at; empty for any other status."""
+    cause = _CAUSES.get(status)
+    return f"{status}: {cause[0]}; {cause[1]}" if cause else ""
+
+
+def edge_addresses(
+    host: str,
+    name_servers: Sequence[str],
+    dns_address: tuple[str, int] | None,
+    deadline: Deadline,
+    *,
+    system_resolver: bool = False,
+    watch: Watch | None = None,
+) -> list[str]:
+    """Ask an authoritative server for the host's addresses, once; an empty list means that there are none.
+
+    Nothing is cached on the way: a resolver that hears "no such name" may keep it for half an hour. Only where no name
+    server can be reached, and `system_resolver` allows it since the record exists, that one is asked, and `watch` told.
+    Raises GuestError when nobody answers.
+    """
+    query = dns.message.make_query(host, "A")
+    query.flags &= ~dns.flags.RD
+    failures: list[str] = []
+    for ip, port in _servers(name_servers, dns_address, failures):
+        try:
+            answer = _query(query, ip, port, deadline)
+        except (dns.exception.DNSException, OSError, EOFError) as error:
+            failures.append(f"{ip}:{port}: {str(error) or type(error).__name__}")
+            continue
+        if answer.rcode() in {dns.rcode.NOERROR, dns.rcode.NXDOMAIN}:
+            return [item.address for found in answer.answer if found.rdtype == dns.rdatatype.A for item in found]
+        failures.append(f"{ip}:{port}: {dns.rcode.to_text(answer.rcode())}")
+    if system_resolver:
+        if watch is not None:
+            watch(f"no name server of the zone can be asked: asked this machine's resolver for {host}, which may lag")
+        with contextlib.suppress(OSError):
+            found = socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)
+            return sorted({str(entry[4][0]) for entry in found})
+    raise GuestError(
+        f"No name server answers for {host}.",
+        details=failures,
+        next_steps=["check that this network lets DNS (port 53) out, then: clawdet verify USER"],
+    )
+
+
+class Visitor:
+    """Visits one host over connections that `connect` gives: to the edge, or through a tunnel to the server.
+
+    With `pinned_sha256` (hex) the leaf certificate is compared with it, in place of the check against `ca_file` or the
+    system's authorities. `hop` names what is visited, in messages; `timeout` is in seconds.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        connect: Callable[[], socket.socket],
+        ca_file: Path | None,
+        pinned_sha256: str | None = None,
+        *,
+        hop: str = "the edge",
+        timeout: float = 30.0,
+    ) -> None:
+        self._host = host
+        self._connect = connect
+        self._pinned = pinned_sha256.lower() if pinned_sha256 else None
+        self._hop = hop
+        self._timeout = timeout
+        self._tls = ssl.create_default_context(cafile=ca_file)
+        self._tls.set_alpn_protocols(["http/1.1"])
+        if pinned_sha256:
+            self._tls.check_hostname = False
+            self._tls.verify_mode = ssl.CERT_NONE
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        """Get a path over a fresh connection. Raises GuestError that says what broke, and where."""
+        connection = http.client.HTTPConnection(self._host, timeout=self._timeout)
+        with self._open() as stream:
+            connection.sock = stream
+            try:
+                connection.request("GET", path, headers={"Connection": "close", **(headers or {})})
+                answer = connection.getresponse()
+                body = answer.read(MOST_BODY)
+            except (OSError, http.client.HTTPException) as error:
+                raise self._broken(f"GET {path} got no whole answer", error) from None
+            finally:
+                connection.close()
+        return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, body)
+
+    def websocket(self, path: str, origin: str, request: Mapping[str, Any] | None = None) -> SocketAnswer:
+        """Open a WebSocket, read its first frame, then send `request`, if any, and read on until it is closed.
+
+        Raises GuestError that says what broke, and where.
+        """
+        with self._open() as stream:
+            stream.settimeout(None)  # the library has time-outs of its own, and takes this one for an end
+            try:
+                # The stream is TLS already, so the library must see no wss://.
+                with websocket_connect(
+                    f"ws://{self._host}{path}",
+                    sock=stream,
+                    origin=Origin(origin),
+                    compression=None,
+                    proxy=None,
+                    open_timeout=self._timeout,
+                    close_timeout=2,
+                    ping_interval=None,
+                    max_size=MOST_BODY,
+                ) as connection:
+                    return self._converse(connection, path, request)
+            except InvalidStatus as error:
+                return SocketAnswer(error.response.status_code)
+            except (OSError, EOFError, ValueError, InvalidHandshake) as error:
+                # ValueError: a redirect, which cannot be followed over this one connection.
+                raise self._broken(f"the WebSocket {path} was not opened", error) from None
+
+    def _converse(self, connection: ClientConnection, path: str, request: Mapping[str, Any] | None) -> SocketAnswer:
+        first: Mapping[str, Any] | None = None
+        refusal = None
+        try:
+            first = _object(connection.recv(self._timeout))
+            if request is not None:
+                connection.send(json.dumps(request))
+                while True:
+                    answer = _object(connection.recv(self._timeout))
+                    if answer and answer.get("id") == request.get("id"):
+                        refusal = _refusal_code(answer)
+        except ConnectionClosed as closed:
+            received = closed.rcvd
+            return SocketAnswer(
+                101, first, refusal, received.code if received else None, received.reason if received else ""
+            )
+        except TimeoutError:
+            if first is None:
+                raise self._broken(f"the WebSocket {path} was opened and stays silent", None) from None
+        return SocketAnswer(101, first, refusal)
+
+    def _open(self) -> ssl.SSLSocket:
+        try:
+            plain = self._connect()
+        except OSError as error:
+            raise self._broken("no connection", error) from None
+        try:
+            plain.settimeout(self._timeout)
+            stream = self._tls.wrap_socket(plain, server_hostname=self._host)
+        except ssl.SSLCertVerificationError as error:
+            plain.close()
+            raise self._broken(f"its certificate is refused: {error.verify_message}", None) from None
+        except OSError as error:
+            plain.close()
+            raise self._broken("the TLS handshake failed", error) from None
+        shown = hashlib.sha256(stream.getpeercert(binary_form=True) or b"").hexdigest()
+        if self._pinned is not None and shown != self._pinned:
+            stream.close()
+            raise self._broken(f"it shows the certificate {shown}, not the issued one, {self._pinned}", None)
+        return stream
+
+    def _broken(self, what: str, error: Exception | None) -> GuestError:
+        return GuestError(
+            f"https://{self._host}, as {self._hop} serves it: {what}.",
+            details=[str(error) or type(error).__name__] if error else [],
+            next_steps=["clawdet verify USER says which hop is at fault"],
+        )
+
+
+def _servers(names: Sequence[str], fixed: tuple[str, int] | None, failures: list[str]) -> list[tuple[str, int]]:
+    """Give the addresses of the name servers, in no particular order: none of them is the better one."""
+    if fixed is not None:
+        return [fixed]
+    found = []
+    for name in random.sample(list(names), len(names)):
+        try:
+            entries = socket.getaddrinfo(name, 53, socket.AF_INET, socket.SOCK_DGRAM)
+        except OSError as error:
+            failures.append(f"{name}: {error}")
+            continue
+        found.append((str(entries[0][4][0]), 53))
+    return found
+
+
+def _query(query: dns.message.Message, ip: str, port: int, deadline: Deadline) -> dns.message.Message:
+    """Ask over UDP, and over TCP when that is silent or its answer too short."""
+    left = max(0.5, deadline.left())
+    with contextlib.suppress(dns.exception.Timeout, OSError):
+        answer = dns.query.udp(query, ip, port=port, timeout=min(2.0, left))
+        if not answer.flags & dns.flags.TC:
+            return answer
+    return dns.query.tcp(query, ip, port=port, timeout=min(4.0, left))
+
+
+def _object(frame: str | bytes) -> Mapping[str, Any] | None:
+    try:
+        content = json.loads(frame)
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _refusal_code(answer: Mapping[str, Any]) -> str | None:
+    error = answer.get("error")
+    if not isinstance(error, dict):
+        return None
+    details = error.get("details")
+    return str((details.get("code") if isinstance(details, dict) else None) or error.get("code"))

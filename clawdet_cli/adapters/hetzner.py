@@ -1,0 +1,402 @@
+"""What clawdet asks of Hetzner Cloud: the only importer of hcloud.
+
+The SDK's own retries are off: they repeat a POST whose answer was lost without looking first, and sleep past deadlines.
+"""
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, TypeVar
+
+import requests
+from hcloud import APIException, Client
+from hcloud.firewalls.domain import Firewall
+from hcloud.images.domain import Image
+from hcloud.locations.domain import Location
+from hcloud.server_types.client import BoundServerType
+from hcloud.server_types.domain import ServerType, ServerTypeLocation
+from hcloud.servers.client import BoundServer
+from hcloud.servers.domain import Server as ApiServer
+from hcloud.ssh_keys.client import BoundSSHKey
+from hcloud.ssh_keys.domain import SSHKey
+from requests.adapters import HTTPAdapter
+
+from clawdet_cli.adapters.hetzner_refusals import CONSOLE, refusal
+from clawdet_cli.adapters.retry import Lost, NotYet, Watch, ask, change, until
+from clawdet_cli.errors import CloudError, ConfigError, StateError
+from clawdet_cli.model import Deadline, Server, ServerOffer, ServerOrder
+from clawdet_cli.settings import Secret
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 30.0
+POLL_SECONDS = 0.75
+"""Between 0.5 and 1 s: an action ends seconds after it began, and the API allows 3600 calls an hour."""
+
+
+class Hetzner:
+    """A project at Hetzner Cloud, within one command's deadline.
+
+    Every method raises ConfigError when the token is refused, CloudError when Hetzner says no, and WaitError at the
+    deadline.
+    """
+
+    def __init__(self, url: str, token: Secret, deadline: Deadline, *, watch: Watch | None = None) -> None:
+        self._deadline = deadline
+        self._watch = watch
+        self._client = Client(token.reveal(), api_endpoint=url.rstrip("/"), application_name="clawdet")
+        inner = self._client._client  # noqa: SLF001  # the SDK has no public way to its session and its retries
+        inner._retry_max_retries = 0  # noqa: SLF001  # see the module's docstring; a contract test counts the calls
+        self._session = inner._session  # noqa: SLF001  # as above
+        # Otherwise a ~/.netrc line for the host replaces the token, and proxy variables catch loopback.
+        self._session.trust_env = False
+        for scheme in ("https://", "http://"):
+            self._session.mount(scheme, _Bounded(deadline))
+
+    def close(self) -> None:
+        """Close the connections that are kept for further calls."""
+        self._session.close()
+
+    def check(self) -> None:
+        """Make one harmless call, so that a wrong token or no network is told at once."""
+        soon = self._deadline.within(15)
+        ask(
+            lambda: _call("check the token", lambda: self._client.locations.get_list(per_page=1)),
+            deadline=soon,
+            what="Hetzner Cloud to answer",
+            watch=self._watch,
+        )
+
+    def offers(self, server_types: Sequence[str], locations: Sequence[str]) -> list[ServerOffer]:
+        """List what can be ordered, in the order of the names given, types before locations.
+
+        Raises ConfigError with what exists when a name is unknown.
+        """
+        known = {str(item.name): item for item in self._ask("list server types", self._client.server_types.get_all)}
+        pricing = self._ask("list prices", lambda: self._client.request("GET", "/pricing"))["pricing"]
+        places = sorted({str(place.location.name) for item in known.values() for place in item.locations or []})
+        _known_names("server type", server_types, sorted(known), "--server-type")
+        _known_names("location", locations, places, "--location")
+        found = []
+        for name in server_types:
+            for location in locations:
+                offer = _offer(known[name], location, pricing)
+                if offer is not None:
+                    found.append(offer)
+        return found
+
+    def image_for(self, name: str, architecture: str) -> str:
+        """Give the image's name when it exists for the architecture. Raises ConfigError with those that do."""
+        images = self._ask("list images", lambda: self._client.images.get_all(type=["system"]))
+        names = sorted({str(image.name) for image in images if image.architecture == architecture})
+        _known_names(f"image for {architecture}", [name], names, "--image")
+        return name
+
+    def find_server(self, name: str) -> Server | None:
+        """Find the server of exactly this name, ours or not."""
+        server = self._ask(f"look for a server named {name}", lambda: self._client.servers.get_by_name(name))
+        return None if server is None else _server(server)
+
+    def server(self, server_id: int) -> Server | None:
+        """Read a server; None when there is none of this id."""
+        server = self._ask(
+            f"read server {server_id}", lambda: _or_none(lambda: self._client.servers.get_by_id(server_id))
+        )
+        return None if server is None else _server(server)
+
+    def servers(self, selector: str) -> list[Server]:
+        """List the servers that a label selector matches, such as `managed-by=clawdet`."""
+        found = self._ask("list servers", lambda: self._client.servers.get_all(label_selector=selector))
+        return [_server(server) for server in found]
+
+    def actions_of(self, server_id: int) -> list[int]:
+        """List the ids of a server's actions, finished ones included."""
+        what = f"list the actions of server {server_id}"
+        found = self._ask(what, lambda: self._client.servers.get_actions(ApiServer(id=server_id)))
+        return [action.id for action in found]
+
+    def ensure_ssh_key(self, public_key: str, name: str, labels: Mapping[str, str]) -> int:
+        """Find the key by its fingerprint, or add it, and give its id.
+
+        Raises StateError when another key has the name.
+        """
+        found = self._find_ssh_key(public_key)
+        if found is not None:
+            return _id(found)
+
+        def add() -> int:
+            try:
+                return _id(self._client.ssh_keys.create(name, public_key, dict(labels)))
+            except APIException as error:
+                if error.code == "uniqueness_error":
+                    raise NotYet(str(error), pause=0, maybe_done=True) from None
+                raise
+
+        def look() -> int | None:
+            key = self._find_ssh_key(public_key)
+            if key is None and self._ssh_key_named(name) is not None:
+                raise StateError(
+                    f"Another SSH key named {name} exists in the Hetzner project: nothing was touched.",
+                    next_steps=[f"rename or remove it at {CONSOLE} (Security, SSH keys), then run the command again"],
+                )
+            return None if key is None else _id(key)
+
+        return self._change(f"add the SSH key {name}", add, look)
+
+    def delete_ssh_key_if_ours(self, public_key: str) -> bool:
+        """Delete the key if it carries our label, and say whether it did and was there."""
+        found = self._find_ssh_key(public_key)
+        if found is None or (found.labels or {}).get("managed-by") != "clawdet":
+            return False
+        key = SSHKey(id=found.id)
+        return self._change(
+            f"delete the SSH key {found.name}",
+            lambda: _or_none(lambda: self._client.ssh_keys.delete(key)) or False,
+            lambda: True if self._find_ssh_key(public_key) is None else None,
+        )
+
+    def create_server(self, order: ServerOrder) -> Server:
+        """Order a server; its name, unique in the project, keeps a repeated order from making two.
+
+        Raises SoldOutError when type and location cannot be had now, StateError when a foreign server has the name.
+        """
+
+        def create() -> Server:
+            try:
+                answer = self._client.servers.create(
+                    name=order.name,
+                    server_type=ServerType(name=order.server_type),
+                    image=Image(name=order.image),
+                    location=Location(name=order.location),
+                    ssh_keys=[SSHKey(id=order.ssh_key_id)],
+                    firewalls=[Firewall(id=number) for number in order.firewall_ids],
+                    user_data=order.user_data,
+                    labels=dict(order.labels),
+                )
+            except APIException as error:
+                # An earlier order of ours may have been carried out after all: the look decides whose server it is.
+                if error.code == "uniqueness_error":
+                    raise NotYet(str(error), pause=0, maybe_done=True) from None
+                raise
+            return _server(answer.server, [answer.action.id, *(action.id for action in answer.next_actions)])
+
+        def look() -> Server | None:
+            found = self.find_server(order.name)
+            if found is None:
+                return None
+            if any(found.labels.get(key) != order.labels.get(key) for key in ("managed-by", "user", "run")):
+                raise StateError(
+                    f"A server named {order.name} exists that is not ours: nothing was touched.",
+                    details=[f"server {found.id}, {found.status}, labels {dict(found.labels)}"],
+                    next_steps=[f"rename or remove it at {CONSOLE}, or choose another user name"],
+                )
+            if found.status == "deleting":
+                raise NotYet(f"the earlier server {found.id} is still being deleted", maybe_done=True)
+            return replace(found, actions=tuple(self.actions_of(found.id)))
+
+        what = f"create server {order.name} ({order.server_type} in {order.location})"
+        return self._change(what, create, look)
+
+    def await_running(self, server: Server) -> Server:
+        """Wait until the server's actions are done and it runs with a public IPv4 address.
+
+        Raises CloudError when an action failed, the server vanished, or it has no address.
+        """
+        self._await_actions(server.actions or self.actions_of(server.id), f"server {server.name}")
+
+        def running() -> Server:
+            found = self.server(server.id)
+            if found is None:
+                raise CloudError(
+                    f"Server {server.name} ({server.id}) vanished while it was waited for.",
+                    next_steps=["see who deleted it in the console's activity log, then run the command again"],
+                )
+            if found.status != "running":
+                raise NotYet(f"it is {found.status}")
+            if found.ipv4 is None:
+                raise CloudError(
+                    f"Server {server.name} ({server.id}) runs without a public IPv4 address.",
+                    details=["Hetzner leaves it out when the project's quota of primary IPs is spent."],
+                    next_steps=[f"raise the limit at {CONSOLE}/limits", "clawdet destroy USER, then provision again"],
+                )
+            return replace(found, actions=server.actions)
+
+        return until(
+            running,
+            deadline=self._deadline,
+            what=f"server {server.name} to run",
+            every=POLL_SECONDS,
+            watch=self._watch,
+        )
+
+    def delete_server(self, server_id: int) -> None:
+        """Delete a server and wait until it is gone; one that is gone already is no failure.
+
+        Raises StateError when it is protected: protection is somebody's decision, and never lifted silently.
+        """
+
+        def delete() -> list[int]:
+            action = _or_none(lambda: self._client.servers.delete(ApiServer(id=server_id)))
+            return [] if action is None else [action.id]
+
+        def look() -> list[int] | None:
+            found = self.server(server_id)
+            return [] if found is None or found.status == "deleting" else None
+
+        self._await_actions(self._change(f"delete server {server_id}", delete, look), f"the deletion of {server_id}")
+
+        def gone() -> bool:
+            found = self.server(server_id)
+            if found is not None:
+                raise NotYet(f"it is still there, {found.status}")
+            return True
+
+        until(
+            gone, deadline=self._deadline, what=f"server {server_id} to be gone", every=POLL_SECONDS, watch=self._watch
+        )
+
+    def _await_actions(self, ids: Sequence[int], what: str) -> None:
+        """Wait for all actions with one call per look. Raises CloudError when one failed."""
+        if not ids:
+            return
+
+        def done() -> bool:
+            # Deliberately not the SDK's wait_until_finished(): it asks for one action at a time, past any deadline.
+            request = self._client.request
+            answer = self._ask("read actions", lambda: request("GET", "/actions", params={"id": list(ids)}))
+            for action in answer["actions"]:
+                if action["status"] == "error":
+                    error = action["error"] or {}
+                    raise CloudError(
+                        f"Hetzner could not finish '{action['command']}' for {what}.",
+                        details=[f"{error.get('code')}: {error.get('message')} (action {action['id']})"],
+                        next_steps=["run the command again", f"or see the server's activity at {CONSOLE}"],
+                    )
+            waiting = [f"{a['command']} at {a['progress']} %" for a in answer["actions"] if a["status"] == "running"]
+            if waiting:
+                raise NotYet(", ".join(waiting))
+            return True
+
+        until(done, deadline=self._deadline, what=f"Hetzner's work on {what}", every=POLL_SECONDS, watch=self._watch)
+
+    def _find_ssh_key(self, public_key: str) -> BoundSSHKey | None:
+        blob = base64.b64decode(public_key.split()[1])
+        digest = hashlib.md5(blob, usedforsecurity=False).hexdigest()  # Hetzner's key of look-up, not a protection
+        fingerprint = ":".join(digest[i : i + 2] for i in range(0, 32, 2))
+        return self._ask("look for the SSH key", lambda: self._client.ssh_keys.get_by_fingerprint(fingerprint))
+
+    def _ssh_key_named(self, name: str) -> BoundSSHKey | None:
+        return self._ask(f"look for the SSH key {name}", lambda: self._client.ssh_keys.get_by_name(name))
+
+    def _ask(self, what: str, call: Callable[[], T]) -> T:
+        return ask(
+            lambda: _call(what, call), deadline=self._deadline, what=f"Hetzner Cloud to {what}", watch=self._watch
+        )
+
+    def _change(self, what: str, act: Callable[[], T], look: Callable[[], T | None]) -> T:
+        return change(
+            lambda: _call(what, act),
+            look,
+            deadline=self._deadline,
+            what=f"Hetzner Cloud to {what}",
+            watch=self._watch,
+        )
+
+
+class _Bounded(HTTPAdapter):
+    """Gives every request a time-out, and none beyond the deadline."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        super().__init__()
+        self._deadline = deadline
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        left = max(1.0, self._deadline.left())
+        kwargs["timeout"] = (min(CONNECT_SECONDS, left), min(ANSWER_SECONDS, left))
+        return super().send(request, *args, **kwargs)
+
+
+def _call(what: str, call: Callable[[], T]) -> T:
+    """Make one call; whatever goes wrong leaves as an error of ours or as NotYet."""
+    try:
+        return call()
+    except APIException as error:
+        raise refusal(what, error.code, error.message, error.details, error.correlation_id) from None
+    except requests.exceptions.RequestException as error:
+        # Not str(error): it may hold the whole request, and reads like a stack trace.
+        raise Lost(f"no answer from Hetzner Cloud ({type(error).__name__})") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CloudError(
+            f"Asked Hetzner Cloud to {what}, and its answer has a shape that this version of clawdet does not know.",
+            details=[f"{type(error).__name__}: {error}"],
+            next_steps=["update clawdet, or report this"],
+        ) from error
+
+
+def _or_none(call: Callable[[], T]) -> T | None:
+    try:
+        return call()
+    except APIException as error:
+        if error.code == "not_found":
+            return None
+        raise
+
+
+def _id(thing: BoundServer | BoundSSHKey) -> int:
+    if thing.id is None:
+        raise TypeError("it has no id")
+    return thing.id
+
+
+def _server(server: BoundServer, actions: Sequence[int] = ()) -> Server:
+    address = server.public_net.ipv4 if server.public_net else None
+    return Server(
+        id=_id(server),
+        name=str(server.name),
+        status=str(server.status),
+        ipv4=address.ip if address else None,
+        server_type=str(server.server_type.name) if server.server_type else "",
+        location=str(server.location.name) if server.location else "",
+        labels=dict(server.labels or {}),
+        created=server.created or datetime.now(UTC),
+        actions=tuple(actions),
+    )
+
+
+def _offer(kind: BoundServerType, location: str, pricing: Mapping[str, Any]) -> ServerOffer | None:
+    """Give the offer of a type at a location, or None when it is not, or no longer, to be had there."""
+    place = next((place for place in kind.locations or [] if place.location.name == location), None)
+    price = next((price for price in kind.prices or [] if price["location"] == location), None)
+    if place is None or price is None or _gone(place):
+        return None
+    address = next(kind["prices"] for kind in pricing["primary_ips"] if kind["type"] == "ipv4")
+    address_price = next(item for item in address if item["location"] == location)
+    return ServerOffer(
+        server_type=str(kind.name),
+        location=location,
+        architecture=str(kind.architecture),
+        cores=int(kind.cores or 0),
+        memory_gb=float(kind.memory or 0),
+        disk_gb=int(kind.disk or 0),
+        monthly=Decimal(price["price_monthly"]["net"]) + Decimal(address_price["price_monthly"]["net"]),
+        available=bool(place.available),
+    )
+
+
+def _gone(place: ServerTypeLocation) -> bool:
+    after = place.deprecation.unavailable_after if place.deprecation else None
+    return after is not None and after <= datetime.now(UTC)
+
+
+def _known_names(what: str, asked: Sequence[str], known: Sequence[str], flag: str) -> None:
+    for name in asked:
+        if name not in known:
+            raise ConfigError(
+                f"Hetzner Cloud has no {what} named {name!r}.",
+                details=[f"there are: {', '.join(known)}"],
+                next_steps=[f"choose one of these with {flag}"],
+            )

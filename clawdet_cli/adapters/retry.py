@@ -1,0 +1,165 @@
+"""Waiting and asking again, always within the command's deadline: the only importer of tenacity."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception_type, wait_exponential, wait_random
+
+from clawdet_cli.errors import CloudError, WaitError
+from clawdet_cli.model import Deadline
+
+T = TypeVar("T")
+
+PATIENCE = 120.0
+"""Seconds for which one call bears lost connections and server errors; limits (423, 429, 503) wait for the deadline."""
+
+Watch = Callable[[str], None]
+"""Is told in a few words what a wait saw, whenever that changes."""
+
+
+class NotYet(Exception):  # noqa: N818  # it is an answer, not an error: the thing may still come
+    """What was seen in place of what is waited for.
+
+    `pause` is the number of seconds that the other side asked for; `maybe_done` says that a change may have had effect.
+    """
+
+    def __init__(self, seen: str, *, pause: float | None = None, maybe_done: bool = False) -> None:
+        super().__init__(seen)
+        self.pause = pause
+        self.maybe_done = maybe_done
+
+
+class Lost(NotYet):
+    """No usable answer came: the connection broke, or the other side failed."""
+
+    def __init__(self, seen: str) -> None:
+        super().__init__(seen, maybe_done=True)
+
+
+def until(
+    condition: Callable[[], T | None],
+    *,
+    deadline: Deadline,
+    what: str,
+    every: float = 1.0,
+    first: float | None = None,
+    catching: tuple[type[Exception], ...] = (),
+    watch: Watch | None = None,
+) -> T:
+    """Poll until the condition gives something; it may raise NotYet to say what it saw.
+
+    `every` and `first`, the pause before the first look, are seconds. There is always a last look at the deadline.
+    Raises WaitError with the last thing seen.
+    """
+    if first is not None:
+        time.sleep(min(first, deadline.left()))
+
+    def look() -> tuple[T]:
+        found = condition()
+        if found is None:
+            raise NotYet("nothing yet")
+        return (found,)
+
+    return _poll(look, lambda _: every, deadline=deadline, what=what, catching=catching, watch=watch)
+
+
+def ask(read: Callable[[], T], *, deadline: Deadline, what: str, watch: Watch | None = None) -> T:
+    """Make a call that changes nothing, as often as it takes.
+
+    Raises WaitError at the deadline, and CloudError when no usable answer came for PATIENCE seconds.
+    """
+    return _poll(_with_patience(lambda: (read(),), what), _growing, deadline=deadline, what=what, watch=watch)
+
+
+def change(
+    act: Callable[[], T], look: Callable[[], T | None], *, deadline: Deadline, what: str, watch: Watch | None = None
+) -> T:
+    """Make a call that changes something, and `look` before making it again when its outcome is unknown.
+
+    `look` gives what the call would have given, or None when it had no effect. Raises as `ask` does.
+    """
+    unknown = False
+
+    def attempt() -> tuple[T]:
+        nonlocal unknown
+        if unknown:
+            found = look()
+            if found is not None:
+                return (found,)
+            unknown = False
+        try:
+            return (act(),)
+        except NotYet as reason:
+            unknown = reason.maybe_done
+            raise
+
+    return _poll(_with_patience(attempt, what), _growing, deadline=deadline, what=what, watch=watch)
+
+
+_growing = wait_exponential(multiplier=0.25, max=8.0) + wait_random(0, 0.25)
+"""Jitter keeps many operators, held up by one limit, from coming back in the same second."""
+
+
+def _with_patience(attempt: Callable[[], T], what: str) -> Callable[[], T]:
+    since: float | None = None
+
+    def patient() -> T:
+        nonlocal since
+        try:
+            result = attempt()
+        except Lost as trouble:
+            since = time.monotonic() if since is None else since
+            if time.monotonic() - since > PATIENCE:
+                raise CloudError(
+                    f"Waited {PATIENCE:.0f} s for {what}, and no usable answer came.",
+                    details=[str(trouble)],
+                    next_steps=["look at your connection and the provider's status page, then run the command again"],
+                ) from None
+            raise
+        except NotYet:
+            since = None
+            raise
+        return result
+
+    return patient
+
+
+def _poll(
+    attempt: Callable[[], tuple[T]],
+    pause: Callable[[RetryCallState], float],
+    *,
+    deadline: Deadline,
+    what: str,
+    catching: tuple[type[Exception], ...] = (),
+    watch: Watch | None,
+) -> T:
+    began = time.monotonic()
+    seen = ""
+
+    def wait(state: RetryCallState) -> float:
+        reason = state.outcome.exception() if state.outcome else None
+        asked = reason.pause if isinstance(reason, NotYet) else None
+        return min(pause(state) if asked is None else asked, deadline.left())
+
+    def note(state: RetryCallState) -> None:
+        nonlocal seen
+        reason = state.outcome.exception() if state.outcome else None
+        now = str(reason) or type(reason).__name__
+        if watch is not None and now != seen:
+            watch(now)
+        seen = now
+
+    retrying = Retrying(
+        retry=retry_if_exception_type((NotYet, *catching)),
+        wait=wait,
+        stop=lambda _: deadline.left() <= 0,
+        after=note,
+    )
+    try:
+        return retrying(attempt)[0]
+    except RetryError:
+        raise WaitError(
+            f"Waited {time.monotonic() - began:.0f} s for {what}; last seen: {seen}.",
+            next_steps=["run the command again: it goes on where it stopped", "or give it more time with --timeout"],
+        ) from None

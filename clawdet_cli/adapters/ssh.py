@@ -1,0 +1,374 @@
+"""SSH to a server whose host key is known before the first byte: the only importer of paramiko."""
+
+import base64
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import paramiko
+
+from clawdet_cli.adapters.retry import NotYet, Watch, until
+from clawdet_cli.adapters.ssh_keys import fingerprint, known_hosts_line, make_host_key, operator_key, pin_label
+from clawdet_cli.errors import GuestError, WaitError
+from clawdet_cli.model import Deadline
+
+__all__ = [
+    "CommandResult",
+    "ConnectionLost",
+    "Ssh",
+    "fingerprint",
+    "known_hosts_line",
+    "make_host_key",
+    "openssh_command",
+    "operator_key",
+    "pin_label",
+]
+
+USER = "root"
+AUTH_GRACE = 90.0
+"""Seconds for which a server may refuse our key: cloud-init writes keys after sshd is up."""
+
+MOST_OUTPUT = 4 * 1024 * 1024
+"""Bytes of each stream that one command may say."""
+
+_ALIAS = "clawdet-server"  # the pinned key belongs to this one connection, so any name will do
+
+# Without a handler, logging's last resort prints paramiko's tracebacks on stderr.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
+
+class ConnectionLost(GuestError):  # noqa: N818  # it reads as what happened
+    """The connection ended while something ran over it: what ran may go on, or not."""
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """How a remote command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Ssh:
+    """An open connection as root; a context manager that closes it."""
+
+    def __init__(self, client: paramiko.SSHClient, address: tuple[str, int]) -> None:
+        self._client = client
+        self._transport = _transport(client)
+        self._where = f"{address[0]}:{address[1]}"
+
+    @classmethod
+    def connect(
+        cls,
+        address: tuple[str, int],
+        host_key: str,
+        key: Path,
+        deadline: Deadline,
+        watch: Watch | None = None,
+        *,
+        auth_grace: float = AUTH_GRACE,
+    ) -> "Ssh":
+        """Connect as soon as the server lets us in; it may still be booting.
+
+        `host_key` is the only one accepted. Raises GuestError at once for another one, and when our key is still
+        refused `auth_grace` seconds after the server first answered; ConfigError when our key cannot be used;
+        WaitError at the deadline.
+        """
+        operator_key(key)  # says what is wrong with the file, in words of ours
+        own_key = paramiko.PKey.from_path(key)
+        pinned = _public_key(host_key)
+        refused_since: float | None = None
+
+        def attempt() -> Ssh:
+            nonlocal refused_since
+            try:
+                return cls(_open(address, pinned, own_key, deadline), address)
+            except paramiko.BadHostKeyException as error:
+                raise _wrong_host_key(address, host_key, error) from None
+            except paramiko.AuthenticationException as error:
+                refused_since = time.monotonic() if refused_since is None else refused_since
+                if time.monotonic() - refused_since >= auth_grace:
+                    raise _not_let_in(address, key, auth_grace, error) from None
+                raise NotYet("it refuses our key") from None
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                raise NotYet(_reason(error)) from None
+
+        # 0.3 s: a pause shorter than a boot's own steps; connecting is cheap, as each try gives up quickly.
+        return until(attempt, deadline=deadline, what=f"SSH on {address[0]}:{address[1]}", every=0.3, watch=watch)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection and everything that goes over it."""
+        self._client.close()
+
+    @property
+    def alive(self) -> bool:
+        """Tell whether the connection is open, as far as is known without asking."""
+        return self._transport.is_active()
+
+    def run(self, command: str, *, stdin: bytes = b"", timeout: float) -> CommandResult:
+        """Run a command and read all it says; any exit code is a result. `timeout` is in seconds.
+
+        Raises ConnectionLost when the connection ends first, GuestError when a signal ended the command or it said
+        more than MOST_OUTPUT, WaitError when it did not end in time.
+        """
+        end = Deadline.after(timeout)
+        channel = self._session(end)
+        streams = _Streams(channel, end)
+        try:
+            channel.exec_command(command)
+            code = streams.exchange(stdin)
+        except TimeoutError:
+            raise WaitError(
+                f"Waited {timeout:.0f} s for a command on {self._where} to end.",
+                details=_last_lines(streams.text()),
+                next_steps=["run the command again: it goes on where it stopped"],
+            ) from None
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._lost(error) from None
+        finally:
+            channel.close()
+        if streams.too_much:
+            raise GuestError(f"A command on {self._where} said more than {MOST_OUTPUT} bytes.")
+        if code == -1 and self._ended():
+            raise self._lost(None)
+        if code == -1:
+            raise GuestError(
+                f"A command on {self._where} was ended by a signal.",
+                details=_last_lines(streams.text()),
+                next_steps=["look for memory shortage on the server: clawdet ssh USER -- journalctl -k -n 50"],
+            )
+        return CommandResult(code, *streams.text())
+
+    def tunnel(self, host: str, port: int) -> socket.socket:
+        """Give a socket to (host, port) as the server sees it; whoever gets it closes it.
+
+        Raises GuestError when the server cannot connect, ConnectionLost when it is gone.
+        """
+        try:
+            channel = self._transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=15)
+        except paramiko.ChannelException as error:
+            raise GuestError(
+                f"The server {self._where} cannot connect to its own {host}:{port}: {error.text}.",
+                next_steps=["see what listens there: clawdet ssh USER -- ss -ltn"],
+            ) from None
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._lost(error) from None
+        ours, theirs = socket.socketpair()
+        _pump(channel, theirs)
+        return ours
+
+    def _session(self, end: Deadline) -> paramiko.Channel:
+        try:
+            return self._transport.open_session(timeout=max(0.1, end.left()))
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise self._lost(error) from None
+
+    def _ended(self) -> bool:
+        """Tell whether the connection ended; paramiko ends its channels a moment before it says so of itself."""
+        self._transport.join(1.0)
+        return not self.alive
+
+    def _lost(self, error: Exception | None) -> ConnectionLost:
+        return ConnectionLost(
+            f"The SSH connection to {self._where} was lost.",
+            details=[_reason(error)] if error else [],
+            next_steps=["run the command again: it goes on where it stopped"],
+        )
+
+
+def openssh_command(
+    address: tuple[str, int], key: Path, known_hosts_file: Path, alias: str, command: list[str]
+) -> list[str]:
+    """Give the OpenSSH command line that trusts exactly what clawdet trusts; without a command it is a shell."""
+    options = [
+        f"HostKeyAlias={alias}",
+        f"UserKnownHostsFile={known_hosts_file}",
+        "GlobalKnownHostsFile=/dev/null",
+        "StrictHostKeyChecking=yes",
+        "IdentitiesOnly=yes",
+    ]
+    flags = [word for option in options for word in ("-o", option)]
+    # Nothing of the user's own configuration is read: an IdentityFile or ProxyJump there would come between.
+    return ["ssh", "-F", "none", *flags, "-i", str(key), "-p", str(address[1]), f"{USER}@{address[0]}", *command]
+
+
+def _public_key(line: str) -> paramiko.PKey:
+    kind, blob = line.split()[:2]
+    key: paramiko.PKey = paramiko.PKey.from_type_string(kind, base64.b64decode(blob))
+    return key
+
+
+def _open(
+    address: tuple[str, int], pinned: paramiko.PKey, own_key: paramiko.PKey, deadline: Deadline
+) -> paramiko.SSHClient:
+    # Short: while the server boots, packets vanish, and a long attempt would find out late that it is up.
+    connection = socket.create_connection(address, timeout=min(1.5, max(0.2, deadline.left())))
+    client = paramiko.SSHClient()
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        left = max(1.0, deadline.left())
+        client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        client.get_host_keys().add(_ALIAS, pinned.get_name(), pinned)
+        client.connect(
+            _ALIAS,
+            username=USER,
+            pkey=own_key,
+            sock=connection,
+            timeout=min(10.0, left),
+            banner_timeout=min(10.0, left),
+            auth_timeout=min(10.0, left),
+            channel_timeout=min(15.0, left),
+            allow_agent=False,
+            look_for_keys=False,
+        )
+        _transport(client).set_keepalive(15)
+    except BaseException:
+        client.close()
+        connection.close()
+        raise
+    return client
+
+
+def _transport(client: paramiko.SSHClient) -> paramiko.Transport:
+    transport = client.get_transport()
+    if transport is None:
+        raise paramiko.SSHException("the connection was closed")
+    return transport
+
+
+class _Streams:
+    """Both streams of a command, read side by side: one that fills while the other is read would stall it."""
+
+    def __init__(self, channel: paramiko.Channel, end: Deadline) -> None:
+        self._channel = channel
+        self._end = end
+        self._out = bytearray()
+        self._err = bytearray()
+        self.too_much = False
+
+    def exchange(self, stdin: bytes) -> int:
+        """Write all of stdin, read both streams to their ends, and give the exit code, -1 for none.
+
+        Raises TimeoutError.
+        """
+        threads = [
+            threading.Thread(target=self._write, args=(stdin,), daemon=True),
+            threading.Thread(target=self._quietly_read_err, daemon=True),
+        ]
+        self._channel.settimeout(max(0.01, self._end.left()))
+        for thread in threads:
+            thread.start()
+        self._read(self._channel.recv, self._out)
+        for thread in threads:
+            thread.join(self._end.left())
+            if thread.is_alive():
+                raise TimeoutError
+        # recv_exit_status() alone has no time-out.
+        if not self._channel.status_event.wait(self._end.left()):
+            raise TimeoutError
+        return self._channel.recv_exit_status()
+
+    def text(self) -> tuple[str, str]:
+        """Give what was read; bytes that are no UTF-8 are replaced."""
+        return self._out.decode("utf-8", "replace"), self._err.decode("utf-8", "replace")
+
+    def _read(self, receive: Callable[[int], bytes], into: bytearray) -> None:
+        while data := receive(65536):
+            into += data
+            if len(into) > MOST_OUTPUT:
+                self.too_much = True
+                self._channel.close()
+                return
+            self._channel.settimeout(max(0.01, self._end.left()))
+
+    def _quietly_read_err(self) -> None:
+        # A lost connection or a time-out shows in the main thread too, which reports it.
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            self._read(self._channel.recv_stderr, self._err)
+
+    def _write(self, stdin: bytes) -> None:
+        # A command may end without having read its input: its exit code says whether that is bad.
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            self._channel.sendall(stdin)
+            self._channel.shutdown_write()
+
+
+def _pump(channel: paramiko.Channel, inner: socket.socket) -> None:
+    """Carry bytes between a channel and a socket until both directions have ended, each by itself."""
+
+    def up() -> None:
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            while data := inner.recv(65536):
+                channel.sendall(data)
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            channel.shutdown_write()
+
+    def down() -> None:
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            while data := channel.recv(65536):
+                inner.sendall(data)
+        with contextlib.suppress(OSError):
+            inner.shutdown(socket.SHUT_WR)
+        sender.join()
+        channel.close()
+        inner.close()
+
+    sender = threading.Thread(target=up, daemon=True)
+    sender.start()
+    threading.Thread(target=down, daemon=True).start()
+
+
+def _wrong_host_key(address: tuple[str, int], host_key: str, error: paramiko.BadHostKeyException) -> GuestError:
+    shown = error.key
+    return GuestError(
+        f"The machine at {address[0]}:{address[1]} has another host key than the one pinned for this server:"
+        " nothing was sent to it.",
+        details=[
+            f"pinned: {fingerprint(host_key)}",
+            f"shown:  {fingerprint(f'{shown.get_name()} {shown.get_base64()}')}",
+            "Either the address belongs to another machine now, or the server was reinstalled, or somebody is between.",
+        ],
+        next_steps=["see the server at https://console.hetzner.cloud", "if it is lost: clawdet destroy USER"],
+    )
+
+
+def _not_let_in(address: tuple[str, int], key: Path, grace: float, error: Exception) -> GuestError:
+    return GuestError(
+        f"The server {address[0]}:{address[1]} still refuses the SSH key {key} {grace:.0f} s after it first answered.",
+        details=[str(error)],
+        next_steps=["use the key that the server was made with: --ssh-key FILE", "or destroy and provision again"],
+    )
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case ConnectionRefusedError():
+            return "the port is closed"
+        case TimeoutError():
+            return "no answer"
+        case EOFError() | ConnectionResetError() | BrokenPipeError():
+            return "the connection was cut"
+        case paramiko.SSHException() if "banner" in str(error):
+            return "connected, but no SSH banner"
+    return str(error) or type(error).__name__
+
+
+def _last_lines(text: tuple[str, str]) -> list[str]:
+    out, err = text
+    return [*out.splitlines()[-5:], *err.splitlines()[-5:]]

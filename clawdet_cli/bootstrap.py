@@ -1,0 +1,170 @@
+"""The exchange with a VPS: remote commands as values, the script's input, and its progress lines."""
+
+import base64
+import io
+import re
+import shlex
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from clawdet_cli import pins
+from clawdet_cli.errors import ConfigError, GuestError
+from clawdet_cli.model import Instance
+from clawdet_cli.settings import Settings
+
+SCRIPT_NAME = "provision-openclaw.sh"
+INSTALLED_SCRIPT = f"/usr/local/lib/clawdet/{SCRIPT_NAME}"
+"""Where the script's prepare phase leaves a copy of itself."""
+LOG_FOLDER = "/var/log/clawdet"
+MAX_NEWS = 262144
+"""Bytes of log in one answer: a machine that floods its log must not fill our memory."""
+
+CLOUD_INIT_DONE = "cloud-init status --wait"
+"""Exits 2 for warnings that do not matter to us; apt and the keys are only at rest once it has ended."""
+
+
+def script() -> bytes:
+    """Give the provisioning script, from the installed package or the checkout."""
+    here = Path(__file__).parent
+    for folder in (here, here.parent):
+        if (folder / SCRIPT_NAME).is_file():
+            return (folder / SCRIPT_NAME).read_bytes()
+    raise ConfigError(f"{SCRIPT_NAME} is missing from this installation.", next_steps=["install clawdet again"])
+
+
+def upload(folder: str) -> str:
+    """Build the command that unpacks the tar on its stdin into a private folder."""
+    quoted = shlex.quote(folder)
+    return f"umask 077; rm -rf {quoted} && mkdir -p {quoted} && tar -x -C {quoted} --no-same-owner"
+
+
+def package(input_lines: bytes, files: Mapping[str, bytes]) -> bytes:
+    """Pack script, input and files as the tar that `upload` expects."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in {SCRIPT_NAME: script(), "input": input_lines, **files}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            member.mode = 0o600
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def start(verb: str, folder: str) -> str:
+    """Build the command that runs a phase as a unit of its own and prints `started`, or `attached` to one that runs.
+
+    A unit outlives the SSH connection and even the operator's machine: who comes back follows its log.
+    """
+    unit, log = f"clawdet-{verb}.service", f"{LOG_FOLDER}/{verb}.log"
+    return (
+        f'if [ "$(systemctl show -P ActiveState {unit})" = activating ]; then echo attached; exit; fi; '
+        f"systemctl stop {unit} 2>/dev/null; systemctl reset-failed {unit} 2>/dev/null; "
+        f"install -d -m 700 {LOG_FOLDER} && rm -f {log} && touch {log} && systemd-run --quiet --no-block --unit={unit} "
+        f"-p Type=oneshot -p RemainAfterExit=yes -p TimeoutStartSec=30min -p StandardInput=null "
+        f"-p StandardOutput=append:{log} -p StandardError=inherit "
+        f"/bin/bash {shlex.quote(folder)}/{SCRIPT_NAME} {verb} {shlex.quote(folder)}/input && echo started"
+    )
+
+
+def follow(verb: str, offset: int) -> str:
+    """Build the command that waits for news (5 s at most): the unit's state in one line, then the log from offset."""
+    unit, log = f"clawdet-{verb}.service", f"{LOG_FOLDER}/{verb}.log"
+    # The state is read before the log's size: when it says that all is over, the log that follows is whole.
+    return (
+        f'n=0; while [ $n -lt 20 ] && [ "$(stat -c %s {log})" -le {offset} ] '
+        f'&& [ "$(systemctl show -P ActiveState {unit})" = activating ]; do sleep 0.25; n=$((n+1)); done; '
+        f"systemctl show -p ActiveState -p Result -p ExecMainStatus {unit} | tr '\\n' ' '; "
+        f"size=$(stat -c %s {log}); end=$((size < {offset + MAX_NEWS} ? size : {offset + MAX_NEWS})); "
+        f'echo "Offset=$end"; tail -c +{offset + 1} {log} | head -c $((end - {offset}))'
+    )
+
+
+def installed(verb: str, *arguments: str) -> str:
+    """Build the command that runs a verb of the script that `prepare` left on the machine."""
+    return shlex.join(["/bin/bash", INSTALLED_SCRIPT, verb, *arguments])
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """How a phase's unit stands, from the first line of a `follow` answer."""
+
+    running: bool
+    ok: bool
+    offset: int
+    """Where the log that came with it ends, in bytes."""
+    text: str
+
+
+def parse_follow(answer: str) -> tuple[UnitState, str]:
+    """Split a `follow` answer into the unit's state and the new text of the log."""
+    first, _, log = answer.partition("\n")
+    values = dict(item.split("=", 1) for item in first.split() if "=" in item)
+    running = values.get("ActiveState") in {"activating", "reloading"}
+    ok = values.get("ActiveState") == "active" and values.get("Result") == "success"
+    offset = values.get("Offset", "")
+    if not offset.isdigit():
+        raise GuestError("The VPS gave no readable answer about the installation.", details=[answer[:200]])
+    return UnitState(running, ok, int(offset), first.strip()), log
+
+
+@dataclass(frozen=True)
+class ScriptLine:
+    """A machine-readable line of the script."""
+
+    kind: str
+    """`begin`, `done`, `skip`, `fail`, `steps` or `result`."""
+    step: str = ""
+    text: str = ""
+    seconds: float = 0.0
+    values: Mapping[str, str] | None = None
+
+
+def parse_line(line: str) -> ScriptLine | None:
+    """Read a line of the script's output; None for text that is meant for people."""
+    match line.rstrip().split(" ", 3):
+        case ["@step", "done", step, milliseconds] if milliseconds.isdigit():
+            return ScriptLine("done", step, seconds=int(milliseconds) / 1000)
+        case ["@step", "begin" | "skip" | "fail" as kind, step, *text]:
+            return ScriptLine(kind, step, " ".join(text))
+        case ["@steps", *_]:
+            return ScriptLine("steps", text=line.rstrip().partition(" ")[2])
+        case ["@result", outcome, *_]:
+            return ScriptLine("result", text=outcome, values=parse_values(line.replace(" ", "\n")))
+    return None
+
+
+def parse_values(text: str) -> dict[str, str]:
+    """Read `key=value` lines."""
+    return dict(line.split("=", 1) for line in text.splitlines() if re.match(r"[a-z0-9_]+=", line))
+
+
+def prepare_input(settings: Settings, openclaw_version: str, architecture: str) -> tuple[bytes, dict[str, bytes]]:
+    """Build the input of the prepare phase and the files beside it."""
+    pinned = pins.load().for_openclaw(openclaw_version, architecture)
+    values = pinned.script_input()
+    # A mirror serves archives of its own making: their digests come with it, the executables' stay the pinned ones.
+    mirrored = settings.endpoints.artifacts.get(f"{pinned.node_version}/{architecture}")
+    if mirrored is not None:
+        values = {key: value for key, value in values.items() if "_archive_" not in key} | dict(mirrored)
+    return _lines(values), {"package.json": pinned.package_json, "package-lock.json": pinned.package_lock}
+
+
+def configure_input(settings: Settings, instance: Instance, certificate_pem: str) -> bytes:
+    """Build the input of the configure phase: this user's host, certificate and keys."""
+    values = {
+        "host": instance.host,
+        "user": instance.user,
+        "certificate_base64": base64.b64encode(certificate_pem.encode()).decode(),
+        "model": settings.chosen_model or "",
+    }
+    values.update({f"key_{name}": key.reveal() for name, key in settings.provider_keys.items()})
+    return _lines(values)
+
+
+def _lines(values: Mapping[str, str]) -> bytes:
+    for key, value in values.items():
+        if "\n" in value or "\r" in value:
+            raise GuestError(f"The value of {key} has more than one line and cannot be handed to the VPS.")
+    return "".join(f"{key}={value}\n" for key, value in values.items()).encode()

@@ -1,0 +1,44 @@
+"""Makes a command line's settings, of the real clouds or of the sandbox."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clawdet_cli import settings
+from clawdet_cli.cli.options import Call
+from clawdet_cli.cli.output import View
+from clawdet_cli.cli.sandbox import description
+from clawdet_cli.errors import UsageError
+from clawdet_cli.settings import Settings
+
+
+@dataclass(frozen=True)
+class Configured:
+    """The settings, and what the sandbox says of itself where it is one."""
+
+    settings: Settings
+    sandbox: Mapping[str, Any] | None
+
+    @property
+    def label(self) -> str:
+        """How output is marked; empty for the real clouds."""
+        return (
+            f"{self.settings.endpoints.sandbox}: nothing here is real, and nothing is billed." if self.sandbox else ""
+        )
+
+
+def configure(
+    call: Call, view: View, flags: Mapping[str, str | None] | None = None, *, make: bool = False, local: bool = False
+) -> Configured:
+    """Find every setting of this call. `make` and `local` are those of `sandbox.description`. Raises ConfigError."""
+    from clawdet_cli import operations  # not above: --help must stay fast
+
+    sandbox: Mapping[str, Any] | None = None
+    if call.sandbox:
+        sandbox = description(call, view, make=make, local=local)
+    elif call.servers:
+        raise UsageError("--servers says what the sandbox's servers are: add --sandbox.")
+    found = settings.load(
+        {**call.setting_flags(), **(flags or {})}, default_openclaw=operations.default_openclaw(), sandbox=sandbox
+    )
+    return Configured(found, sandbox)

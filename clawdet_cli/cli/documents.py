@@ -1,0 +1,85 @@
+"""The JSON documents of `--json`: the contract with scripts, so keys are only ever added."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from clawdet_cli.errors import ClawdetError
+from clawdet_cli.model import Destroyed, Event, Instance, Plan, ServerOffer
+
+VERSION = 1
+
+Document = dict[str, Any]
+
+
+def document(**content: Any) -> Document:
+    """Give a document of the current version."""
+    return {"version": VERSION, **content}
+
+
+def instance(value: Instance) -> Document:
+    """Describe an instance."""
+    return {
+        "user": value.user,
+        "status": value.status.value,
+        "server_id": value.server_id,
+        "ipv4": value.ipv4,
+        "record_id": value.record_id,
+        "url": value.url,
+        "sandbox": value.sandbox,
+        "checks": [{"name": c.name, "ok": c.ok, "evidence": c.evidence, "at": c.at or None} for c in value.checks],
+        "stages": [{"name": s.name, "status": s.status, "seconds": round(s.seconds, 3)} for s in value.stages],
+        "zone": value.zone,
+        "run_id": value.run_id,
+        "server_type": value.server_type,
+        "location": value.location,
+        "image": value.image,
+        "monthly_eur": None if value.monthly is None else float(value.monthly),
+        "openclaw_version": value.openclaw_version,
+        "certificate_id": value.certificate_id,
+        "created_at": value.created_at,
+        "updated_at": value.updated_at,
+        "error": value.error,
+    }
+
+
+def instances(values: Sequence[Instance]) -> list[Document]:
+    """Describe instances."""
+    return [instance(value) for value in values]
+
+
+def plan(value: Plan) -> Document:
+    """Describe what would be made."""
+    content = asdict(value)
+    content["candidates"] = [_offer(offer) for offer in value.candidates]
+    return content
+
+
+def destroyed(value: Destroyed) -> Document:
+    """Describe what was removed."""
+    return {"user": value.user, "removed": list(value.removed), "absent": list(value.absent)}
+
+
+def error(failure: ClawdetError, next_steps: Sequence[str]) -> Document:
+    """Describe a failure."""
+    return {
+        "kind": failure.kind,
+        "exit_code": failure.exit_code,
+        "what": failure.what,
+        "stage": failure.stage,
+        "left_behind": list(failure.left_behind),
+        "next_steps": list(next_steps),
+        "details": list(failure.details),
+        "log_file": failure.log_file,
+    }
+
+
+def event(value: Event) -> Document:
+    """Describe a step of a run, without the fields that say nothing."""
+    return document(**{name: content for name, content in asdict(value).items() if content not in {"", 0.0}})
+
+
+def _offer(value: ServerOffer) -> Document:
+    content = asdict(value)
+    content["monthly_eur"] = float(content.pop("monthly"))
+    return content

@@ -1,0 +1,140 @@
+"""The live view of a run on a terminal: the only module that imports rich."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+from clawdet_cli.cli.output import View, clean, duration
+from clawdet_cli.model import Event
+
+MARKS = {"done": ("✓", "green"), "skipped": ("-", "dim"), "failed": ("✗", "bold red"), "stopped": ("✗", "yellow")}
+ASCII_MARKS = {"done": "+", "skipped": "-", "failed": "x", "stopped": "x"}
+TITLE_WIDTH = 42
+
+
+@dataclass
+class _Line:
+    """A stage, or a step of one."""
+
+    title: str
+    typical: float = 0.0
+    """Seconds that it took in earlier runs; 0 where there were none."""
+    started: float = field(default_factory=time.monotonic)
+    status: str = ""
+    seconds: float = 0.0
+    last: str = ""
+    notes: list[str] = field(default_factory=list)
+    steps: dict[str, "_Line"] = field(default_factory=dict)
+
+    def finish(self, status: str, seconds: float) -> None:
+        self.status, self.seconds, self.last = status, seconds, ""
+
+
+class LiveView(View):
+    """Stages with elapsed times and, below the running one, its steps; at the end the stages stay to be read."""
+
+    def __init__(self, stream: TextIO, *, coloured: bool) -> None:
+        self._console = Console(file=stream, highlight=False, force_terminal=True, no_color=not coloured)
+        self._unicode = (stream.encoding or "").lower().startswith("utf")
+        self._spinner = Spinner("dots" if self._unicode else "line", style="cyan")
+        self._lines: dict[str, _Line] = {}
+        self._live: Live | None = None
+
+    def watch(self, event: Event) -> None:
+        """Change the picture by an event."""
+        text = clean(event.text)
+        line = self._lines.get(event.stage)
+        match event.kind:
+            case "stage_started":
+                self._lines[event.stage] = _Line(text or event.stage, event.seconds)
+                self._show()
+            case "stage_finished" if line:
+                line.finish(event.status, event.seconds)
+            case "step_started" if line:
+                line.steps[event.step] = _Line(text or clean(event.step))
+            case "step_finished" if line:
+                step = line.steps.setdefault(event.step, _Line(clean(event.step)))
+                step.finish(event.status, event.seconds)
+            case "log" if line:
+                line.last = text
+            case "note" if line:
+                line.notes.append(text)
+            case "note":
+                self._console.print(Text(text, style="dim"))
+            case _:
+                pass
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the terminal alone; what is running is shown anew afterwards, what has ended is not repeated."""
+        self._hide()
+        running = {name: line for name, line in self._lines.items() if not line.status}
+        try:
+            yield
+        finally:
+            self._lines = running
+            self._show()
+
+    def close(self, *, failed: bool) -> None:
+        """Leave what has ended on the screen."""
+        for line in self._lines.values():
+            if not line.status:
+                line.finish("stopped" if failed else "done", time.monotonic() - line.started)
+        self._hide()
+
+    def _show(self) -> None:
+        if self._live is None:
+            self._live = Live(
+                self,
+                console=self._console,
+                refresh_per_second=10,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
+
+    def _hide(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the stages; called by rich, also from its refreshing thread."""
+        for line in list(self._lines.values()):
+            yield self._drawn(line, "", options.max_width)
+            for note in list(line.notes):
+                yield _cut(Text(f"    {note}", style="dim"), options.max_width)
+            # The steps of a stage that went well are in the run log; here they would fill the screen.
+            if line.status != "done":
+                for step in list(line.steps.values()):
+                    yield self._drawn(step, "    ", options.max_width)
+            if line.last:
+                yield _cut(Text(f"      {line.last}", style="dim"), options.max_width)
+
+    def _drawn(self, line: _Line, indent: str, width: int) -> Text:
+        mark, style = self._mark(line)
+        seconds = line.seconds if line.status else time.monotonic() - line.started
+        times = "nothing to do" if line.status == "skipped" else duration(seconds)
+        if not line.status and line.typical:
+            times += f" of usually {duration(line.typical)}"
+        title = Text(f"{line.title:<{TITLE_WIDTH - len(indent)}}", style="" if not indent else "dim")
+        return _cut(Text.assemble(indent, (mark, style), " ", title, " ", (times, "dim")), width)
+
+    def _mark(self, line: _Line) -> tuple[str, str]:
+        if not line.status:
+            frame = self._spinner.render(self._console.get_time())
+            return (frame.plain if isinstance(frame, Text) else "*"), "cyan"
+        mark, style = MARKS.get(line.status, MARKS["failed"])
+        return (mark if self._unicode else ASCII_MARKS.get(line.status, "x")), style
+
+
+def _cut(text: Text, width: int) -> Text:
+    text.truncate(width, overflow="ellipsis")
+    return text

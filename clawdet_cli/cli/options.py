@@ -1,0 +1,186 @@
+"""The options that commands share, declared once and handed to a body as one value."""
+
+import functools
+import inspect
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+SHARED = "Options of all commands"
+
+
+class Servers(StrEnum):
+    """What stands for a VPS in the sandbox."""
+
+    AUTO = "auto"
+    REAL = "real"
+    SIMULATED = "simulated"
+
+
+User = Annotated[
+    str, typer.Argument(metavar="USER", help="The user's name: also the host name below your zone.", show_default=False)
+]
+
+
+@dataclass(frozen=True)
+class LocalCall:
+    """What every command line may say."""
+
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state",
+            metavar="FOLDER",
+            help="Folder of the local record, the run logs and the SSH key. Default: $CLAWDET_STATE or the platform's.",
+            show_default=False,
+            rich_help_panel=SHARED,
+        ),
+    ] = None
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON document on stdout, on failure too.", rich_help_panel=SHARED),
+    ] = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show no progress on stderr.", rich_help_panel=SHARED)
+    ] = False
+    events: Annotated[
+        bool,
+        typer.Option("--events", help="Write progress to stderr as JSON, one event a line.", rich_help_panel=SHARED),
+    ] = False
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of a bug in clawdet.", rich_help_panel=SHARED)
+    ] = False
+
+    @property
+    def labelled(self) -> bool:
+        """Say whether the output is about the sandbox."""
+        return False
+
+    def pasteable(self, step: str) -> str:
+        """Complete a `clawdet ...` line, so that it means the same instance when it is pasted.
+
+        What follows four blanks in brackets is a remark, and becomes a comment of the shell.
+        """
+        command, _, remark = step.removesuffix(")").partition("    (")
+        if not command.startswith("clawdet "):
+            return step
+        local = command.startswith("clawdet sandbox ")
+        flags = shlex.join(LocalCall.repeated(self) if local else self.repeated())
+        before, dashes, remote = command.partition(" -- ")
+        completed = " ".join(part for part in (before, flags) if part) + dashes + remote
+        return completed + (f"  # {remark}" if remark else "")
+
+    def repeated(self) -> list[str]:
+        """Give the flags that the next command needs too."""
+        return ["--state", str(self.state)] if self.state else []
+
+
+@dataclass(frozen=True)
+class SandboxCall(LocalCall):
+    """What a command line about the sandbox itself may say."""
+
+    @property
+    def labelled(self) -> bool:
+        """Say whether the output is about the sandbox."""
+        return True
+
+
+@dataclass(frozen=True)
+class Call(LocalCall):
+    """What a command line that works with instances may say."""
+
+    sandbox: Annotated[
+        bool,
+        typer.Option(
+            "--sandbox", help="Use a cloud emulated on this machine: no account, no cost.", rich_help_panel=SHARED
+        ),
+    ] = False
+    servers: Annotated[
+        Servers | None,
+        typer.Option(
+            "--servers",
+            metavar="KIND",
+            help="With --sandbox: real (systemd machines; root on Linux), simulated, or auto. Default: auto.",
+            show_default=False,
+            rich_help_panel=SHARED,
+        ),
+    ] = None
+    zone: Annotated[
+        str | None,
+        typer.Option(
+            "--zone",
+            metavar="DOMAIN",
+            help="Your domain at Cloudflare. Default: $CLAWDET_ZONE.",
+            show_default=False,
+            rich_help_panel=SHARED,
+        ),
+    ] = None
+    ssh_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--ssh-key",
+            metavar="FILE",
+            help="Your private key for the VPS. Default: $CLAWDET_SSH_KEY, else one is made in the state folder.",
+            show_default=False,
+            rich_help_panel=SHARED,
+        ),
+    ] = None
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            min=1,
+            max=86400,
+            help="Give up after so long. Default: $CLAWDET_TIMEOUT or 900.",
+            show_default=False,
+            rich_help_panel=SHARED,
+        ),
+    ] = None
+
+    @property
+    def labelled(self) -> bool:
+        """Say whether the output is about the sandbox."""
+        return self.sandbox
+
+    def repeated(self) -> list[str]:
+        """Give the flags that the next command needs too."""
+        flags = ["--sandbox"] if self.sandbox else []
+        flags += super().repeated()
+        flags += ["--zone", self.zone] if self.zone else []
+        flags += ["--ssh-key", str(self.ssh_key)] if self.ssh_key else []
+        return flags
+
+    def setting_flags(self) -> dict[str, Any]:
+        """Give the flags that are settings, by their names there."""
+        return {"state": self.state, "zone": self.zone, "ssh_key": self.ssh_key, "timeout": self.timeout}
+
+
+def with_call(body: Callable[..., None]) -> Callable[..., None]:
+    """Turn a body, whose first parameter is a call, into a Typer command with that call's options beside its own."""
+    first, *own = inspect.signature(body, eval_str=True).parameters.values()
+    kind: type[LocalCall] = first.annotation
+    hints = get_type_hints(kind, include_extras=True)
+    shared = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(kind)
+    ]
+    context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+
+    @functools.wraps(body)
+    def command(ctx: typer.Context, **values: Any) -> None:
+        call = kind(**{parameter.name: values.pop(parameter.name) for parameter in shared})
+        # The error boundary completes the next steps of a failure with this call's flags.
+        ctx.find_root().obj.append(call)
+        body(call, **values)
+
+    # Typer asks for the signature; what it finds there, it parses.
+    vars(command)["__signature__"] = inspect.Signature([context, *own, *shared])
+    return command

@@ -1,0 +1,205 @@
+"""Where output goes: results to stdout; progress, questions and failures to stderr.
+
+The view of a run's progress is chosen here, by what stderr is. Only the live one needs rich, which is imported there.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from clawdet_cli.cli import documents
+from clawdet_cli.cli.options import LocalCall
+from clawdet_cli.errors import UsageError
+from clawdet_cli.model import Event, now_text
+
+SANDBOX_BANNER = "SANDBOX: emulated clouds on this machine. Nothing here is real, and nothing is billed."
+
+Paint = Callable[[str, str], str]
+Screen = Callable[[Paint], Iterable[str]]
+"""Gives a result's lines, once it is known whether they may be coloured."""
+
+_STYLES = {"bold": "1", "dim": "2", "red": "1;31", "green": "32", "yellow": "33", "label": "1;30;43"}
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours and cursor movements
+    r"|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)"  # titles, links and other strings for the terminal
+    r"|\x1b[ -/]*[0-~]?"
+    r"|[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"  # other controls, also of the reading order
+)
+
+
+def clean(text: str) -> str:
+    """Make text from elsewhere harmless for a terminal: one line, without control characters."""
+    return _ESCAPES.sub("", re.sub(r"[\t\r\n]+", " ", text))
+
+
+def paint_for(stream: TextIO) -> Paint:
+    """Give the colouring for a stream: none where it is no terminal, or NO_COLOR is set."""
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return lambda text, _: text
+    return lambda text, style: f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
+
+
+def interactive() -> bool:
+    """Say whether somebody can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+class View:
+    """Shows no progress; what shows some adds to this."""
+
+    def watch(self, event: Event) -> None:
+        """Take notice of an event."""
+
+    def note(self, text: str) -> None:
+        """Tell something that belongs to no stage."""
+        self.watch(Event("note", now_text(), text=text))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the terminal alone."""
+        yield
+
+    def close(self, *, failed: bool) -> None:
+        """Leave the terminal as it is to stay."""
+
+
+class PlainView(View):
+    """One line for each event that a reader of a log wants, with the time in UTC."""
+
+    def watch(self, event: Event) -> None:
+        """Write the event as a line."""
+        what = f"{event.step}: " if event.step else ""
+        match event.kind:
+            case "stage_started" | "note":
+                what += event.text
+            case "stage_finished" | "step_finished" if event.status == "skipped":
+                what += f"skipped{': ' + event.text if event.text else ''}"
+            case "stage_finished" | "step_finished":
+                what += f"{event.status} after {duration(event.seconds)}"
+            case _:
+                return
+        _err(f"{event.at[11:19]}Z  {event.stage or '-':<20}  {clean(what)}")
+
+
+class EventsView(View):
+    """One JSON document for each event."""
+
+    def watch(self, event: Event) -> None:
+        """Write the event as a line of JSON."""
+        _err(json.dumps(documents.event(event)))
+
+
+@contextmanager
+def progress(call: LocalCall, *, banner: bool = True) -> Iterator[View]:
+    """Show the progress of a run, in the way that fits this call and what stderr is."""
+    view = _chosen(call)
+    if banner and call.labelled and not (call.quiet or call.events):
+        _err(paint_for(sys.stderr)(SANDBOX_BANNER, "label"))
+    failed = True
+    try:
+        yield view
+        failed = False
+    finally:
+        view.close(failed=failed)
+
+
+def _chosen(call: LocalCall) -> View:
+    if call.events:
+        return EventsView()
+    if call.quiet:
+        return View()
+    if sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb":
+        from clawdet_cli.cli.live import LiveView  # not above: rich is loaded only where it is seen
+
+        return LiveView(sys.stderr, coloured=not os.environ.get("NO_COLOR"))
+    return PlainView()
+
+
+def ask(view: View, screen: Screen, question: str) -> str:
+    """Show something on stderr and give what is typed in answer to a question; the end of input is no answer."""
+    with view.paused():
+        paint = paint_for(sys.stderr)
+        for line in screen(paint):
+            _err(line)
+        sys.stderr.write(paint(question, "bold") + " ")
+        sys.stderr.flush()
+        answer = sys.stdin.readline()
+        if not answer.endswith("\n"):
+            _err("")
+        return answer.strip()
+
+
+def need_consent(call: LocalCall, command: str, effect: str) -> None:
+    """Raise UsageError where a question would have to be asked and nobody is there."""
+    if not interactive():
+        raise UsageError(
+            f"'{command}' asks before it {effect}, and there is no terminal to ask on.",
+            next_steps=[call.pasteable(f"{command} --yes")],
+        )
+
+
+def result(call: LocalCall, content: documents.Document, screen: Screen, *, label: str = "") -> None:
+    """Print a result on stdout: one JSON document, or lines for a person, labelled if it is a sandbox's."""
+    if call.json:
+        labelled = {"sandbox": True} if call.labelled else {}
+        print_json({**documents.document(), **labelled, **content})
+        return
+    paint = paint_for(sys.stdout)
+    lines = list(screen(paint))
+    if call.labelled:
+        lines = [paint(label or SANDBOX_BANNER, "label"), "", *lines]
+    _out("\n".join(lines))
+
+
+def print_json(content: documents.Document) -> None:
+    """Print a document on stdout. ASCII only, so that no terminal nor locale can spoil it."""
+    _out(json.dumps(content, indent=2 if sys.stdout.isatty() else None))
+
+
+def secret(call: LocalCall, name: str, text: str) -> None:
+    """Print a secret that was asked for, alone on stdout, so that it can be piped."""
+    if call.json:
+        result(call, {name: text}, lambda _: [])
+    else:
+        _out(text)
+
+
+def failure(screen: Screen, content: documents.Document, *, as_json: bool, as_events: bool) -> None:
+    """Report a failure once: as the document on stdout, as the last event, or as lines on stderr."""
+    if as_json:
+        print_json(content)
+    if as_events:
+        _err(json.dumps({**content, "kind": "error"}))
+    if as_json or as_events:
+        return
+    for line in screen(paint_for(sys.stderr)):
+        _err(line)
+
+
+def tolerate_any_text() -> None:
+    """Keep a locale that cannot show a character from ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def duration(seconds: float) -> str:
+    """Write a duration as people say it."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = int(seconds) // 60
+    return f"{minutes} min {int(seconds) % 60:02d} s"
+
+
+def _out(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _err(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,265 @@
+"""`clawdet sandbox ...` and `--sandbox`: of the product, only this module knows the emulated cloud."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Literal
+
+import platformdirs
+import typer
+
+from clawdet_cli.cli import look, output
+from clawdet_cli.cli.help import HelpCommand, HelpGroup
+from clawdet_cli.cli.options import Call, LocalCall, SandboxCall, Servers, with_call
+from clawdet_cli.cli.output import Paint, View
+from clawdet_cli.errors import ConfigError, StateError, StoppedError
+from clawdet_cli.model import Event, now_text
+from clawdet_cli.settings import state_folder
+
+app = typer.Typer(cls=HelpGroup, rich_markup_mode=None, no_args_is_help=True)
+
+HELP = """The cloud on this machine that --sandbox uses: start, remove, look.
+
+It needs no account and costs nothing. 'clawdet provision alice --sandbox' starts it by itself."""
+
+STAGE = "sandbox"
+
+NOT_RUNNING: Mapping[str, Any] = {
+    "hetzner_url": "",
+    "hetzner_token": "",
+    "cloudflare_url": "",
+    "cloudflare_token": "",
+    "zone": "clawdet.test",
+    "edge_address": "",
+    "dns_address": "127.0.0.1:0",
+    "ca_file": "",
+    "dial_file": "",
+    "artifacts": {},
+    "servers": "stopped",
+}
+"""Stands for the sandbox where only the local record is read."""
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.", show_default=False)]
+
+
+def description(call: Call, view: View, *, make: bool, local: bool = False) -> Mapping[str, Any]:
+    """Give what the sandbox of this call says of itself.
+
+    `make` starts one where none is; otherwise one that stopped is started again, and one that never was is a
+    StateError. `local` is content with a sandbox that does not run.
+    """
+    folder = _folder(call)
+    # No call may bring in the sandbox's own imports for the sake of a local record.
+    if not make and not folder.exists():
+        if local:
+            return NOT_RUNNING
+        raise StateError(
+            f"There is no sandbox in {folder}, so there is nothing in it.",
+            next_steps=["clawdet provision alice --sandbox", "clawdet sandbox up"],
+        )
+    cloud = _cloud()
+    with _translated(cloud):
+        running = cloud.info(folder)
+        if running is not None and call.servers in {None, Servers.AUTO, running.servers}:
+            return asdict(running)
+        if local:
+            return NOT_RUNNING
+        return asdict(_up(cloud, call, view, call.servers or Servers.AUTO))
+
+
+@app.command(
+    cls=HelpCommand,
+    help="""Start the sandbox, or find it running.
+
+The sandbox is a cloud on this machine: emulators of the Hetzner and Cloudflare APIs, a DNS server, an edge with TLS,
+and servers that are real systemd machines (root on Linux) or simulated ones. It needs no account and costs nothing.
+It goes on running in the background until 'clawdet sandbox down'. The first start of real machines makes their base
+image, which takes about a minute. 'clawdet provision alice --sandbox' starts it by itself.""",
+    epilog="Example: clawdet sandbox up --servers simulated",
+)
+@with_call
+def up(
+    call: SandboxCall,
+    servers: Annotated[
+        Servers, typer.Option("--servers", help="'auto' takes real machines where this computer can have them.")
+    ] = Servers.AUTO,
+    suite: Annotated[
+        Literal["bookworm", "trixie"], typer.Option("--suite", help="Debian release of the real machines.")
+    ] = "bookworm",
+    boot_seconds: Annotated[
+        float, typer.Option("--boot-seconds", min=0, max=600, help="How long a new server takes to start.")
+    ] = 10.0,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Install missing Debian packages without asking.")] = False,
+) -> None:
+    """Start the sandbox."""
+    cloud = _cloud()
+    with output.progress(call) as view, _translated(cloud):
+        info = _up(cloud, call, view, servers, suite=suite, boot_seconds=boot_seconds, install_tools=yes)
+    _show(call, asdict(info))
+
+
+@app.command(
+    cls=HelpCommand,
+    help="""Remove the sandbox with all servers, records and instances in it.
+
+Downloaded images and programs are kept for the next one, unless --purge is given.""",
+    epilog="Example: clawdet sandbox down --yes",
+)
+@with_call
+def down(
+    call: SandboxCall,
+    yes: Yes = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Also remove the downloaded images and programs, which sandboxes share.")
+    ] = False,
+) -> None:
+    """Remove the sandbox."""
+    cloud = _cloud()
+    folder = _folder(call)
+    if folder.exists() and not yes:
+        output.need_consent(call, "clawdet sandbox down", "removes the sandbox")
+    with output.progress(call) as view, _translated(cloud):
+        if folder.exists() and not yes:
+            question = f"Remove the sandbox in {folder} with everything in it? [y/N]"
+            if output.ask(view, lambda _: [], question).lower() not in {"y", "yes"}:
+                raise StoppedError("Not confirmed: nothing was removed.")
+        with _reported(view, "Removing the sandbox") as report:
+            removed = list(cloud.down(folder, _cache(), purge=purge, report=report))
+            removed += _forget(call)
+    output.result(
+        call,
+        {"removed": removed},
+        lambda _: (
+            ["The sandbox is gone.", *(f"  removed   {what}" for what in removed)]
+            if removed
+            else ["There is no sandbox: nothing to remove."]
+        ),
+    )
+
+
+@app.command(help="Show whether the sandbox runs, and its servers.", epilog="Example: clawdet sandbox status --json")
+@with_call
+def status(call: SandboxCall) -> None:
+    """Show the sandbox's condition."""
+    cloud = _cloud()
+    with _translated(cloud):
+        found = asdict(cloud.status(_folder(call)))
+    output.result(call, found, lambda paint: _lines(found, paint))
+
+
+@app.command(
+    cls=HelpCommand,
+    help="""Show where the sandbox's APIs, DNS server and edge answer.
+
+With --json also the tokens, for use with other tools: hcloud, curl, your own scripts. They open nothing but this
+sandbox.""",
+    epilog="Example: clawdet sandbox info --json | jq -r .hetzner_url",
+)
+@with_call
+def info(call: SandboxCall) -> None:
+    """Show the sandbox's addresses."""
+    cloud = _cloud()
+    with _translated(cloud):
+        found = cloud.info(_folder(call))
+    if found is None:
+        raise StateError(
+            f"No sandbox is running in {_folder(call)}.", next_steps=[call.pasteable("clawdet sandbox up")]
+        )
+    _show(call, asdict(found))
+
+
+def _show(call: LocalCall, found: dict[str, Any]) -> None:
+    home = _folder(call).parent
+    described = {**found, "state_file": str(home / "clawdet.db"), "ssh_key_file": str(home / "ssh" / "id_ed25519")}
+    hidden = {
+        name: "(see --json)" if "token" in name else value for name, value in described.items() if name != "artifacts"
+    }
+
+    def screen(paint: Paint) -> Iterator[str]:
+        yield from _lines(hidden, paint)
+        yield ""
+        yield "Look at a name in it, for example of alice, once it is provisioned:"
+        yield from look.commands(f"alice.{found['zone']}", found["edge_address"], found["ca_file"])
+        yield ""
+        yield "Next: " + call.pasteable("clawdet provision alice") + " --sandbox"
+
+    output.result(call, described, screen)
+
+
+def _lines(values: Mapping[str, Any], paint: Paint) -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, (list, tuple)):
+            yield f"  {paint(name.replace('_', ' '), 'bold')}:" + ("" if value else " none")
+            for item in value:
+                text = ", ".join(f"{k} {v}" for k, v in item.items()) if isinstance(item, Mapping) else str(item)
+                yield f"    {output.clean(text)}"
+        elif isinstance(value, Mapping):
+            yield f"  {paint(name.replace('_', ' '), 'bold')}:"
+            yield from (f"    {output.clean(f'{k}: {v}')}" for k, v in value.items())
+        else:
+            yield f"  {name.replace('_', ' '):<18} {output.clean(str(value))}"
+
+
+def _up(cloud: ModuleType, call: LocalCall, view: View, servers: Servers, **more: Any) -> Any:
+    with _reported(view, "Starting the sandbox") as report:
+        return cloud.up(_folder(call), _cache(), servers=servers.value, report=report, **more)
+
+
+@contextmanager
+def _reported(view: View, title: str) -> Iterator[Callable[[str], None]]:
+    """Show work on the sandbox like a stage."""
+    view.watch(Event("stage_started", now_text(), STAGE, text=title))
+    status = "failed"
+    began = time.monotonic()
+    try:
+        yield lambda text: view.watch(Event("note", now_text(), STAGE, text=text))
+        status = "done"
+    finally:
+        seconds = time.monotonic() - began
+        view.watch(Event("stage_finished", now_text(), STAGE, text=title, status=status, seconds=seconds))
+
+
+@contextmanager
+def _translated(cloud: ModuleType) -> Iterator[None]:
+    try:
+        yield
+    except cloud.SandboxError as error:
+        raise ConfigError(error.what, next_steps=[error.next_step] if error.next_step else []) from error
+
+
+def _forget(call: LocalCall) -> list[str]:
+    """Remove the local record of what the sandbox held: it would tell of servers that are gone."""
+    home = _folder(call).parent
+    ours = [home / name for name in ("clawdet.db", "clawdet.db-wal", "clawdet.db-shm")]
+    ours += [*home.glob("ssh/id_ed25519*"), *home.glob("ssh/known_hosts-*"), *home.glob("logs/*.log")]
+    found = [path for path in ours if path.exists()]
+    for path in found:
+        path.unlink()
+    for folder in (home / "ssh", home / "logs", home):
+        with suppress(OSError):  # not there, or something of another's is in it
+            folder.rmdir()
+    return [f"local record in {home}"] if found else []
+
+
+def _cloud() -> ModuleType:
+    try:
+        from clawdet_cli import sandbox  # not above: it is an extra, and loaded only where it is used
+    except ImportError as error:
+        raise ConfigError(
+            f"The sandbox is not installed: the Python package '{error.name}' is missing.",
+            next_steps=["pip install 'clawdet[sandbox]'"],
+        ) from error
+    return sandbox
+
+
+def _folder(call: LocalCall) -> Path:
+    return state_folder(call.state) / "sandbox" / "cloud"
+
+
+def _cache() -> Path:
+    chosen = os.environ.get("CLAWDET_CACHE")
+    return Path(chosen).expanduser().absolute() if chosen else platformdirs.user_cache_path("clawdet")

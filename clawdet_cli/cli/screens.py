@@ -1,0 +1,267 @@
+"""What a person reads: each result and each failure as lines of text."""
+
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from clawdet_cli.cli.options import LocalCall
+from clawdet_cli.cli.output import Paint, Screen, clean, duration
+from clawdet_cli.errors import ClawdetError
+from clawdet_cli.model import Check, Destroyed, Holdings, Instance, Plan, Status
+
+_STATUS_STYLES = {Status.COMPLETE: "green", Status.FAILED: "red", Status.DESTROYING: "yellow"}
+
+
+def healthy(instance: Instance) -> bool:
+    """Say whether an instance is complete, and passed all checks when they were last run."""
+    return instance.status is Status.COMPLETE and bool(instance.checks) and all(check.ok for check in instance.checks)
+
+
+def plan(value: Plan, call: LocalCall) -> Screen:
+    """Lay out what would be made and what it costs."""
+
+    def screen(paint: Paint) -> Iterator[str]:
+        yield paint(f"For {value.user}, clawdet will make:", "bold")
+        yield ""
+        if value.candidates:
+            first, *others = value.candidates
+            yield _row(
+                "Server",
+                f"{value.server_name}: {first.server_type} ({first.cores} cores, {first.memory_gb:g} GB, "
+                f"{first.architecture}) in {first.location}, {value.image}",
+            )
+            billed = "in the sandbox nothing is billed" if call.labelled else "billed until you destroy it"
+            yield _row("Price", f"{euro(first.monthly)} per month without VAT, IPv4 included; {billed}")
+            if others:
+                yield _row("", "if that is sold out, the first of these that is not:")
+                for other in others:
+                    yield _row("", f"  {other.server_type} in {other.location}, {euro(other.monthly)} per month")
+        yield _row("Name", f"{value.host}, an A record proxied by Cloudflare")
+        yield _row("URL", value.url)
+        yield _row(
+            "Software",
+            f"OpenClaw {value.openclaw_version}, Node.js {value.node_version}, Caddy {value.caddy_version}",
+        )
+        keys = ", ".join(value.provider_keys)
+        yield _row("Model", f"{value.model or 'none yet'}{f', with the key in {keys}' if keys else ''}")
+        for there in value.exists:
+            yield _row("Kept", f"{clean(there)} (there already)")
+        for note in value.notes:
+            yield _row("Note", clean(note))
+        yield ""
+
+    return screen
+
+
+def provisioned(value: Instance, call: LocalCall, *, already: bool, remarks: Sequence[str]) -> Screen:
+    """Lay out a finished instance, and how to get into it."""
+
+    def screen(paint: Paint) -> Iterator[str]:
+        yield paint(f"{value.user} is {'already ' if already else ''}complete: {value.url}", "green")
+        yield ""
+        yield _row("Landing page", f"{value.url}")
+        yield _row("OpenClaw", f"{value.url}app  (asks for the token)")
+        yield _row("Token", call.pasteable(f"clawdet token {value.user}"))
+        yield _row("SSH", call.pasteable(f"clawdet ssh {value.user}"))
+        yield _row("Server", _server(value, call))
+        yield ""
+        yield from _checks(value.checks, paint)
+        if remarks:
+            yield ""
+            yield from remarks
+
+    return screen
+
+
+def verified(value: Instance, call: LocalCall) -> Screen:
+    """Lay out the checks with what was seen."""
+
+    def screen(paint: Paint) -> Iterator[str]:
+        bad = [check.name for check in value.checks if not check.ok]
+        if bad or not value.checks:
+            yield paint(f"{value.user} fails {len(bad)} of {len(value.checks)} checks: {', '.join(bad)}", "red")
+        else:
+            yield paint(f"{value.user} passes all {len(value.checks)} checks: {value.url}", "green")
+        yield ""
+        yield from _checks(value.checks, paint)
+        if bad:
+            yield ""
+            yield "Next:"
+            yield "  " + call.pasteable(f"clawdet provision {value.user}    (finds what is missing and makes it again)")
+
+    return screen
+
+
+def status_table(values: Sequence[Instance], call: LocalCall) -> Screen:
+    """Lay out instances, one a line."""
+
+    def screen(paint: Paint) -> Iterator[str]:
+        if not values:
+            yield "There are no instances."
+            yield "Make one: " + call.pasteable("clawdet provision alice")
+            return
+        yield from _table(
+            ("USER", "STATUS", "URL", "IPV4", "TYPE", "AGE", "LAST CHECK"),
+            [
+                (
+                    value.user,
+                    value.status.value,
+                    value.url or "-",
+                    value.ipv4 or "-",
+                    value.server_type or "-",
+                    _age(value.created_at),
+                    _last_check(value),
+                )
+                for value in values
+            ],
+            ["green" if healthy(value) else _STATUS_STYLES.get(value.status, "yellow") for value in values],
+            paint,
+        )
+        for value in values:
+            if value.error and value.status is not Status.COMPLETE:
+                yield ""
+                yield f"{value.user}: {clean(value.error)}"
+
+    return screen
+
+
+def status_detail(value: Instance, call: LocalCall) -> Screen:
+    """Lay out all that is known of one instance."""
+
+    def screen(paint: Paint) -> Iterator[str]:
+        style = "green" if healthy(value) else _STATUS_STYLES.get(value.status, "yellow")
+        yield f"{value.user}: {paint(value.status.value, style)}"
+        yield ""
+        if value.error and value.status is not Status.COMPLETE:
+            yield _row("Failure", clean(value.error))
+        yield _row("URL", value.url or f"- (will be https://{value.host}/)")
+        yield _row("Server", _server(value, call))
+        yield _row("DNS record", value.record_id or "-")
+        yield _row("OpenClaw", value.openclaw_version or "-")
+        yield _row("Made", f"{_age(value.created_at)} ago, {value.created_at[:16].replace('T', ' ')} UTC")
+        if value.stages:
+            yield ""
+            yield paint("Stages of the last run", "bold")
+            for stage in value.stages:
+                result = paint(f"{stage.status:<8}", "red" if stage.status == "failed" else "dim")
+                yield f"  {result} {stage.name:<20} {duration(stage.seconds)}"
+        yield ""
+        yield from _checks(value.checks, paint)
+
+    return screen
+
+
+def holdings(value: Holdings, call: LocalCall) -> Screen:
+    """Lay out what a destroy would remove."""
+
+    def screen(paint: Paint) -> Iterator[str]:
+        yield paint(f"This removes {value.host}, with everything that is on its server:", "red")
+        yield ""
+        yield from (f"  {clean(line)}" for line in value.found)
+        yield ""
+        if value.monthly and not call.labelled:
+            yield f"It saves {euro(Decimal(value.monthly))} per month. There is no way back."
+        else:
+            yield "There is no way back."
+        yield ""
+
+    return screen
+
+
+def destroyed(value: Destroyed) -> Screen:
+    """Lay out what was removed, and what was looked for and is not there."""
+
+    def screen(paint: Paint) -> Iterator[str]:
+        if not value.removed:
+            yield paint(f"Nothing to destroy: {value.user} is gone.", "green")
+        else:
+            yield paint(f"{value.user} is destroyed: nothing of it exists any more that costs money.", "green")
+        yield ""
+        yield from (f"  removed   {clean(line)}" for line in value.removed)
+        yield from (f"  absent    {clean(line)}" for line in value.absent)
+
+    return screen
+
+
+def failure(error: ClawdetError, next_steps: Sequence[str], *, sandbox: bool) -> Screen:
+    """Lay out a failure: what happened, what exists now and costs money, and what to do."""
+
+    def screen(paint: Paint) -> Iterator[str]:
+        where = f" (in the stage {error.stage})" if error.stage else ""
+        yield paint("Stopped" if error.kind == "stopped" else "Failed", "red") + f"{where}: {clean(error.what)}"
+        yield from (paint(f"  | {clean(line)}", "dim") for line in error.details)
+        if error.left_behind:
+            yield ""
+            yield "What exists now" + (
+                " in the sandbox, where nothing is billed:" if sandbox else " and may cost money:"
+            )
+            yield from (f"  {clean(line)}" for line in error.left_behind)
+        elif error.kind != "usage":
+            yield ""
+            yield "Nothing was made that costs money."
+        if next_steps:
+            yield ""
+            yield "Next:"
+            yield from (f"  {clean(step)}" for step in next_steps)
+        if error.log_file:
+            yield ""
+            yield f"Log: {shlex.quote(error.log_file)}"
+
+    return screen
+
+
+def euro(monthly: Decimal) -> str:
+    """Write an amount of money."""
+    return f"EUR {monthly:.2f}"
+
+
+def _server(value: Instance, call: LocalCall) -> str:
+    if value.server_id is None:
+        return "-"
+    price = ""
+    if value.monthly and not call.labelled:
+        price = f", {euro(Decimal(value.monthly))} per month without VAT"
+    return f"{value.server_name} (id {value.server_id}), {value.server_type} in {value.location}, {value.ipv4}{price}"
+
+
+def _row(name: str, text: str) -> str:
+    return f"  {name:<13} {text}".rstrip()
+
+
+def _checks(checks: Sequence[Check], paint: Paint) -> Iterator[str]:
+    if not checks:
+        yield "No checks were run yet."
+        return
+    when = f", {_age(checks[0].at)} ago" if checks[0].at else ""
+    yield paint(f"Checks ({sum(check.ok for check in checks)} of {len(checks)} passed{when})", "bold")
+    for check in checks:
+        mark = paint("ok    ", "green") if check.ok else paint("FAILED", "red")
+        yield f"  {mark} {check.name:<13} {clean(check.evidence)}"
+
+
+def _last_check(value: Instance) -> str:
+    if not value.checks:
+        return "never"
+    failed = [check.name for check in value.checks if not check.ok]
+    what = f"failed: {', '.join(failed)}" if failed else f"{len(value.checks)} ok"
+    return f"{what}, {_age(value.checks[0].at)} ago" if value.checks[0].at else what
+
+
+def _age(at: str) -> str:
+    seconds = max(0, int((datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], styles: Iterable[str], paint: Paint) -> Iterator[str]:
+    """Align columns; the second, the status, is coloured."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    yield paint("  ".join(f"{cell:<{width}}" for cell, width in zip(head, widths, strict=True)).rstrip(), "bold")
+    for row, style in zip(rows, styles, strict=True):
+        # Colours have no width, so they go around the text after it was padded.
+        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
+        cells[1] = paint(row[1], style) + " " * (widths[1] - len(row[1]))
+        yield "  ".join(cells).rstrip()

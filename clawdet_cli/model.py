@@ -1,0 +1,310 @@
+"""The values that travel between the layers: frozen, and without behaviour beyond their own meaning."""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+
+from clawdet_cli.errors import UsageError
+
+RESERVED_USERS = frozenset(
+    "abuse admin administrator api app apps assets autoconfig autodiscover billing cdn clawdet cloud cname"
+    " console cpanel dashboard dns email ftp host hostmaster http https imap info"
+    " internal intranet localhost login mail mail1 mail2 mta mx mx1 mx2 ns ns1 ns2 ns3 ns4 openclaw"
+    " pop pop3 portal postmaster proxy root sandbox secure security server smtp ssh ssl staging stats"
+    " status sysadmin vpn webdisk webmail webmaster wpad ws wss www www1 www2".split()
+)
+"""Names that other services, mail clients or browsers give a meaning of their own (failure-modes F11)."""
+
+_USER = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)
+USER_RULE = (
+    "a user name is 1 to 40 characters of a-z, 0-9 and '-', neither beginning nor ending with '-',"
+    " not beginning with 'xn--' and not a reserved word such as www, mail or api"
+)
+
+
+def checked_user(name: str) -> str:
+    """Return the name if it can be a host name label of ours.
+
+    At most 40 characters: server name, labels and the DNS comment of a free zone (100) hold it and the run id.
+    Raises UsageError with the rule.
+    """
+    if not _USER.fullmatch(name) or name.startswith("xn--") or name in RESERVED_USERS:
+        raise UsageError(f"{name!r} cannot be a user name: {USER_RULE}.", next_steps=["clawdet provision alice"])
+    return name
+
+
+def now_text() -> str:
+    """Give the time as it is recorded and shown: UTC, ISO 8601, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class Status(StrEnum):
+    """Where an instance stands; the same words in the database, in JSON and on the screen."""
+
+    PENDING = "pending"
+    CREATING_VPS = "creating_vps"
+    CONFIGURING_DNS = "configuring_dns"
+    INSTALLING = "installing"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    DESTROYING = "destroying"
+    DESTROYED = "destroyed"
+
+
+@dataclass(frozen=True)
+class ServerOffer:
+    """A server type at a location, with what it costs there."""
+
+    server_type: str
+    location: str
+    architecture: str
+    """`x86` or `arm`, Hetzner's words."""
+    cores: int
+    memory_gb: float
+    disk_gb: int
+    monthly: Decimal
+    """Euro per month without VAT, the primary IPv4 included."""
+    available: bool
+    """What the API says; it is wrong in both directions, so it only breaks ties."""
+
+
+@dataclass(frozen=True)
+class ServerOrder:
+    """What POST /servers is to be asked for."""
+
+    name: str
+    server_type: str
+    location: str
+    image: str
+    ssh_key_id: int
+    user_data: str = field(repr=False)
+    labels: Mapping[str, str]
+    firewall_ids: tuple[int, ...] = ()
+    """Attached in the create call, so that they hold from the first packet."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server at Hetzner, ours or not."""
+
+    id: int
+    name: str
+    status: str
+    """Hetzner's word: initializing, starting, running, off, deleting, ..."""
+    ipv4: str | None
+    server_type: str
+    location: str
+    labels: Mapping[str, str]
+    created: datetime
+    actions: tuple[int, ...] = ()
+    """Ids of actions that the create call began."""
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A DNS zone at Cloudflare."""
+
+    id: str
+    name: str
+    status: str
+    """`active`, or why not: initializing, pending, deleted, moved."""
+    paused: bool
+    name_servers: tuple[str, ...]
+    account_id: str
+
+
+@dataclass(frozen=True)
+class DnsRecord:
+    """A DNS record at Cloudflare, ours or not."""
+
+    id: str
+    name: str
+    type: str
+    content: str
+    proxied: bool
+    comment: str
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """An Origin CA certificate; it carries no label, so its CSR tells whose it is."""
+
+    id: str
+    hostnames: tuple[str, ...]
+    csr: str
+    pem: str
+    expires_on: str
+
+
+@dataclass(frozen=True)
+class HostKey:
+    """An SSH host key made before its server exists."""
+
+    private: str = field(repr=False)
+    """OpenSSH format; travels in user_data only and is never stored."""
+    public: str
+    """`ssh-ed25519 AAAA...`, without a comment."""
+
+
+CHECK_NAMES = ("server", "dns", "openclaw", "gateway", "landing_page", "recorded")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One of the six success criteria, with what was seen."""
+
+    name: str
+    ok: bool
+    evidence: str
+    at: str = ""
+    """UTC, ISO 8601."""
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """A stage of the newest run on an instance."""
+
+    name: str
+    status: str
+    """`running`, `done`, `failed`."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One user's instance, as the database has it."""
+
+    user: str
+    zone: str
+    run_id: str
+    """12 characters of [a-z0-9]; on every resource, so that a lost database can be made anew."""
+    status: Status
+    sandbox: bool
+    created_at: str
+    updated_at: str
+    server_id: int | None = None
+    server_type: str | None = None
+    location: str | None = None
+    image: str | None = None
+    monthly: str | None = None
+    """Euro per month without VAT, as a decimal string."""
+    ipv4: str | None = None
+    host_key: str | None = None
+    """The pinned public key, `ssh-ed25519 AAAA...`."""
+    zone_id: str | None = None
+    record_id: str | None = None
+    certificate_id: str | None = None
+    csr: str | None = None
+    openclaw_version: str | None = None
+    url: str | None = None
+    error: str | None = None
+    """What the last run failed with, in one line."""
+    checks: tuple[Check, ...] = ()
+    stages: tuple[StageRun, ...] = ()
+
+    @property
+    def host(self) -> str:
+        """Give the public host name."""
+        return f"{self.user}.{self.zone}"
+
+    @property
+    def server_name(self) -> str:
+        """Give the server's name, unique in the Hetzner project: the real lock against two orders."""
+        return f"clawdet-{self.user}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Give the labels that make a server ours."""
+        return {"managed-by": "clawdet", "user": self.user, "run": self.run_id}
+
+    @property
+    def comment(self) -> str:
+        """Give the DNS comment that makes a record ours; free zones have no tags."""
+        return f"clawdet:{self.user}:{self.run_id}"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a watcher of a run wants to know."""
+
+    kind: str
+    """stage_started, stage_finished, step_started, step_finished, note, log."""
+    at: str
+    """UTC, ISO 8601."""
+    stage: str = ""
+    step: str = ""
+    text: str = ""
+    status: str = ""
+    """For finished: done, skipped, failed."""
+    seconds: float = 0.0
+
+
+Watcher = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A point in time (monotonic) that bounds every wait of a command."""
+
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float) -> "Deadline":
+        """Make the deadline that lies so many seconds ahead."""
+        return cls(time.monotonic() + seconds)
+
+    def left(self) -> float:
+        """Give the seconds that are left, never below zero."""
+        return max(0.0, self.at - time.monotonic())
+
+    def within(self, seconds: float) -> "Deadline":
+        """Give the earlier of this deadline and one so many seconds ahead."""
+        return Deadline(min(self.at, time.monotonic() + seconds))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What provisioning would make, before anything is made."""
+
+    user: str
+    host: str
+    url: str
+    server_name: str
+    image: str
+    candidates: tuple[ServerOffer, ...]
+    """In the order in which they would be tried; the first is the expected one."""
+    openclaw_version: str
+    node_version: str
+    caddy_version: str
+    model: str | None
+    provider_keys: tuple[str, ...]
+    """Names of the variables, never values."""
+    exists: tuple[str, ...]
+    """Resources of this instance that are there already and would be kept."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What an instance consists of in the clouds, in the order in which it would be removed."""
+
+    user: str
+    host: str
+    found: tuple[str, ...]
+    """One line for each resource."""
+    monthly: str | None
+    instance: Instance | None
+    """None when nothing is known of such a user anywhere."""
+
+
+@dataclass(frozen=True)
+class Destroyed:
+    """What a destroy removed, and what was proved to be absent after it."""
+
+    user: str
+    removed: tuple[str, ...]
+    absent: tuple[str, ...]

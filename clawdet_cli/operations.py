@@ -1,0 +1,313 @@
+"""What clawdet can do, as a Python API: no terminal in it, and every failure a ClawdetError."""
+
+import secrets
+import string
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from clawdet_cli import pins, runlog
+from clawdet_cli.errors import ClawdetError, GuestError, StateError
+from clawdet_cli.model import (
+    Deadline,
+    Destroyed,
+    Event,
+    Holdings,
+    Instance,
+    Plan,
+    Server,
+    Status,
+    Watcher,
+    checked_user,
+    now_text,
+)
+from clawdet_cli.settings import Secret, Settings
+from clawdet_cli.state import State
+
+if TYPE_CHECKING:
+    from clawdet_cli.stages.runner import Run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `provision` came to."""
+
+    instance: Instance
+    already_complete: bool
+
+
+def default_openclaw() -> str:
+    """Give the OpenClaw version that is installed where none is asked for."""
+    return pins.load().default_openclaw
+
+
+def plan(settings: Settings, user: str, watch: Watcher) -> Plan:
+    """Find out what provisioning would make; nothing is changed, here or in the clouds."""
+    from clawdet_cli.stages import preflight
+
+    checked_user(user)
+    with _database(settings) as state:
+        instance = _known_or_new(settings, state, user)
+        run = _run(settings, instance, state, watch)
+        clouds = run.clouds
+        clouds.hetzner.check()
+        clouds.cloudflare.check()
+        zone = preflight.usable_zone(clouds.cloudflare, instance.zone)
+        remark = preflight.strict_tls(clouds.cloudflare, zone)
+        server = preflight.own_server(clouds, instance)
+        record = preflight.own_record(clouds, zone, instance)
+        if record is None:
+            preflight.check_quota(clouds.cloudflare, zone)
+        exists = [f"server {server.name} (id {server.id})"] if server else []
+        exists += [f"DNS record {record.name} -> {record.content}"] if record else []
+        offers = () if server else preflight.choose_offers(clouds, settings)
+        return preflight.make_plan(settings, instance, offers, exists, [remark] if remark else [])
+
+
+def provision(settings: Settings, user: str, watch: Watcher, approve: Callable[[Plan], bool]) -> Outcome:
+    """Bring one user's instance up, or on from where it stopped. Raises ClawdetError."""
+    from clawdet_cli.stages.provision import PROVISION
+    from clawdet_cli.stages.runner import execute
+    from clawdet_cli.stages.verify import six_checks
+
+    checked_user(user)
+    pins.load().for_openclaw(settings.openclaw_version, "x86")
+    with _database(settings) as state:
+        known = _known_or_new(settings, state, user)
+        with state.lease(user), _logged(settings, user, "provision", watch) as (watching, hidden):
+            existing = state.instance(user)
+            if existing is None or existing.status == Status.DESTROYED:
+                state.add(known)
+                existing = known
+            run = _run(settings, existing, state, watching, approve=approve, hidden=hidden)
+            if existing.status == Status.COMPLETE:
+                checks = six_checks(run, patience=0)
+                run.state.save_checks(run.instance, checks)
+                if all(check.ok for check in checks):
+                    return Outcome(_recorded(state, user), already_complete=True)
+                run.note("it is not as it should be any more: going through all stages again")
+            execute(run, PROVISION, on_failure=Status.FAILED)
+            run.record(status=Status.COMPLETE, error=None)
+            return Outcome(_recorded(state, user), already_complete=False)
+
+
+def verify(settings: Settings, user: str, watch: Watcher) -> Instance:
+    """Check the six criteria now and record what was seen; a failing check is in the answer, not an error."""
+    from clawdet_cli.stages.verify import six_checks
+
+    with _database(settings) as state:
+        instance = _recorded(state, user)
+        with _logged(settings, user, "verify", watch) as (watching, hidden):
+            run = _run(settings, instance, state, watching, hidden=hidden)
+            try:
+                checks = six_checks(run, patience=0)
+            finally:
+                run.close()
+            state.save_checks(instance, checks)
+        return _recorded(state, user)
+
+
+def status(settings: Settings, users: Sequence[str], *, live: bool, watch: Watcher) -> list[Instance]:
+    """Tell how instances stand: as recorded, or (`live`) as clouds and VPS say now. No user means all."""
+    with _database(settings) as state:
+        wanted = [_recorded(state, user) for user in users] if users else state.instances()
+    if not live:
+        return wanted
+    return [verify(settings, instance.user, watch) for instance in wanted]
+
+
+def holdings(settings: Settings, user: str) -> Holdings:
+    """Find what a destroy would remove, also when the local database knows nothing of it."""
+    from clawdet_cli.stages import destroy as way_back
+
+    with _database(settings) as state:
+        instance = _recorded_or_adopted(settings, state, user, add=False)
+        if instance is None or instance.status == Status.DESTROYED:
+            zone = settings.zone or (instance.zone if instance else "")
+            return Holdings(user, f"{user}.{zone}" if zone else user, (), None, None)
+        run = _run(settings, instance, state, lambda _: None)
+        server = way_back.own_server(run)
+        found = [f"DNS record {record.name} -> {record.content}" for record in way_back.own_records(run)]
+        found += [f"Origin CA certificate {certificate.id}" for certificate in way_back.own_certificates(run)]
+        found += [f"server {server.name} (id {server.id}, {server.server_type}, {server.location})"] if server else []
+        return Holdings(user, instance.host, tuple(found), instance.monthly if server else None, instance)
+
+
+def destroy(settings: Settings, user: str, watch: Watcher) -> Destroyed:
+    """Remove an instance from both clouds and prove that it is gone. Raises ClawdetError naming what is left."""
+    from clawdet_cli.stages.destroy import DESTROY
+    from clawdet_cli.stages.runner import execute
+
+    with (
+        _database(settings) as state,
+        state.lease(user),
+        _logged(settings, user, "destroy", watch) as (watching, hidden),
+    ):
+        instance = _recorded_or_adopted(settings, state, user, add=True)
+        if instance is None or instance.status == Status.DESTROYED:
+            return Destroyed(user, (), ())
+        run = _run(settings, instance, state, watching, hidden=hidden)
+        execute(run, DESTROY, on_failure=Status.DESTROYING)
+        run.record(status=Status.DESTROYED)
+        return Destroyed(user, tuple(run.removed), tuple(run.absent))
+
+
+def token(settings: Settings, user: str) -> Secret:
+    """Read the gateway token from the VPS; it is stored nowhere else."""
+    from clawdet_cli import bootstrap
+
+    with _database(settings) as state:
+        instance = _recorded(state, user)
+        run = _run(settings, instance, state, lambda _: None)
+        try:
+            answer = run.ssh(run.deadline.within(60)).run(bootstrap.installed("token"), timeout=30)
+        finally:
+            run.close()
+    if answer.code != 0 or not answer.out.strip():
+        raise GuestError(
+            f"The VPS of {user} has no gateway token: the installation is not finished.",
+            next_steps=[f"clawdet provision {user}"],
+        )
+    return Secret(answer.out.strip())
+
+
+def ssh_command(settings: Settings, user: str, command: Sequence[str]) -> list[str]:
+    """Give the OpenSSH command line that reaches the VPS with the right key and the pinned host key."""
+    from clawdet_cli.adapters import ssh
+
+    with _database(settings) as state:
+        instance = _recorded(state, user)
+    if instance.ipv4 is None or instance.host_key is None or instance.server_id is None:
+        raise StateError(f"{user} has no VPS yet.", next_steps=[f"clawdet provision {user}"])
+    # Known hosts by server, not by address: addresses come back with other machines behind them.
+    alias = f"clawdet-{instance.server_id}"
+    known_hosts = settings.state_dir / "ssh" / f"known_hosts-{instance.server_id}"
+    known_hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    known_hosts.write_text(ssh.known_hosts_line(alias, instance.host_key) + "\n")
+    address = settings.endpoints.dial(instance.ipv4, 22)
+    return ssh.openssh_command(address, settings.ssh_key, known_hosts, alias, list(command))
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[State]:
+    state = State(settings.state_file)
+    try:
+        yield state
+    finally:
+        state.close()
+
+
+@contextmanager
+def _logged(settings: Settings, user: str, verb: str, watch: Watcher) -> Iterator[tuple[Watcher, list[Secret]]]:
+    """Write the run's log, and name it in a failure."""
+    tokens = (settings.hetzner_token, settings.cloudflare_token)
+    hidden = [secret for secret in tokens if secret] + list(settings.provider_keys.values())
+    with runlog.RunLog(settings.state_dir, user, verb, hidden) as log:
+
+        def both(event: Event) -> None:
+            log.write(event)
+            watch(event)
+
+        try:
+            yield both, hidden
+        except BaseException as error:
+            log.failure(error)
+            if isinstance(error, ClawdetError):
+                error.log_file = str(log.path)
+            raise
+
+
+def _run(
+    settings: Settings,
+    instance: Instance,
+    state: State,
+    watch: Watcher,
+    *,
+    approve: Callable[[Plan], bool] = lambda _: True,
+    hidden: list[Secret] | None = None,
+) -> "Run":
+    from clawdet_cli.adapters import connect
+    from clawdet_cli.stages.runner import Run
+
+    deadline = Deadline.after(settings.timeout)
+    clouds = connect(settings, deadline, watch=lambda text: watch(Event("note", now_text(), text=text)))
+    return Run(
+        instance,
+        settings,
+        clouds=clouds,
+        state=state,
+        watch=watch,
+        deadline=deadline,
+        approve=approve,
+        secrets=hidden,
+    )
+
+
+def _recorded(state: State, user: str) -> Instance:
+    instance = state.instance(user)
+    if instance is None:
+        raise StateError(
+            f"{user!r} is not known here: {state.path} has no such instance.",
+            next_steps=["clawdet status    (lists all)", "or name another state folder with --state"],
+        )
+    return instance
+
+
+def _known_or_new(settings: Settings, state: State, user: str) -> Instance:
+    """Give the recorded instance, or a new one that is not recorded yet."""
+    instance = state.instance(user)
+    if instance is None or instance.status == Status.DESTROYED:
+        return Instance(
+            user=user,
+            zone=settings.required_zone(),
+            run_id="".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(12)),
+            status=Status.PENDING,
+            sandbox=bool(settings.endpoints.sandbox),
+            created_at=now_text(),
+            updated_at=now_text(),
+        )
+    if settings.zone is not None and settings.zone != instance.zone:
+        raise StateError(
+            f"{user} exists already as {instance.host}, and a user has one instance.",
+            next_steps=[f"clawdet destroy {user}", "or choose another user name"],
+        )
+    if instance.status == Status.DESTROYING:
+        raise StateError(f"{user} is being destroyed.", next_steps=[f"clawdet destroy {user}"])
+    return instance
+
+
+def _recorded_or_adopted(settings: Settings, state: State, user: str, *, add: bool) -> Instance | None:
+    """Give the recorded instance, else one that the labels of a server tell of; None when there is neither."""
+    instance = state.instance(user)
+    if instance is not None and instance.status != Status.DESTROYED:
+        return instance
+    blank = _known_or_new(settings, state, user)
+    run = _run(settings, blank, state, lambda _: None)
+    server = run.clouds.hetzner.find_server(blank.server_name)
+    if server is None:
+        return instance
+    labels = dict(server.labels)
+    if labels.get("managed-by") != "clawdet" or labels.get("user") != user or not labels.get("run"):
+        raise StateError(
+            f"A server named {server.name} (id {server.id}) exists at Hetzner that clawdet did not make:"
+            " it was not touched.",
+            next_steps=["look at it in the Hetzner console"],
+        )
+    adopted = _from_labels(blank, server)
+    if add:
+        state.add(adopted)
+    return adopted
+
+
+def _from_labels(blank: Instance, server: Server) -> Instance:
+    return replace(
+        blank,
+        run_id=server.labels["run"],
+        status=Status.FAILED,
+        server_id=server.id,
+        server_type=server.server_type,
+        location=server.location,
+        ipv4=server.ipv4,
+        error="found in the cloud, not in the database",
+    )

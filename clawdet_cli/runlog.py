@@ -1,0 +1,62 @@
+"""The log file of a run: everything that happened, with every known secret masked."""
+
+import os
+import re
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from clawdet_cli.errors import StateError
+from clawdet_cli.model import Event, now_text
+from clawdet_cli.settings import Secret
+
+KEPT_LOGS = 50
+"""Older ones of the same folder are deleted."""
+
+
+class RunLog:
+    """A file under the state folder, one line for each event."""
+
+    def __init__(self, folder: Path, user: str, verb: str, secrets: Sequence[Secret]) -> None:
+        # The caller's own list: what is added to it during the run is masked from then on.
+        self._secrets = secrets
+        stamp = re.sub(r"[^0-9]", "", now_text())[:17]
+        self.path = folder / "logs" / f"{stamp}-{verb}-{user}-{os.getpid()}.log"
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = os.fdopen(os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w", buffering=1)
+            for old in sorted(self.path.parent.glob("*.log"))[:-KEPT_LOGS]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            raise StateError(
+                f"The run log {self.path} cannot be written: {error.strerror}.",
+                next_steps=["make room or name another folder with --state"],
+            ) from error
+
+    def write(self, event: Event) -> None:
+        """Write an event as a line."""
+        seconds = f" {event.seconds:.1f}s" if event.seconds else ""
+        where = " ".join(part for part in (event.stage, event.step) if part)
+        self.text(f"{event.at} {event.kind} {where} {event.status}{seconds} {event.text}")
+
+    def text(self, text: str) -> None:
+        """Write text as it is, but for secrets."""
+        for secret in self._secrets:
+            text = text.replace(secret.reveal(), "***")
+        try:
+            self._file.write(text.rstrip() + "\n")
+        except OSError:
+            # A full disk must not stop a run that has resources to look after; the database will say it.
+            return
+
+    def failure(self, error: BaseException) -> None:
+        """Write a failure with its traceback, which no user is shown."""
+        self.text("".join(traceback.format_exception(error)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()

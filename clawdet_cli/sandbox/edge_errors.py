@@ -1,0 +1,29 @@
+"""The numbers with which the edge says what went wrong on the way to an origin."""
+
+TEXTS = {
+    1000: "DNS points to prohibited IP",
+    1001: "DNS resolution error",
+    1003: "direct access by IP address is not allowed",
+    1016: "origin DNS error",
+    520: "the origin's answer was empty or no HTTP",
+    521: "the origin refused the connection",
+    522: "the origin did not take the connection in time",
+    523: "the origin cannot be reached",
+    524: "the origin took the request and did not answer in time",
+    525: "the TLS handshake with the origin failed",
+    526: "the origin's certificate is not valid",
+}
+
+
+class EdgeError(Exception):
+    """A request that ends at the edge; `code` is the number shown, which the 1xxx ones do not share with the status."""
+
+    def __init__(self, status: int, code: int | None = None) -> None:
+        self.status = status
+        self.code = status if code is None else code
+        super().__init__(f"error {self.code}: {TEXTS[self.code]}")
+
+    @property
+    def page(self) -> bytes:
+        """The plain page that programs get from the vendor; the numbers are the part to rely on."""
+        return f"error code: {self.code}\n".encode()

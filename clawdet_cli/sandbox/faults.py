@@ -1,0 +1,190 @@
+"""Faults on demand for an emulated API, and a log of what it was asked."""
+
+import asyncio
+import itertools
+import json
+import re
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from clawdet_cli.sandbox.serve import abort_connection
+
+CONTROL_PREFIX = "/_sandbox"
+LOGGED_REQUESTS = 10_000
+
+KINDS = {
+    "answer": "the given answer, and no effect",
+    "drop_before": "no effect, and the connection closes without an answer",
+    "drop_after": "the effect happens, and the connection closes without an answer",
+    "hang_before": "no effect, and no answer until the client gives up",
+    "hang_after": "the effect happens, and no answer until the client gives up",
+    "delay": "everything as usual, `seconds` late",
+}
+
+
+@dataclass
+class Fault:
+    """One rule: what to do to the requests it matches.
+
+    `path` is a regular expression that must match the whole path. The first `after` matches pass unharmed, the next
+    `times` are hit (None: all). Of several faults the oldest that still has hits wins.
+    """
+
+    kind: str
+    method: str = "*"
+    path: str = ".*"
+    times: int | None = 1
+    after: int = 0
+    status: int = 500
+    body: Any = ""  # text is sent as it is, anything else as JSON
+    headers: dict[str, str] = field(default_factory=dict)
+    content_type: str = ""
+    seconds: float = 0.0
+    id: int = 0
+    hits: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind {self.kind!r}; there are {', '.join(KINDS)}")
+        try:
+            re.compile(self.path)
+        except re.error as exc:
+            raise ValueError(f"path is no regular expression: {exc}") from None
+
+    def matches(self, method: str, path: str) -> bool:
+        """Whether the rule is about such a request."""
+        return self.method in ("*", method) and re.fullmatch(self.path, path) is not None
+
+    def spent(self) -> bool:
+        """Whether all its hits are used up."""
+        return self.times is not None and self.hits >= self.times
+
+    def response(self) -> Response:
+        """Build the answer that kind `answer` gives."""
+        is_text = isinstance(self.body, str)
+        content = self.body if is_text else json.dumps(self.body)
+        media_type = self.content_type or ("text/html" if is_text else "application/json")
+        return Response(content, self.status, self.headers, media_type)
+
+
+class Faults:
+    """The faults in force and the requests seen, of one emulated API."""
+
+    def __init__(self) -> None:
+        self.requests: deque[dict[str, Any]] = deque(maxlen=LOGGED_REQUESTS)
+        self._faults: list[Fault] = []
+        self._ids = itertools.count(1)
+
+    def add(self, rule: Mapping[str, Any]) -> int:
+        """Put a fault in force and return its id; raise ValueError for a rule that cannot be."""
+        unknown = set(rule) - {known.name for known in fields(Fault)} | {"id", "hits"} & set(rule)
+        if unknown:
+            raise ValueError(f"unknown field {sorted(unknown)[0]!r}")
+        if "kind" not in rule:
+            raise ValueError("kind is missing")
+        fault = Fault(**rule, id=next(self._ids))
+        self._faults.append(fault)
+        return fault.id
+
+    def all(self) -> list[dict[str, Any]]:
+        """Return all faults since the last clear, spent ones too, with their hits."""
+        return [asdict(fault) for fault in self._faults]
+
+    def clear(self) -> None:
+        """End all faults."""
+        self._faults.clear()
+
+    def take(self, method: str, path: str) -> Fault | None:
+        """Return the fault that hits this request, and count the hit."""
+        for fault in self._faults:
+            if fault.spent() or not fault.matches(method, path):
+                continue
+            if fault.after > 0:
+                fault.after -= 1
+                continue
+            fault.hits += 1
+            return fault
+        return None
+
+    def routes(self) -> list[Route]:
+        """Return the control routes; they take no token, as they are reached over loopback only."""
+        return [
+            Route(f"{CONTROL_PREFIX}/faults", self._control, methods=["GET", "POST", "DELETE"]),
+            Route(f"{CONTROL_PREFIX}/requests", self._log, methods=["GET", "DELETE"]),
+        ]
+
+    async def _control(self, request: Request) -> Response:
+        if request.method == "POST":
+            try:
+                return JSONResponse({"id": self.add(await request.json())}, 201)
+            except (ValueError, TypeError) as exc:
+                return JSONResponse({"error": str(exc)}, 422)
+        if request.method == "DELETE":
+            self.clear()
+            return Response(status_code=204)
+        return JSONResponse({"faults": self.all()})
+
+    async def _log(self, request: Request) -> Response:
+        if request.method == "DELETE":
+            self.requests.clear()
+            return Response(status_code=204)
+        return JSONResponse({"requests": list(self.requests)})
+
+
+class FaultMiddleware:
+    """Applies the faults, outermost, to everything but the control routes, and logs each request."""
+
+    def __init__(self, app: ASGIApp, faults: Faults) -> None:
+        self.app = app
+        self.faults = faults
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http" or scope["path"].startswith(CONTROL_PREFIX + "/"):
+            await self.app(scope, receive, send)
+            return
+        fault = self.faults.take(scope["method"], scope["path"])
+        entry: dict[str, Any] = {
+            "method": scope["method"],
+            "path": scope["path"],
+            "query": scope["query_string"].decode("latin-1"),
+            "status": None,  # stays so when no answer was sent
+            "time": time.time(),
+            "fault": fault.kind if fault else None,
+        }
+        self.faults.requests.append(entry)
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                entry["status"] = message["status"]
+            await send(message)
+
+        if fault is None:
+            await self.app(scope, receive, answer)
+            return
+        if fault.seconds:
+            await asyncio.sleep(fault.seconds)
+        if fault.kind == "answer":
+            await fault.response()(scope, receive, answer)
+        elif fault.kind == "delay":
+            await self.app(scope, receive, answer)
+        else:
+            if fault.kind.endswith("_after"):
+                await self.app(scope, receive, _lose)
+            if fault.kind.startswith("drop_"):
+                abort_connection(scope)
+            # Returning while the connection still stands would make uvicorn answer 500.
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+
+async def _lose(message: Message) -> None:
+    """Take an answer that nobody shall get."""

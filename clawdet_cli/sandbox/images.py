@@ -1,0 +1,215 @@
+"""Builds the disks that servers start from: Debian with cloud-init, made to behave like the provider's image."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from clawdet_cli.sandbox.errors import SandboxError
+from clawdet_cli.sandbox.process import run
+
+Report = Callable[[str], None]
+
+DEBIAN_SUITES = ("bookworm", "trixie")
+SUITES = (*DEBIAN_SUITES, "noble")
+
+PACKAGES = (
+    "ca-certificates",
+    "cloud-init",
+    "curl",
+    "dbus",
+    "iproute2",
+    "locales",
+    "netbase",
+    "nftables",
+    "openssh-server",
+    "openssl",
+    "procps",
+    "sudo",
+    "systemd",
+    "systemd-sysv",
+    "xz-utils",
+)
+
+CLOUD_CONFIG = """\
+# The provider's images log root in by key, and their network is there before cloud-init looks.
+datasource_list: [NoCloud, None]
+disable_root: false
+ssh_pwauth: false
+locale: C.UTF-8
+network: {config: disabled}
+"""
+
+# They would take the package lock at a moment of their own, and so make every run a little different.
+MASKED_UNITS = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer")
+
+_HOST_CERTIFICATES = Path("/usr/local/share/ca-certificates")
+_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+_APT_SETTINGS_KEPT = re.compile(
+    r"^(Acquire::(?:https?::Proxy|Check-Valid-Until|Check-Date)\b.*?) (\".*\");$", re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what an image contains, so that its digest names the image."""
+
+    suite: str
+    sources: tuple[str, ...]  # lines of sources.list; empty: the tool's own default for the suite
+    apt_settings: tuple[str, ...]
+    certificates: tuple[tuple[str, str], ...]  # (file name, PEM) of the authorities that this machine trusts besides
+    npm_settings: tuple[str, ...]
+    packages: tuple[str, ...] = PACKAGES
+    cloud_config: str = CLOUD_CONFIG
+    masked_units: tuple[str, ...] = MASKED_UNITS
+    revision: int = 1  # count up when `_finish` does something else
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that change with anything in the recipe."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def recipe(suite: str) -> Recipe:
+    """Return the recipe for a suite on this machine: package sources and trust as this machine has them."""
+    if suite not in SUITES:
+        raise SandboxError(f"there is no base image for {suite!r}", f"choose one of {', '.join(SUITES)}")
+    return Recipe(
+        suite=suite,
+        sources=_sources(suite),
+        apt_settings=tuple(
+            f"{name} {value}" for name, value in _APT_SETTINGS_KEPT.findall(run(["apt-config", "dump"]))
+        ),
+        certificates=tuple((path.name, path.read_text()) for path in sorted(_HOST_CERTIFICATES.glob("**/*.crt"))),
+        npm_settings=_npm_settings(),
+    )
+
+
+def ensure(suite: str, cache: Path, report: Report) -> Path:
+    """Return the root folder of the base image, building it where the cache has none; takes about a minute."""
+    wanted = recipe(suite)
+    images = cache / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    image = images / f"{suite}-{wanted.digest}"
+    if image.is_dir():
+        return image
+    with _locked(images / f"{suite}.lock", lambda: report(f"waiting for another process that builds {suite}")):
+        if not image.is_dir():
+            report(f"building the base image {suite} (once, about a minute)")
+            began = time.monotonic()
+            _build(wanted, image)
+            report(f"base image {suite} built in {time.monotonic() - began:.0f} s")
+    return image
+
+
+def _build(wanted: Recipe, image: Path) -> None:
+    # Beside the image, so that the rename is atomic; what a killed build left is cleared first.
+    for stale in image.parent.glob(f".build-{wanted.suite}-*"):
+        _remove_tree(stale)
+    scratch = Path(tempfile.mkdtemp(prefix=f".build-{wanted.suite}-", dir=image.parent))
+    try:
+        root = scratch / "root"
+        run(
+            [
+                *("mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase", "--quiet"),
+                f"--include={','.join(wanted.packages)}",
+                *(f"--aptopt={setting}" for setting in wanted.apt_settings),
+                *(wanted.suite, str(root), *wanted.sources),
+            ]
+        )
+        _finish(wanted, root)
+        root.chmod(0o755)
+        root.rename(image)
+    finally:
+        _remove_tree(scratch)
+
+
+def _finish(wanted: Recipe, root: Path) -> None:
+    for name, pem in wanted.certificates:
+        _write(root / "usr/local/share/ca-certificates" / name, pem)
+    if wanted.certificates:
+        run(["chroot", str(root), "update-ca-certificates"])
+    if wanted.npm_settings:
+        _write(root / "usr/local/etc/npmrc", "\n".join(wanted.npm_settings) + "\n")
+    _write(root / "etc/cloud/cloud.cfg.d/90-clawdet-sandbox.cfg", wanted.cloud_config)
+    for unit in wanted.masked_units:
+        link = root / "etc/systemd/system" / unit
+        link.unlink(missing_ok=True)
+        link.symlink_to("/dev/null")
+    # Every server makes its own; a shared one would let one server pass for another.
+    for key in (root / "etc/ssh").glob("ssh_host_*"):
+        key.unlink()
+    _write(root / "etc/machine-id", "")
+    (root / "var/lib/dbus/machine-id").unlink(missing_ok=True)
+    resolver = root / "etc/resolv.conf"
+    resolver.unlink(missing_ok=True)
+    _write(resolver, "nameserver 10.0.2.3\n")  # slirp4netns answers there as this machine's resolver would
+    (root / "etc/hostname").unlink(missing_ok=True)
+
+
+def _sources(suite: str) -> tuple[str, ...]:
+    """Return the package sources by which this machine reaches Debian, for another of its suites."""
+    if suite not in DEBIAN_SUITES:
+        return ()
+    found = run(
+        ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"]
+    ).splitlines()
+    main = [line.split("|")[2] for line in found if line.startswith("Debian|Debian|")]
+    security = [line.split("|")[2] for line in found if line.startswith("Debian|Debian-Security|")]
+    if not main:
+        return ()
+    lines = [f"deb {main[0]} {suite} main", f"deb {main[0]} {suite}-updates main"]
+    if security:
+        lines.append(f"deb {security[0]} {suite}-security main")
+    return tuple(lines)
+
+
+def _npm_settings() -> tuple[str, ...]:
+    """Return npmrc lines so that a server installs packages as this machine does; no credentials."""
+    if shutil.which("npm") is None:
+        return ()
+    try:
+        registry = run(["npm", "config", "get", "registry"]).strip()
+    except SandboxError:
+        return ()
+    settings = [f"registry={registry}"] if registry.startswith("http") else []
+    if any(_HOST_CERTIFICATES.glob("**/*.crt")):
+        # npm brings its own list of authorities, and so knows nothing of this machine's.
+        settings.append(f"cafile={_BUNDLE}")
+    return tuple(settings)
+
+
+def _write(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    path.chmod(0o644)
+
+
+def _remove_tree(folder: Path) -> None:
+    # A killed mmdebstrap leaves /proc and /dev mounted below; removing through them would reach this machine's own.
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for point in sorted((one for one in mounted if one.startswith(f"{folder}/")), reverse=True):
+        run(["umount", "--lazy", point])
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,147 @@
+"""What a running sandbox says of itself, and where its files are."""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clawdet_cli.sandbox.process import start_time
+
+
+@dataclass(frozen=True)
+class SandboxInfo:
+    """How to reach a running sandbox, and as whom."""
+
+    hetzner_url: str  # ends in /v1
+    hetzner_token: str = field(repr=False)
+    hetzner_read_token: str = field(repr=False)
+    cloudflare_url: str  # ends in /client/v4
+    cloudflare_token: str = field(repr=False)
+    zone: str
+    edge_address: str  # ip:port
+    dns_address: str  # ip:port
+    ca_file: str  # PEM of the authority behind the edge's certificates
+    origin_ca_file: str
+    dial_file: str  # JSON {"ip:port": "ip:port"}, rewritten as servers come and go; "" when nothing is mapped
+    artifacts: Mapping[str, Any]  # what a server downloads: locations as it sees them, and digests
+    servers: str  # "real" or "simulated"
+    suite: str
+    boot_seconds: float
+    pid: int
+    folder: str
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files in a sandbox's own folder."""
+
+    folder: Path
+
+    @property
+    def info(self) -> Path:
+        """What the running sandbox says of itself."""
+        return self.folder / "sandbox.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the running process, whose pid and start time it contains."""
+        return self.folder / "daemon.lock"
+
+    @property
+    def log(self) -> Path:
+        """What the process has to say."""
+        return self.folder / "daemon.log"
+
+    @property
+    def ledger(self) -> Path:
+        """The state of everything emulated."""
+        return self.folder / "ledger.json"
+
+    @property
+    def artifacts(self) -> Path:
+        """The manifest of the downloads, for the process to pass on."""
+        return self.folder / "artifacts.json"
+
+    @property
+    def dial(self) -> Path:
+        """The dial map."""
+        return self.folder / "dial.json"
+
+    @property
+    def servers(self) -> Path:
+        """One folder for each server."""
+        return self.folder / "servers"
+
+    @property
+    def edge_authority(self) -> Path:
+        """The authority behind the edge's certificates."""
+        return self.folder / "edge-ca"
+
+    @property
+    def origin_authority(self) -> Path:
+        """The Origin CA."""
+        return self.folder / "origin-ca"
+
+    @property
+    def everything(self) -> tuple[Path, ...]:
+        """All that a sandbox ever writes into its folder."""
+        named = (self.info, self.lock, self.log, self.ledger, self.artifacts, self.dial)
+        return (
+            *named,
+            *(path.with_suffix(".new") for path in named),
+            self.servers,
+            self.edge_authority,
+            self.origin_authority,
+        )
+
+    @property
+    def mark(self) -> str:
+        """Eight hexadecimal digits that stand for this folder in names elsewhere on the machine."""
+        return hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:8]
+
+    def tag(self, number: int) -> str:
+        """Return what every namespace, control group and machine of the sandbox with this number begins with."""
+        return f"clawdet{number}-{self.mark}"
+
+    def daemon(self) -> int | None:
+        """Return the pid of the sandbox's process, or None when it does not run."""
+        try:
+            descriptor = os.open(self.lock, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid, _, started = os.read(descriptor, 100).decode().partition(" ")
+            # Written a moment after it is locked.
+            if pid and (started == "None" or str(start_time(int(pid))) == started):
+                return int(pid)
+        finally:
+            os.close(descriptor)
+        return None
+
+    def read_info(self) -> SandboxInfo | None:
+        """Return what the running sandbox says of itself; None when it does not run, or not yet."""
+        pid = self.daemon()
+        try:
+            info = SandboxInfo(**json.loads(self.info.read_text()))
+        except FileNotFoundError:
+            return None
+        return info if info.pid == pid else None
+
+    def write_info(self, info: SandboxInfo) -> None:
+        """Say that the sandbox runs."""
+        write_private(self.info, json.dumps(asdict(info), indent=1))
+
+
+def write_private(path: Path, content: str) -> None:
+    """Replace a file at once by one that nobody else could ever read."""
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(content)
+    temporary.replace(path)

@@ -1,0 +1,82 @@
+"""The operating system's programs that real servers need."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from clawdet_cli.sandbox.errors import SandboxError
+from clawdet_cli.sandbox.process import run
+
+# Program -> Debian package.
+_PROGRAMS = {
+    "ip": "iproute2",
+    "mmdebstrap": "mmdebstrap",
+    "mount": "mount",
+    "setpriv": "util-linux",
+    "slirp4netns": "slirp4netns",
+    "systemd-nspawn": "systemd-container",
+}
+_PROBE = "clawdet-probe"
+
+
+def servers_possible(wanted: str, report: Callable[[str], None], *, install: bool) -> str:
+    """Return `real` or `simulated` for `real`, `simulated` or `auto`; raise SandboxError where `real` cannot be had."""
+    if wanted == "simulated":
+        return wanted
+    obstacle = _obstacle(report, install=install)
+    if obstacle is None:
+        return "real"
+    if wanted == "real":
+        raise obstacle
+    report(f"servers are simulated: {obstacle.what}. For real ones: {obstacle.next_step}")
+    return "simulated"
+
+
+def _obstacle(report: Callable[[str], None], *, install: bool) -> SandboxError | None:
+    if not sys.platform.startswith("linux"):
+        return SandboxError("real servers need Linux", "run this on a Linux machine, or use --servers simulated")
+    if os.geteuid() != 0:
+        return SandboxError("real servers need root", "run this as root, or use --servers simulated")
+    missing = _missing()
+    if missing and install and shutil.which("apt-get"):
+        report(f"installing {' '.join(missing)}")
+        _apt_get(["update"])
+        _apt_get(["install", "--yes", "--no-install-recommends", *missing])
+        missing = _missing()
+    if missing:
+        return SandboxError(
+            f"real servers need programs of the packages {', '.join(missing)}",
+            f"apt-get install {' '.join(missing)}, or add --install-tools",
+        )
+    if not Path("/dev/net/tun").exists():
+        return SandboxError("real servers need /dev/net/tun", "modprobe tun, or use --servers simulated")
+    try:
+        run(["ip", "netns", "add", f"{_PROBE}-{os.getpid()}"])
+        run(["ip", "netns", "delete", f"{_PROBE}-{os.getpid()}"])
+    except SandboxError as error:
+        return SandboxError(
+            f"no network namespace can be made here: {error.what}",
+            "run this outside of a container, or use --servers simulated",
+        )
+    return None
+
+
+def _missing() -> list[str]:
+    return sorted({package for program, package in _PROGRAMS.items() if shutil.which(program) is None})
+
+
+def _apt_get(arguments: list[str]) -> None:
+    done = subprocess.run(
+        ["apt-get", "-qq", *arguments],
+        env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        raise SandboxError(f"apt-get {arguments[0]} failed: {''.join(last)}", "install the packages by hand")

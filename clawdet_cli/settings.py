@@ -1,0 +1,308 @@
+"""Where a value comes from: defaults, then the TOML file, then the environment, then flags."""
+
+import json
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from clawdet_cli.errors import ConfigError
+
+HETZNER_URL = "https://api.hetzner.cloud/v1"
+CLOUDFLARE_URL = "https://api.cloudflare.com/client/v4"
+
+HETZNER_HOW_TO = (
+    "make one at https://console.hetzner.cloud: your project, Security, API tokens, Generate, with Read & Write"
+)
+CLOUDFLARE_HOW_TO = (
+    "make one at https://dash.cloudflare.com/profile/api-tokens: Create Token, Custom, for your zone:"
+    " Zone Read, DNS Edit, SSL and Certificates Edit, Zone Settings Read"
+)
+
+PROVIDERS: Mapping[str, str] = {
+    "ANTHROPIC_API_KEY": "anthropic/claude-sonnet-4-6",
+    "OPENAI_API_KEY": "openai/gpt-5.4",
+    "XAI_API_KEY": "xai/grok-4",
+    "OPENROUTER_API_KEY": "openrouter/auto",
+}
+"""The variable that holds a provider's key, and the model that is the default where this key comes first."""
+
+
+class Secret:
+    """A value that must not be seen: its text is masked wherever it is printed."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Give the value, for the one call that needs it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    __str__ = __repr__
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where the clouds are: all that tells a sandbox from the real ones."""
+
+    hetzner_url: str = HETZNER_URL
+    cloudflare_url: str = CLOUDFLARE_URL
+    ca_file: Path | None = None
+    """Certificate authority of the edge; None is the system's trust."""
+    dns_address: tuple[str, int] | None = None
+    """The authoritative server; None asks the zone's own name servers."""
+    edge_port: int = 443
+    dial_file: Path | None = None
+    """JSON object {"ip:port": "host:port"}, read at each connection: where the addresses of servers really answer."""
+    artifacts: Mapping[str, Any] = field(default_factory=dict)
+    """Download locations in place of the vendors' own, with the digests of these archives."""
+    sandbox: str = ""
+    """How output labels these clouds; empty for the real ones."""
+
+    def dial(self, ip: str, port: int) -> tuple[str, int]:
+        """Give the address at which (ip, port) is to be reached from here."""
+        if self.dial_file is None:
+            return ip, port
+        mapped = json.loads(self.dial_file.read_text()).get(f"{ip}:{port}")
+        if mapped is None:
+            return ip, port
+        host, _, mapped_port = mapped.rpartition(":")
+        return host, int(mapped_port)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a command may need to know, checked."""
+
+    state_dir: Path
+    config_file: Path
+    endpoints: Endpoints
+    zone: str | None
+    hetzner_token: Secret | None
+    cloudflare_token: Secret | None
+    server_types: tuple[str, ...]
+    locations: tuple[str, ...]
+    image: str
+    openclaw_version: str
+    model: str | None
+    provider_keys: Mapping[str, Secret]
+    ssh_key: Path
+    timeout: float
+    """Seconds for the whole command."""
+
+    @property
+    def state_file(self) -> Path:
+        """Give the database's path."""
+        return self.state_dir / "clawdet.db"
+
+    @property
+    def chosen_model(self) -> str | None:
+        """Give the model: the one asked for, else the default of the first provider that has a key."""
+        if self.model:
+            return self.model
+        return next((PROVIDERS[name] for name in PROVIDERS if name in self.provider_keys), None)
+
+    def required_zone(self) -> str:
+        """Give the zone. Raises ConfigError that says where it was looked for."""
+        if self.zone is None:
+            raise self._missing("The DNS zone", "--zone, CLAWDET_ZONE", "zone", "it is your domain at Cloudflare")
+        return self.zone
+
+    def required_hetzner_token(self) -> Secret:
+        """Give the Hetzner token. Raises ConfigError that says how to get one."""
+        if self.hetzner_token is None:
+            raise self._missing("The Hetzner Cloud token", "HCLOUD_TOKEN", "hcloud_token", HETZNER_HOW_TO)
+        return self.hetzner_token
+
+    def required_cloudflare_token(self) -> Secret:
+        """Give the Cloudflare token. Raises ConfigError that says how to get one."""
+        if self.cloudflare_token is None:
+            raise self._missing(
+                "The Cloudflare API token", "CLOUDFLARE_API_TOKEN", "cloudflare_api_token", CLOUDFLARE_HOW_TO
+            )
+        return self.cloudflare_token
+
+    def _missing(self, what: str, places: str, key: str, how: str) -> ConfigError:
+        return ConfigError(
+            f"{what} is missing: looked in {places} and '{key}' in {self.config_file}.",
+            next_steps=[how, "or try everything without an account: add --sandbox"],
+        )
+
+
+_ZONE = re.compile(r"(?=.{3,200}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]", re.ASCII)
+_WORD = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}", re.ASCII)
+_VERSION = re.compile(r"\d{4}\.\d{1,2}\.\d{1,3}", re.ASCII)
+_MODEL = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9._:/-]+", re.ASCII)
+_TOKEN = re.compile(r"[!-~]{8,512}", re.ASCII)
+
+_FILE_KEYS = frozenset(
+    "zone hcloud_token cloudflare_api_token server_types locations image openclaw_version model ssh_key"
+    " timeout provider_keys".split()
+)
+
+
+class _Lookup:
+    """Finds a value where it is set most strongly, and remembers where that was."""
+
+    def __init__(self, config_file: Path, environment: Mapping[str, str], flags: Mapping[str, Any]) -> None:
+        self.file = _read(config_file)
+        self.config_file = config_file
+        self.environment = environment
+        self.flags = flags
+
+    def find(self, key: str, variable: str) -> tuple[Any, str]:
+        if self.flags.get(key) is not None:
+            return self.flags[key], "--" + key.removesuffix("s").replace("_", "-")
+        if self.environment.get(variable):
+            return self.environment[variable], variable
+        if key in self.file:
+            return self.file[key], f"'{key}' in {self.config_file}"
+        return None, ""
+
+    def text(self, key: str, variable: str, shape: re.Pattern[str], rule: str) -> str | None:
+        value, where = self.find(key, variable)
+        return None if value is None else _matching(value, shape, rule, where)
+
+    def words(self, key: str, variable: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        value, where = self.find(key, variable)
+        if value is None:
+            return default
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, list) or not items:
+            raise ConfigError(f"{where} must be one name or a list of names, such as cpx22,cx23.")
+        return tuple(_matching(item, _WORD, "names of a-z, 0-9, '.' and '-'", where) for item in items)
+
+    def secret(self, key: str, variable: str) -> Secret | None:
+        value, where = self.find(key, variable)
+        if value is None:
+            return None
+        text = value.strip() if isinstance(value, str) else ""
+        if not _TOKEN.fullmatch(text):
+            # The value itself is never shown: half a token is still half a secret.
+            raise ConfigError(
+                f"{where} does not look like a token: 8 to 512 visible characters without blanks are expected.",
+                next_steps=[f"set it again, for example: read -rs {variable} && export {variable}"],
+            )
+        return Secret(text)
+
+
+def load(
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str] = os.environ,
+    *,
+    default_openclaw: str,
+    sandbox: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Find every setting. `sandbox` is what a running sandbox says of itself. Raises ConfigError."""
+    config_file = Path(environment.get("CLAWDET_CONFIG") or platformdirs.user_config_path("clawdet") / "config.toml")
+    lookup = _Lookup(config_file, environment, flags)
+    state_dir = state_folder(flags.get("state"), environment)
+    # Tokens and zone of the real clouds never meet a sandbox, nor the other way round (failure-modes F25).
+    hetzner_token: Secret | None
+    cloudflare_token: Secret | None
+    if sandbox is not None:
+        state_dir /= "sandbox"
+        zone = flags.get("zone") or sandbox["zone"]
+        zone = _matching(zone, _ZONE, "a domain name in lower case", "--zone")
+        hetzner_token = Secret(sandbox["hetzner_token"])
+        cloudflare_token = Secret(sandbox["cloudflare_token"])
+        endpoints = _sandbox_endpoints(sandbox)
+    else:
+        zone = lookup.text("zone", "CLAWDET_ZONE", _ZONE, "a domain name in lower case, such as example.com")
+        hetzner_token = lookup.secret("hcloud_token", "HCLOUD_TOKEN")
+        cloudflare_token = lookup.secret("cloudflare_api_token", "CLOUDFLARE_API_TOKEN")
+        endpoints = Endpoints()
+    keys = {name: lookup.secret(name, name) for name in PROVIDERS}
+    in_file = lookup.file.get("provider_keys", {})
+    for name in PROVIDERS:
+        short = name.removesuffix("_API_KEY").lower()
+        if keys[name] is None and short in in_file:
+            keys[name] = _Lookup(config_file, {}, {name: in_file[short]}).secret(name, name)
+    ssh_key, _ = lookup.find("ssh_key", "CLAWDET_SSH_KEY")
+    return Settings(
+        state_dir=state_dir,
+        config_file=config_file,
+        endpoints=endpoints,
+        zone=zone,
+        hetzner_token=hetzner_token,
+        cloudflare_token=cloudflare_token,
+        server_types=lookup.words("server_types", "CLAWDET_SERVER_TYPE", ("cpx22", "cx23", "cx33", "cpx32")),
+        locations=lookup.words("locations", "CLAWDET_LOCATION", ("nbg1", "fsn1", "hel1")),
+        image=lookup.text("image", "CLAWDET_IMAGE", _WORD, "an image name such as ubuntu-24.04") or "ubuntu-24.04",
+        openclaw_version=lookup.text(
+            "openclaw_version", "CLAWDET_OPENCLAW_VERSION", _VERSION, f"a version such as {default_openclaw}"
+        )
+        or default_openclaw,
+        model=lookup.text("model", "CLAWDET_MODEL", _MODEL, "provider/model, such as anthropic/claude-sonnet-4-6"),
+        provider_keys={name: key for name, key in keys.items() if key is not None},
+        ssh_key=Path(ssh_key).expanduser() if ssh_key else state_dir / "ssh" / "id_ed25519",
+        timeout=_seconds(*lookup.find("timeout", "CLAWDET_TIMEOUT")),
+    )
+
+
+def state_folder(flag: Any, environment: Mapping[str, str] = os.environ) -> Path:
+    """Give the state folder: --state, CLAWDET_STATE, or the platform's own."""
+    chosen = flag or environment.get("CLAWDET_STATE")
+    return Path(chosen).expanduser().absolute() if chosen else platformdirs.user_state_path("clawdet")
+
+
+def _sandbox_endpoints(sandbox: Mapping[str, Any]) -> Endpoints:
+    dns_host, _, dns_port = sandbox["dns_address"].rpartition(":")
+    return Endpoints(
+        hetzner_url=sandbox["hetzner_url"],
+        cloudflare_url=sandbox["cloudflare_url"],
+        ca_file=Path(sandbox["ca_file"]),
+        dns_address=(dns_host, int(dns_port)),
+        dial_file=Path(sandbox["dial_file"]) if sandbox["dial_file"] else None,
+        artifacts=sandbox["artifacts"],
+        sandbox=f"SANDBOX, {sandbox['servers']} servers",
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = tomllib.load(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.", next_steps=[f"mend or remove {path}"]) from None
+    unknown = sorted(set(content) - _FILE_KEYS)
+    if unknown:
+        raise ConfigError(f"{path} has the unknown key '{unknown[0]}'; known are: {', '.join(sorted(_FILE_KEYS))}.")
+    if mode & 0o077 and {"hcloud_token", "cloudflare_api_token", "provider_keys"} & set(content):
+        raise ConfigError(f"{path} holds secrets and can be read by others.", next_steps=[f"chmod 600 {path}"])
+    if not isinstance(content.get("provider_keys", {}), dict):
+        raise ConfigError(f"'provider_keys' in {path} must be a table: [provider_keys] with anthropic = \"...\".")
+    return content
+
+
+def _matching(value: Any, shape: re.Pattern[str], rule: str, where: str) -> str:
+    text = value.strip() if isinstance(value, str) else value
+    if not isinstance(text, str) or not shape.fullmatch(text):
+        raise ConfigError(f"{where} is {value!r}, but {rule} is expected.")
+    return text
+
+
+def _seconds(value: Any, where: str) -> float:
+    if value is None:
+        return 900.0
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 1 <= seconds <= 86400:
+        raise ConfigError(f"{where} is {value!r}, but a number of seconds from 1 to 86400 is expected.")
+    return seconds

@@ -1,0 +1,127 @@
+"""The way back: the name first, so that it never points at an address that somebody else may get next.
+
+```
+stage                 Cloudflare                    Hetzner                     database
+delete_dns_record     DELETE dns_records                                        destroying
+revoke_certificate    DELETE certificates
+delete_server                                       DELETE /servers
+delete_ssh_key                                      DELETE /ssh_keys, when the last server of ours is gone
+prove_absence         every resource is read again                              destroyed
+```
+"""
+
+from clawdet_cli.adapters import ssh
+from clawdet_cli.errors import CloudError
+from clawdet_cli.model import Certificate, DnsRecord, Instance, Server, Status
+from clawdet_cli.stages.runner import Run, Stage
+
+
+def delete_dns_record(run: Run) -> None:
+    """Delete the instance's DNS records, and nobody else's."""
+    for record in own_records(run):
+        run.intend("delete_dns_record", id=record.id, name=record.name)
+        run.clouds.cloudflare.delete_record(_zone_id(run), record.id)
+        run.removed.append(f"DNS record {record.name} -> {record.content}")
+    run.record(record_id=None)
+
+
+def revoke_certificate(run: Run) -> None:
+    """Revoke the instance's origin certificate; others for the same host are left alone and told of."""
+    for certificate in own_certificates(run):
+        run.intend("revoke_certificate", id=certificate.id)
+        run.clouds.cloudflare.revoke(certificate.id)
+        run.removed.append(f"Origin CA certificate {certificate.id}")
+    run.record(certificate_id=None)
+
+
+def delete_server(run: Run) -> None:
+    """Delete the instance's server and wait until Hetzner does not know it any more."""
+    server = own_server(run)
+    if server is not None:
+        run.intend("delete_server", id=server.id, name=server.name)
+        run.clouds.hetzner.delete_server(server.id)
+        run.removed.append(f"server {server.name} (id {server.id})")
+    run.record(server_id=None)
+
+
+def delete_ssh_key(run: Run) -> None:
+    """Delete the operator's key from the project when no server of ours is left that was made with it."""
+    if run.clouds.hetzner.servers("managed-by=clawdet") or not run.settings.ssh_key.exists():
+        return
+    public = ssh.operator_key(run.settings.ssh_key, make=False)
+    run.intend("delete_ssh_key", fingerprint=ssh.fingerprint(public))
+    if run.clouds.hetzner.delete_ssh_key_if_ours(public):
+        run.removed.append("SSH key of clawdet in the Hetzner project")
+
+
+def prove_absence(run: Run) -> None:
+    """Read everything again. Raises CloudError that names what is left."""
+    left = [f"DNS record {record.name} -> {record.content}" for record in own_records(run)]
+    left += [f"Origin CA certificate {certificate.id}" for certificate in own_certificates(run)]
+    server = own_server(run)
+    left += [f"server {server.name} (id {server.id}), which costs money"] if server else []
+    if left:
+        raise CloudError("Not everything is gone.", details=left)
+    instance = run.instance
+    run.absent += [
+        f"DNS record {instance.host}",
+        f"Origin CA certificate for {instance.host}",
+        f"server {instance.server_name}",
+    ]
+    run.record(ipv4=None, host_key=None, csr=None, url=None, error=None)
+
+
+DESTROY = (
+    Stage("delete_dns_record", Status.DESTROYING, "Deleting the DNS record", delete_dns_record),
+    Stage("revoke_certificate", Status.DESTROYING, "Revoking the certificate", revoke_certificate),
+    Stage("delete_server", Status.DESTROYING, "Deleting the server", delete_server),
+    Stage("delete_ssh_key", Status.DESTROYING, "Deleting the SSH key if it is the last", delete_ssh_key),
+    Stage("prove_absence", Status.DESTROYING, "Making sure that all is gone", prove_absence),
+)
+
+
+def own_records(run: Run) -> list[DnsRecord]:
+    """Give the records at the instance's name that carry its comment."""
+    zone_id = _zone_id(run)
+    if not zone_id:
+        return []
+    records = run.clouds.cloudflare.records(zone_id, run.instance.host)
+    return [record for record in records if record.comment == run.instance.comment]
+
+
+def own_certificates(run: Run) -> list[Certificate]:
+    """Give the certificates that are provably the instance's: by recorded id, or by host name and recorded CSR."""
+    instance, zone_id = run.instance, _zone_id(run)
+    if not zone_id:
+        return []
+    return [
+        certificate
+        for certificate in run.clouds.cloudflare.certificates(zone_id)
+        if certificate.id == instance.certificate_id
+        or (
+            certificate.hostnames == (instance.host,)
+            and instance.csr is not None
+            and certificate.csr.split() == instance.csr.split()
+        )
+    ]
+
+
+def own_server(run: Run) -> Server | None:
+    """Give the instance's server, by recorded id or by name, if it carries the instance's labels."""
+    hetzner, instance = run.clouds.hetzner, run.instance
+    by_id = hetzner.server(instance.server_id) if instance.server_id is not None else None
+    server = by_id or hetzner.find_server(instance.server_name)
+    if server is None or not _ours(server, instance):
+        return None
+    return server
+
+
+def _ours(server: Server, instance: Instance) -> bool:
+    return instance.labels.items() <= dict(server.labels).items()
+
+
+def _zone_id(run: Run) -> str:
+    """Give the zone's id; empty when the zone is gone, and with it every record."""
+    if run.zone is None:
+        run.zone = run.clouds.cloudflare.zone(run.instance.zone)
+    return run.zone.id if run.zone else ""

@@ -1,0 +1,237 @@
+"""The way to a running instance.
+
+```
+stage                  Hetzner            Cloudflare         VPS                          database
+check_accounts         types, prices      zone, SSL mode                                  pending
+create_server          POST /servers                                                      creating_vps
+create_dns_record                         POST dns_records                                configuring_dns
+await_ssh              running?                              SSH with the pinned key      installing
+prepare_vps                                                  Node, Caddy, OpenClaw
+install_certificate                       sign the CSR       key and CSR, made there
+configure_openclaw                                           host, keys, units, landing
+check_origin                                                 443 through the SSH tunnel
+verify                 server             record, edge       unit, gateway, page          complete, URL
+```
+
+Every stage finds what is there before it makes anything, so running the list again goes on from where it stopped.
+"""
+
+import json
+from typing import TypeVar
+
+from clawdet_cli import bootstrap, csr
+from clawdet_cli.adapters import ssh
+from clawdet_cli.errors import CloudError, GuestError, SoldOutError, StateError, StoppedError
+from clawdet_cli.model import HostKey, Server, ServerOrder, Status
+from clawdet_cli.stages import preflight, verify
+from clawdet_cli.stages.phase import run_phase
+from clawdet_cli.stages.runner import Run, Stage
+
+T = TypeVar("T")
+
+
+def check_accounts(run: Run) -> None:
+    """Find out what would fail, before anything is made; ask for approval where something is to be bought."""
+    clouds, settings, instance = run.clouds, run.settings, run.instance
+    clouds.hetzner.check()
+    clouds.cloudflare.check()
+    run.zone = preflight.usable_zone(clouds.cloudflare, instance.zone)
+    remark = preflight.strict_tls(clouds.cloudflare, run.zone)
+    server = preflight.own_server(clouds, instance)
+    record = preflight.own_record(clouds, run.zone, instance)
+    if record is None:
+        preflight.check_quota(clouds.cloudflare, run.zone)
+    run.record(zone_id=run.zone.id)
+    if server is not None:
+        run.note(f"the server {server.name} (id {server.id}) is there already and is kept")
+        return
+    run.offers = preflight.choose_offers(clouds, settings)
+    exists = [f"DNS record {instance.host} -> {record.content}"] if record else []
+    plan = preflight.make_plan(settings, instance, run.offers, exists, [remark] if remark else [])
+    for note in plan.notes:
+        run.note(note)
+    if not run.approve(plan):
+        raise StoppedError("Not approved: nothing was ordered.")
+
+
+def create_server(run: Run) -> None:
+    """Find or order the VPS, and record its id at once: from here on it costs money."""
+    server = preflight.own_server(run.clouds, run.instance)
+    if server is None:
+        server = _order(run)
+    _refuse_another_host_key(run, server)
+    monthly = next(
+        (o.monthly for o in run.offers if (o.server_type, o.location) == (server.server_type, server.location)), None
+    )
+    run.record(server_id=server.id, server_type=server.server_type, location=server.location, ipv4=server.ipv4)
+    if monthly is not None:
+        run.record(monthly=str(monthly))
+    if server.ipv4 is None:
+        raise CloudError(
+            f"Hetzner gave the server {server.name} no IPv4 address: the project's quota of primary IPs may be spent.",
+            next_steps=["see Primary IPs and limits in the Hetzner console, then destroy and provision again"],
+        )
+
+
+def create_dns_record(run: Run) -> None:
+    """Point the name at the VPS, early, so that it spreads while the rest is installed."""
+    instance, cloudflare = run.instance, run.clouds.cloudflare
+    zone_id, ipv4 = _known(instance.zone_id), _known(instance.ipv4)
+    zone = run.zone or preflight.usable_zone(cloudflare, instance.zone)
+    record = preflight.own_record(run.clouds, zone, instance)
+    if record is None:
+        run.intend("create_dns_record", name=instance.host, content=ipv4, comment=instance.comment)
+        record = cloudflare.create_a_record(zone_id, instance.host, ipv4, instance.comment)
+    elif record.content != ipv4 or not record.proxied:
+        run.intend("update_dns_record", id=record.id, content=ipv4)
+        record = cloudflare.update_a_record(zone_id, record, ipv4, instance.comment)
+    run.record(record_id=record.id)
+
+
+def await_ssh(run: Run) -> None:
+    """Wait until the VPS runs, answers with the pinned host key, and its first boot is over."""
+    server = run.clouds.hetzner.server(_known(run.instance.server_id))
+    if server is None:
+        raise CloudError(f"The server {run.instance.server_name} is gone from Hetzner.")
+    server = run.clouds.hetzner.await_running(server)
+    if server.ipv4 != run.instance.ipv4:
+        raise CloudError(f"The server's address changed from {run.instance.ipv4} to {server.ipv4}.")
+    answer = run.ssh().run(bootstrap.CLOUD_INIT_DONE, timeout=run.deadline.within(600).left())
+    if answer.code not in {0, 2}:
+        run.note(f"cloud-init reports a problem: {answer.out.strip()}")
+
+
+def prepare_vps(run: Run) -> None:
+    """Install Node.js, Caddy and OpenClaw: nothing personal yet."""
+    instance = run.instance
+    version = instance.openclaw_version or run.settings.openclaw_version
+    architecture = {"x86_64": "x86", "aarch64": "arm"}.get(run.ssh().run("uname -m", timeout=20).out.strip(), "")
+    run.record(openclaw_version=version)
+    run_phase(run, "prepare", *bootstrap.prepare_input(run.settings, version, architecture))
+
+
+def install_certificate(run: Run) -> None:
+    """Have the VPS's own key certified for strict TLS; the key never leaves the VPS."""
+    instance, cloudflare = run.instance, run.clouds.cloudflare
+    answer = run.ssh().run(bootstrap.installed("certificate-request", instance.host), timeout=60)
+    if answer.code != 0:
+        raise GuestError("The VPS could not make a key and request.", details=answer.err.splitlines()[-5:])
+    csr.check(answer.out, instance.host)
+    if instance.csr is None or not csr.same_key(instance.csr, answer.out):
+        if instance.certificate_id is not None:
+            # Another key means another machine: what the old one had must not stay valid beside it.
+            run.intend("revoke_certificate", id=instance.certificate_id)
+            cloudflare.revoke(instance.certificate_id)
+        # Certificates carry no label: this request, written before the call, is what makes one ours.
+        run.record(csr=answer.out, certificate_id=None)
+    run.intend("sign_certificate", host=instance.host)
+    certificate = cloudflare.sign(_known(instance.zone_id), instance.host, _known(run.instance.csr))
+    run.record(certificate_id=certificate.id)
+
+
+def configure_openclaw(run: Run) -> None:
+    """Give the machine its user: host name, certificate, provider keys, configuration, landing page."""
+    certificate = run.clouds.cloudflare.certificate(_known(run.instance.certificate_id))
+    if certificate is None:
+        raise CloudError("The certificate that was just signed is gone from Cloudflare.")
+    run_phase(run, "configure", bootstrap.configure_input(run.settings, run.instance, certificate.pem), {})
+    run.record(url=f"https://{run.instance.host}/")
+
+
+def check_origin(run: Run) -> None:
+    """Read the page on the VPS itself, past DNS and edge, so that a later failure says which hop broke."""
+    verify.check_origin(run)
+
+
+def verify_from_outside(run: Run) -> None:
+    """Check the six criteria as a visitor, an operator and the clouds see them."""
+    checks = verify.six_checks(run, patience=120)
+    run.state.save_checks(run.instance, checks)
+    failed = [check for check in checks if not check.ok]
+    if failed:
+        raise GuestError(
+            f"{len(failed)} of {len(checks)} checks failed: {', '.join(check.name for check in failed)}.",
+            details=[f"{check.name}: {check.evidence}" for check in failed],
+            next_steps=[f"clawdet verify {run.instance.user}"],
+        )
+
+
+PROVISION = (
+    Stage("check_accounts", Status.PENDING, "Checking accounts, prices and names", check_accounts),
+    Stage("create_server", Status.CREATING_VPS, "Ordering the VPS", create_server),
+    Stage("create_dns_record", Status.CONFIGURING_DNS, "Pointing the name at it", create_dns_record),
+    Stage("await_ssh", Status.INSTALLING, "Waiting for the VPS to boot", await_ssh),
+    Stage("prepare_vps", Status.INSTALLING, "Installing Node.js, Caddy and OpenClaw", prepare_vps),
+    Stage("install_certificate", Status.INSTALLING, "Certifying the VPS's own key", install_certificate),
+    Stage("configure_openclaw", Status.INSTALLING, "Configuring and starting OpenClaw", configure_openclaw),
+    Stage("check_origin", Status.INSTALLING, "Checking the VPS directly", check_origin),
+    Stage("verify", Status.INSTALLING, "Verifying from outside", verify_from_outside),
+)
+
+
+def user_data(host_key: HostKey) -> str:
+    """Write the cloud-config: the host key to be pinned and nothing else that is secret.
+
+    JSON is YAML; so no value can break out of its place. user_data stays readable on the VPS: no API secret may go in.
+    """
+    config = {
+        "ssh_keys": {"ed25519_private": host_key.private, "ed25519_public": host_key.public},
+        "ssh_deletekeys": True,
+        "disable_root": False,
+        "ssh_pwauth": False,
+        "package_update": False,
+    }
+    return "#cloud-config\n" + json.dumps(config, indent=1) + "\n"
+
+
+def _refuse_another_host_key(run: Run, server: Server) -> None:
+    """Compare the label that the order carried with the key that is recorded."""
+    recorded = run.instance.host_key
+    if recorded is None or server.labels.get("host-key") != ssh.pin_label(recorded):
+        run.record(server_id=server.id)
+        raise StateError(
+            f"The server {server.name} was ordered with a host key that is not recorded here, so it cannot be trusted.",
+            next_steps=[f"clawdet destroy {run.instance.user}", f"clawdet provision {run.instance.user}"],
+        )
+
+
+def _known(value: T | None) -> T:
+    """Give a value that an earlier stage recorded; its absence is a bug in the order of the stages."""
+    if value is None:
+        raise ValueError("an earlier stage recorded nothing")
+    return value
+
+
+def _order(run: Run) -> Server:
+    """Try the candidates in turn until Hetzner accepts one."""
+    hetzner, instance, settings = run.clouds.hetzner, run.instance, run.settings
+    public = ssh.operator_key(settings.ssh_key, make=settings.ssh_key.is_relative_to(settings.state_dir))
+    key_id = hetzner.ensure_ssh_key(public, f"clawdet-{ssh.pin_label(public)[:16].lower()}", {"managed-by": "clawdet"})
+    host_key = ssh.make_host_key()
+    run.record(host_key=host_key.public, image=settings.image)
+    labels = {**instance.labels, "host-key": ssh.pin_label(host_key.public)}
+    tried = []
+    for offer in run.offers:
+        order = ServerOrder(
+            name=instance.server_name,
+            server_type=offer.server_type,
+            location=offer.location,
+            image=settings.image,
+            ssh_key_id=key_id,
+            user_data=user_data(host_key),
+            labels=labels,
+            # The provider firewall is named here, so that it holds from the first packet.
+            firewall_ids=(),
+        )
+        run.note(f"ordering {offer.server_type} in {offer.location} for EUR {offer.monthly} per month")
+        run.intend("create_server", name=order.name, labels=labels, type=offer.server_type, location=offer.location)
+        try:
+            return hetzner.create_server(order)
+        except SoldOutError as refusal:
+            tried.append(f"{offer.server_type} in {offer.location}: {refusal.what}")
+            run.note(f"not to be had: {tried[-1]}")
+    raise CloudError(
+        "Hetzner has none of the wanted servers to sell at the moment.",
+        details=tried,
+        next_steps=["name other types or locations: --server-type cx33 --location hel1", "or try again later"],
+    )

@@ -1,0 +1,250 @@
+"""The six success criteria, each with the evidence of what was seen."""
+
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+
+from clawdet_cli import bootstrap
+from clawdet_cli.adapters.edge import Visitor, edge_addresses, explain_52x
+from clawdet_cli.adapters.retry import until
+from clawdet_cli.errors import ClawdetError, GuestError
+from clawdet_cli.model import Check, Deadline, now_text
+from clawdet_cli.settings import Secret
+from clawdet_cli.stages.runner import Run
+
+NONCE_PATH = "/.well-known/clawdet-nonce"
+PROTECTED_PATH = "/app/control-ui-config.json"
+"""A page of the gateway that needs the token (facts of OpenClaw 2026.9: 401 without, 200 with)."""
+STEADY_SECONDS = 60
+
+
+class NotMetError(Exception):
+    """A criterion does not hold; the text is the evidence."""
+
+
+class _Evidence:
+    """What several criteria need: gathered once, when the first of them asks."""
+
+    def __init__(self, run: Run, patience: float) -> None:
+        self.run = run
+        self.patience = Deadline.after(patience)
+        self._report: dict[str, str] | None = None
+        self._visitor: Visitor | None = None
+
+    def report(self) -> dict[str, str]:
+        """Ask the VPS how it stands."""
+        if self._report is None:
+            answer = self._on_vps("report")
+            self._report = bootstrap.parse_values(answer)
+        return self._report
+
+    def token(self) -> Secret:
+        """Read the gateway token; it is used for one request and forgotten."""
+        token = Secret(self._on_vps("token").strip())
+        self.run.secrets.append(token)
+        return token
+
+    def nonce(self) -> str:
+        """Put a fresh nonce on the VPS, which only this machine can then serve."""
+        nonce = secrets.token_hex(12)
+        self._on_vps("nonce", nonce)
+        return nonce
+
+    def visitor(self) -> Visitor:
+        """Give a visitor of the public name, who asks the zone's own name servers."""
+        if self._visitor is None:
+            run, endpoints = self.run, self.run.settings.endpoints
+            zone = run.clouds.cloudflare.zone(run.instance.zone)
+            addresses = edge_addresses(
+                run.instance.host, zone.name_servers if zone else (), endpoints.dns_address, self.patience.within(30)
+            )
+            if run.instance.ipv4 in addresses:
+                raise NotMetError(f"DNS gives out the VPS's own address {run.instance.ipv4}: the name is not proxied")
+            self._visitor = Visitor(
+                run.instance.host,
+                lambda: socket.create_connection(endpoints.dial(addresses[0], endpoints.edge_port), timeout=20),
+                endpoints.ca_file,
+            )
+        return self._visitor
+
+    def _on_vps(self, verb: str, *arguments: str) -> str:
+        ssh = self.run.ssh(self.run.deadline.within(30))
+        answer = ssh.run(bootstrap.installed(verb, *arguments), timeout=60)
+        if answer.code != 0:
+            raise NotMetError(f"'{verb}' failed on the VPS with {answer.code}: {answer.err.strip()[-300:]}")
+        return answer.out
+
+
+def six_checks(run: Run, *, patience: float) -> list[Check]:
+    """Check all six, in order; `patience` is how long DNS and the edge may take to learn of a new name, in seconds."""
+    evidence = _Evidence(run, patience)
+    criteria: Sequence[tuple[str, Callable[[_Evidence], str]]] = (
+        ("server", _server),
+        ("dns", _dns),
+        ("openclaw", _openclaw),
+        ("gateway", _gateway),
+        ("landing_page", _landing_page),
+        ("recorded", _recorded),
+    )
+    checks = []
+    for name, criterion in criteria:
+        run.emit("step_started", step=name, text=f"check {name}")
+        check = _checked(name, criterion, evidence)
+        run.emit("step_finished", step=name, status="done" if check.ok else "failed", text=check.evidence)
+        checks.append(check)
+    return checks
+
+
+def _checked(name: str, criterion: Callable[[_Evidence], str], evidence: _Evidence) -> Check:
+    try:
+        return Check(name, True, criterion(evidence), now_text())
+    except NotMetError as unmet:
+        return Check(name, False, str(unmet), now_text())
+    except ClawdetError as error:
+        return Check(name, False, " ".join([error.what, *error.details[:2]]), now_text())
+
+
+def _server(evidence: _Evidence) -> str:
+    instance = evidence.run.instance
+    if instance.server_id is None:
+        raise NotMetError("no server is recorded")
+    server = evidence.run.clouds.hetzner.server(instance.server_id)
+    if server is None:
+        raise NotMetError(f"Hetzner has no server with the recorded id {instance.server_id}")
+    if not instance.labels.items() <= dict(server.labels).items():
+        raise NotMetError(f"server {server.id} does not carry this instance's labels")
+    if server.status != "running" or server.ipv4 != instance.ipv4:
+        raise NotMetError(f"server {server.id} is '{server.status}' with address {server.ipv4}, not {instance.ipv4}")
+    return (
+        f"Hetzner: server {server.id} {server.name}, {server.server_type} in {server.location}, running, {server.ipv4}"
+    )
+
+
+def _dns(evidence: _Evidence) -> str:
+    run, instance = evidence.run, evidence.run.instance
+    if instance.zone_id is None or instance.record_id is None:
+        raise NotMetError("no DNS record is recorded")
+    record = run.clouds.cloudflare.record(instance.zone_id, instance.record_id)
+    if record is None:
+        raise NotMetError(f"Cloudflare has no record with the recorded id {instance.record_id}")
+    if (record.name, record.type, record.content, record.proxied) != (instance.host, "A", instance.ipv4, True):
+        proxied = "proxied" if record.proxied else "not proxied"
+        raise NotMetError(f"Cloudflare: {record.type} {record.name} -> {record.content}, {proxied}")
+    if record.comment != instance.comment:
+        raise NotMetError(f"the record's comment is {record.comment!r}, not {instance.comment!r}")
+    evidence.visitor()
+    return f"Cloudflare: A {record.name} -> {record.content}, proxied; the zone's name servers answer with the edge"
+
+
+def _openclaw(evidence: _Evidence) -> str:
+    report = evidence.report()
+    version, unit = report.get("openclaw_version", ""), report.get("openclaw_unit", "")
+    restarts, owner = report.get("openclaw_restarts", ""), report.get("listener_owner", "")
+    if not version or unit != "active":
+        raise NotMetError(f"openclaw {version or 'missing'}, unit openclaw-gateway is '{unit or 'unknown'}'")
+    steady = int(report.get("openclaw_active_seconds", "0") or 0) >= STEADY_SECONDS
+    if restarts != "0" and not steady:
+        raise NotMetError(
+            f"the unit openclaw-gateway restarted {restarts} times and runs for less than {STEADY_SECONDS} s"
+        )
+    if owner != "unit":
+        raise NotMetError(f"port 18789 on the VPS belongs to '{owner}', not to the unit openclaw-gateway")
+    return f"openclaw {version} on node {report.get('node_version')}, unit openclaw-gateway active, {restarts} restarts"
+
+
+def _gateway(evidence: _Evidence) -> str:
+    report = evidence.report()
+    if report.get("gateway_ready") != "true" or report.get("gateway_health") != "ok":
+        raise NotMetError(
+            f"on the VPS /readyz says ready={report.get('gateway_ready')}, health says {report.get('gateway_health')}"
+        )
+    visitor, host = evidence.visitor(), evidence.run.instance.host
+    _served(evidence, "/healthz")
+    token = evidence.token()
+    without = visitor.get(PROTECTED_PATH).status
+    with_token = visitor.get(PROTECTED_PATH, {"Authorization": f"Bearer {token.reveal()}"}).status
+    if (without, with_token) != (401, 200):
+        raise NotMetError(
+            f"through https://{host}: HTTP {without} without the token, {with_token} with it (401, 200 wanted)"
+        )
+    own = visitor.websocket("/app", f"https://{host}")
+    if own.status != 101 or (own.first or {}).get("event") != "connect.challenge":
+        raise NotMetError(f"through wss://{host}/app: HTTP {own.status}, first frame {str(own.first)[:80]}")
+    foreign = visitor.websocket("/app", "https://foreign.invalid")
+    if foreign.close_code != 1008:
+        raise NotMetError(
+            f"a WebSocket from a foreign origin was closed with {foreign.close_code}, not refused with 1008"
+        )
+    return (
+        "ready on 127.0.0.1:18789; through the public name HTTP 401 without the token, 200 with it;"
+        " WebSocket 101 and connect.challenge from its own origin, 1008 from a foreign one"
+    )
+
+
+def _landing_page(evidence: _Evidence) -> str:
+    host = evidence.run.instance.host
+    _served(evidence, "/")
+    nonce = evidence.nonce()
+    visitor = evidence.visitor()
+    seen = visitor.get(f"{NONCE_PATH}?{nonce}").body.decode(errors="replace").strip()
+    if seen != nonce:
+        raise NotMetError(
+            f"https://{host}{NONCE_PATH} does not give this run's nonce: it is another machine, or a cache"
+        )
+    page = visitor.get("/")
+    if page.status != 200 or host.encode() not in page.body:
+        raise NotMetError(f"https://{host}/ answered {page.status}, {len(page.body)} bytes, without this host's name")
+    if evidence.token().reveal().encode() in page.body:
+        raise NotMetError(f"https://{host}/ shows the gateway token to everybody")
+    return f"https://{host}/ gives the landing page ({len(page.body)} bytes) and this run's nonce through the edge"
+
+
+def _recorded(evidence: _Evidence) -> str:
+    run = evidence.run
+    recorded = run.state.instance(run.instance.user)
+    wanted = f"https://{run.instance.host}/"
+    if recorded is None or recorded.url != wanted:
+        raise NotMetError(f"the database holds {recorded.url if recorded else 'nothing'}, not {wanted}")
+    return f"{run.state.path} holds {wanted}"
+
+
+def _served(evidence: _Evidence, path: str) -> None:
+    """Read a path through the edge until it answers 200, as long as a new name may take to spread."""
+    last = ""
+
+    def answers() -> bool | None:
+        nonlocal last
+        status = evidence.visitor().get(path).status
+        last = f"HTTP {status} {explain_52x(status) if status >= 500 else ''}".strip()
+        return True if status == 200 else None
+
+    try:
+        until(
+            answers, deadline=evidence.patience.within(evidence.run.deadline.left()), what=path, catching=(GuestError,)
+        )
+    except ClawdetError as error:
+        raise NotMetError(f"https://{evidence.run.instance.host}{path}: {last or error.what}") from error
+
+
+def check_origin(run: Run) -> None:
+    """Read the landing page from the VPS's own address through the SSH connection. Raises GuestError."""
+    evidence = _Evidence(run, 0)
+    try:
+        report = evidence.report()
+        nonce = evidence.nonce()
+    except NotMetError as unmet:
+        raise GuestError(f"The VPS does not answer about itself: {unmet}.") from unmet
+    # Not over loopback: OpenClaw answers 403 to a client that it can attribute to nobody but the machine itself.
+    ssh, address = run.ssh(), report.get("address", "")
+    visitor = Visitor(
+        run.instance.host, lambda: ssh.tunnel(address, 443), None, pinned_sha256=report.get("certificate_sha256")
+    )
+    page, proof = visitor.get("/"), visitor.get(NONCE_PATH)
+    gateway = visitor.get("/app/")
+    seen = proof.body.decode(errors="replace").strip()
+    if (page.status, gateway.status, seen) != (200, 200, nonce):
+        raise GuestError(
+            f"Caddy on the VPS answers {page.status} for the landing page and {gateway.status} for the gateway,"
+            f" and {'the' if seen == nonce else 'not the'} nonce of this run.",
+            details=[f"asked: {address}:443 through SSH, with the name {run.instance.host}"],
+        )

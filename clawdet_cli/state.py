@@ -1,0 +1,281 @@
+"""The local record of every instance: the only SQL, and never a secret in it."""
+
+import json
+import os
+import socket
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from clawdet_cli.errors import StateError
+from clawdet_cli.model import Check, Instance, StageRun, Status, now_text
+
+MIGRATIONS: Sequence[str] = (
+    """
+    CREATE TABLE instances (
+        user TEXT PRIMARY KEY, zone TEXT NOT NULL, run_id TEXT NOT NULL, status TEXT NOT NULL,
+        sandbox INTEGER NOT NULL, created_at TEXT NOT NULL, updated_at TEXT NOT NULL,
+        server_id INTEGER, server_type TEXT, location TEXT, image TEXT, monthly TEXT, ipv4 TEXT, host_key TEXT,
+        zone_id TEXT, record_id TEXT, certificate_id TEXT, csr TEXT, openclaw_version TEXT, url TEXT, error TEXT
+    ) STRICT;
+    CREATE TABLE stage_runs (
+        id INTEGER PRIMARY KEY, user TEXT NOT NULL, run_id TEXT NOT NULL, name TEXT NOT NULL, status TEXT NOT NULL,
+        started_at TEXT NOT NULL, seconds REAL NOT NULL
+    ) STRICT;
+    CREATE INDEX stage_runs_of ON stage_runs (user, run_id);
+    CREATE TABLE checks (
+        user TEXT NOT NULL, run_id TEXT NOT NULL, name TEXT NOT NULL, position INTEGER NOT NULL, ok INTEGER NOT NULL,
+        evidence TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY (user, name)
+    ) STRICT;
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY, at TEXT NOT NULL, user TEXT NOT NULL, run_id TEXT NOT NULL, kind TEXT NOT NULL,
+        data TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX events_of ON events (user, run_id);
+    CREATE TABLE leases (
+        user TEXT PRIMARY KEY, owner TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL, process TEXT NOT NULL,
+        since TEXT NOT NULL, heartbeat TEXT NOT NULL
+    ) STRICT;
+    """,
+)
+"""Append only: a released migration is never edited, because databases exist that ran it."""
+
+HEARTBEAT_SECONDS = 10.0
+STALE_SECONDS = 60.0
+"""A lease held on another machine is taken over when it was silent for so long."""
+
+_COLUMNS = tuple(field.name for field in fields(Instance) if field.name not in {"checks", "stages"})
+
+
+class State:
+    """The database of one state folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._translated():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Made by us with its mode, since SQLite would use the umask; -wal and -shm take the same mode.
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
+            self._connection = self._connect()
+            self._migrate()
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+    def instance(self, user: str) -> Instance | None:
+        """Give what is recorded of a user's instance, a destroyed one included."""
+        found = self._instances("WHERE user = ?", (user,))
+        return found[0] if found else None
+
+    def instances(self) -> list[Instance]:
+        """Give every instance that is not destroyed, by user."""
+        return self._instances("WHERE status != ? ORDER BY user", (Status.DESTROYED,))
+
+    def add(self, instance: Instance) -> None:
+        """Record a new instance, in the place of a destroyed one of the same user."""
+        values = [getattr(instance, name) for name in _COLUMNS]
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM checks WHERE user = ?", (instance.user,))
+            connection.execute(
+                f"INSERT OR REPLACE INTO instances ({', '.join(_COLUMNS)})"  # noqa: S608 - the column names are ours
+                f" VALUES ({', '.join('?' * len(_COLUMNS))})",
+                values,
+            )
+
+    def record(self, user: str, **changes: Any) -> Instance:
+        """Write changed fields of an instance, durable when this returns, and give the whole."""
+        unknown = set(changes) - set(_COLUMNS)
+        if unknown:
+            raise ValueError(f"no such fields: {unknown}")
+        changes["updated_at"] = now_text()
+        assignments = ", ".join(f"{name} = ?" for name in changes)
+        with self._transaction() as connection:
+            connection.execute(
+                f"UPDATE instances SET {assignments} WHERE user = ?",  # noqa: S608 - the column names are ours
+                [*changes.values(), user],
+            )
+        instance = self.instance(user)
+        if instance is None:
+            raise StateError(f"{user} is not in {self.path} any more.", next_steps=["clawdet status"])
+        return instance
+
+    def event(self, instance: Instance, kind: str, data: dict[str, Any]) -> None:
+        """Append what is about to be done, or what came of it; durable when this returns."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO events (at, user, run_id, kind, data) VALUES (?, ?, ?, ?, ?)",
+                (now_text(), instance.user, instance.run_id, kind, json.dumps(data, sort_keys=True)),
+            )
+
+    def begin_stage(self, instance: Instance, name: str) -> int:
+        """Note that a stage began, and give the row to end."""
+        with self._transaction() as connection:
+            cursor = connection.execute(
+                "INSERT INTO stage_runs (user, run_id, name, status, started_at, seconds)"
+                " VALUES (?, ?, ?, 'running', ?, 0)",
+                (instance.user, instance.run_id, name, now_text()),
+            )
+            return int(cursor.lastrowid or 0)
+
+    def end_stage(self, row: int, status: str, seconds: float) -> None:
+        """Note how a stage ended and how long it took."""
+        with self._transaction() as connection:
+            connection.execute("UPDATE stage_runs SET status = ?, seconds = ? WHERE id = ?", (status, seconds, row))
+
+    def typical_seconds(self, name: str) -> float | None:
+        """Give the median duration of the last finished runs of a stage, for a forecast."""
+        rows = self._rows(
+            "SELECT seconds FROM stage_runs WHERE name = ? AND status = 'done' ORDER BY id DESC LIMIT 9", (name,)
+        )
+        seconds = sorted(row["seconds"] for row in rows)
+        return seconds[len(seconds) // 2] if seconds else None
+
+    def save_checks(self, instance: Instance, checks: Sequence[Check]) -> None:
+        """Replace the recorded checks of an instance by newer ones."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM checks WHERE user = ?", (instance.user,))
+            connection.executemany(
+                "INSERT INTO checks (user, run_id, name, position, ok, evidence, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (instance.user, instance.run_id, check.name, position, check.ok, check.evidence, check.at)
+                    for position, check in enumerate(checks)
+                ],
+            )
+
+    @contextmanager
+    def lease(self, user: str) -> Iterator[None]:
+        """Hold the right to change one instance. Raises StateError that names the holder."""
+        owner = f"{socket.gethostname()}/{os.getpid()}/{threading.get_ident()}"
+        self._acquire(user, owner)
+        stop = threading.Event()
+        beating = threading.Thread(target=self._beat, args=(user, owner, stop), daemon=True)
+        beating.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            beating.join()
+            with self._transaction() as connection:
+                connection.execute("DELETE FROM leases WHERE user = ? AND owner = ?", (user, owner))
+
+    def _acquire(self, user: str, owner: str) -> None:
+        host, pid = socket.gethostname(), os.getpid()
+        with self._transaction() as connection:
+            held = connection.execute("SELECT * FROM leases WHERE user = ?", (user,)).fetchone()
+            if held is not None and _alive(held):
+                raise StateError(
+                    f"{user} is being worked on by process {held['pid']} on {held['host']} since {held['since']}.",
+                    next_steps=[f"wait until it has ended, then look: clawdet status {user}"],
+                )
+            connection.execute(
+                "INSERT OR REPLACE INTO leases (user, owner, host, pid, process, since, heartbeat)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (user, owner, host, pid, _process_start(pid), now_text(), now_text()),
+            )
+
+    def _beat(self, user: str, owner: str, stop: threading.Event) -> None:
+        while not stop.wait(HEARTBEAT_SECONDS):
+            # A beat that fails is no reason to end the work: the holder's process is looked at first.
+            try:
+                with closing(self._connect()) as connection, connection:
+                    connection.execute(
+                        "UPDATE leases SET heartbeat = ? WHERE user = ? AND owner = ?", (now_text(), user, owner)
+                    )
+            except sqlite3.Error:
+                continue
+
+    def _instances(self, where: str, values: Sequence[Any]) -> list[Instance]:
+        rows = self._rows(f"SELECT * FROM instances {where}", values)  # noqa: S608 - called with constants only
+        return [self._with_history(row) for row in rows]
+
+    def _with_history(self, row: sqlite3.Row) -> Instance:
+        checks = self._rows("SELECT * FROM checks WHERE user = ? ORDER BY position", (row["user"],))
+        # The newest row of each stage, in the order in which the stages first began.
+        stages = self._rows(
+            "SELECT name, status, seconds FROM stage_runs JOIN"
+            " (SELECT MAX(id) AS newest, MIN(id) AS first FROM stage_runs WHERE user = ? AND run_id = ? GROUP BY name)"
+            " ON id = newest ORDER BY first",
+            (row["user"], row["run_id"]),
+        )
+        values = {name: row[name] for name in _COLUMNS}
+        values["status"] = Status(values["status"])
+        values["sandbox"] = bool(values["sandbox"])
+        return Instance(
+            **values,
+            checks=tuple(Check(check["name"], bool(check["ok"]), check["evidence"], check["at"]) for check in checks),
+            stages=tuple(StageRun(stage["name"], stage["status"], stage["seconds"]) for stage in stages),
+        )
+
+    def _rows(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
+        with self._translated():
+            return self._connection.execute(query, values).fetchall()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=5.0, isolation_level=None)
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+    def _migrate(self) -> None:
+        with self._transaction() as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > len(MIGRATIONS):
+                raise StateError(
+                    f"{self.path} was written by a newer clawdet (its schema is {version}, ours {len(MIGRATIONS)}).",
+                    next_steps=["install the newer clawdet, or name another folder with --state"],
+                )
+            for number, migration in enumerate(MIGRATIONS[version:], version + 1):
+                for statement in migration.split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {number}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._translated():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StateError(
+                f"The database {self.path} cannot be used: {error}.",
+                next_steps=[f"look at it: ls -l {self.path}", "or name another folder with --state"],
+            ) from error
+
+
+def _alive(held: sqlite3.Row) -> bool:
+    if held["host"] == socket.gethostname():
+        return bool(held["process"]) and _process_start(held["pid"]) == held["process"]
+    silent = datetime.now(UTC) - datetime.fromisoformat(held["heartbeat"])
+    return silent < timedelta(seconds=STALE_SECONDS)
+
+
+def _process_start(pid: int) -> str:
+    """Give something that tells this process from a later one with the same number; empty if it is gone."""
+    try:
+        # Field 22 of stat(5) is the start time; the second field may hold blanks and brackets.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    return "" if Path("/proc/self/stat").exists() else "alive"

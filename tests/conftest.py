@@ -1,0 +1,36 @@
+"""What holds for every test: no way to a real cloud, and nothing of the developer's own configuration."""
+
+import ipaddress
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_connect = socket.socket.connect
+
+
+def _loopback_only(self: socket.socket, address: Any) -> None:
+    if self.family in {socket.AF_INET, socket.AF_INET6} and not ipaddress.ip_address(address[0]).is_loopback:
+        raise AssertionError(f"a test tried to connect to {address}: only loopback is allowed")
+    _connect(self, address)
+
+
+@pytest.fixture(autouse=True)
+def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Make a call to a real cloud impossible, and the developer's tokens and files invisible."""
+    monkeypatch.setattr(socket.socket, "connect", _loopback_only)
+    for name in (
+        "HCLOUD_TOKEN",
+        "CLOUDFLARE_API_TOKEN",
+        "CLOUDFLARE_EMAIL",
+        "CLOUDFLARE_API_KEY",
+        "CLAWDET_ZONE",
+        "CLAWDET_STATE",
+        "ANTHROPIC_API_KEY",
+        "OPENAI_API_KEY",
+        "XAI_API_KEY",
+        "OPENROUTER_API_KEY",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CLAWDET_CONFIG", str(tmp_path / "no-config.toml"))
