@@ -21,6 +21,9 @@ LOG_FOLDER = "/var/log/clawdet"
 MAX_NEWS = 262144
 """Bytes of log in one answer: a machine that floods its log must not fill our memory."""
 
+_NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
+"""What the VPS may say as a number: `int` refuses some of what `str.isdigit` lets through."""
+
 CLOUD_INIT_DONE = "cloud-init status --wait"
 """Exits 2 for warnings that do not matter to us; apt and the keys are only at rest once it has ended."""
 
@@ -104,7 +107,7 @@ def parse_follow(answer: str) -> tuple[UnitState, str]:
     running = values.get("ActiveState") in {"activating", "reloading"}
     ok = values.get("ActiveState") == "active" and values.get("Result") == "success"
     offset = values.get("Offset", "")
-    if not offset.isdigit():
+    if not _NUMBER.fullmatch(offset):
         raise GuestError("The VPS gave no readable answer about the installation.", details=[answer[:200]])
     return UnitState(running, ok, int(offset), first.strip()), log
 
@@ -124,7 +127,7 @@ class ScriptLine:
 def parse_line(line: str) -> ScriptLine | None:
     """Read a line of the script's output; None for text that is meant for people."""
     match line.rstrip().split(" ", 3):
-        case ["@step", "done", step, milliseconds] if milliseconds.isdigit():
+        case ["@step", "done", step, milliseconds] if _NUMBER.fullmatch(milliseconds):
             return ScriptLine("done", step, seconds=int(milliseconds) / 1000)
         case ["@step", "begin" | "skip" | "fail" as kind, step, *text]:
             return ScriptLine(kind, step, " ".join(text))

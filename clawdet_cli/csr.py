@@ -1,9 +1,13 @@
 """Looks at what a VPS asks to have certified, before anybody certifies it."""
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from clawdet_cli.errors import GuestError
+
+_UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.ExtensionNotFound)
+"""What a hostile request can make the parser raise, beside an answer."""
 
 
 def check(pem: str, host: str) -> None:
@@ -21,7 +25,7 @@ def check(pem: str, host: str) -> None:
             and isinstance(key.curve, ec.SECP256R1)
         )
         good = sound and [(type(name), name.value) for name in names] == [(x509.DNSName, host)]
-    except (ValueError, x509.ExtensionNotFound):
+    except _UNREADABLE:
         good = False
     if not good:
         raise GuestError(f"The VPS's certificate request is not one for {host} alone with a P-256 key.")
@@ -31,6 +35,6 @@ def same_key(one: str, other: str) -> bool:
     """Say whether two certificate requests are made with the same key; ECDSA signs each anew."""
     try:
         keys = [x509.load_pem_x509_csr(pem.encode()).public_key() for pem in (one, other)]
-    except ValueError:
+    except _UNREADABLE:
         return False
     return bool(keys[0] == keys[1])

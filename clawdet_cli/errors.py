@@ -37,6 +37,10 @@ class StateError(ClawdetError):
     exit_code = 4
 
 
+class RecordError(StateError):
+    """The local database or disk failed: what was done just before may not be recorded."""
+
+
 class CloudError(ClawdetError):
     """Hetzner or Cloudflare said no."""
 

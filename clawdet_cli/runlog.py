@@ -4,6 +4,7 @@ import os
 import re
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,7 +27,9 @@ class RunLog:
         self.path = folder / "logs" / f"{stamp}-{verb}-{user}-{os.getpid()}.log"
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file = os.fdopen(os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w", buffering=1)
+            descriptor = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
+            # A VPS's words may be anything, and the locale's encoding may hold less than that.
+            self._file = os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
             for old in sorted(self.path.parent.glob("*.log"))[:-KEPT_LOGS]:
                 old.unlink(missing_ok=True)
         except OSError as error:
@@ -43,8 +46,9 @@ class RunLog:
 
     def text(self, text: str) -> None:
         """Write text as it is, but for secrets."""
-        for secret in self._secrets:
-            text = text.replace(secret.reveal(), "***")
+        # The longest first: a secret that begins like another would otherwise leave its tail readable.
+        for secret in sorted((secret.reveal() for secret in self._secrets), key=len, reverse=True):
+            text = text.replace(secret, "***")
         try:
             self._file.write(text.rstrip() + "\n")
         except OSError:
@@ -59,4 +63,6 @@ class RunLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
+        # What a full disk did not take is tried again here, and a failure on its way must not be hidden by it.
+        with suppress(OSError):
+            self._file.close()

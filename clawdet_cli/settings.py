@@ -157,6 +157,8 @@ class _Lookup:
 
     def __init__(self, config_file: Path, environment: Mapping[str, str], flags: Mapping[str, Any]) -> None:
         self.file = _read(config_file)
+        # As TOML itself may spell an entry of that table, so that an error names it as the file does.
+        self.file.update({f"provider_keys.{name}": key for name, key in self.file.get("provider_keys", {}).items()})
         self.config_file = config_file
         self.environment = environment
         self.flags = flags
@@ -196,6 +198,14 @@ class _Lookup:
             )
         return Secret(text)
 
+    def path(self, key: str, variable: str) -> Path | None:
+        value, where = self.find(key, variable)
+        if value is None:
+            return None
+        if not isinstance(value, str | Path) or not str(value):
+            raise ConfigError(f"{where} is {value!r}, but the path of a file is expected.")
+        return Path(value).expanduser()
+
 
 def load(
     flags: Mapping[str, Any],
@@ -223,13 +233,7 @@ def load(
         hetzner_token = lookup.secret("hcloud_token", "HCLOUD_TOKEN")
         cloudflare_token = lookup.secret("cloudflare_api_token", "CLOUDFLARE_API_TOKEN")
         endpoints = Endpoints()
-    keys = {name: lookup.secret(name, name) for name in PROVIDERS}
-    in_file = lookup.file.get("provider_keys", {})
-    for name in PROVIDERS:
-        short = name.removesuffix("_API_KEY").lower()
-        if keys[name] is None and short in in_file:
-            keys[name] = _Lookup(config_file, {}, {name: in_file[short]}).secret(name, name)
-    ssh_key, _ = lookup.find("ssh_key", "CLAWDET_SSH_KEY")
+    keys = {name: lookup.secret(f"provider_keys.{_in_file(name)}", name) for name in PROVIDERS}
     return Settings(
         state_dir=state_dir,
         config_file=config_file,
@@ -246,7 +250,7 @@ def load(
         or default_openclaw,
         model=lookup.text("model", "CLAWDET_MODEL", _MODEL, "provider/model, such as anthropic/claude-sonnet-4-6"),
         provider_keys={name: key for name, key in keys.items() if key is not None},
-        ssh_key=Path(ssh_key).expanduser() if ssh_key else state_dir / "ssh" / "id_ed25519",
+        ssh_key=lookup.path("ssh_key", "CLAWDET_SSH_KEY") or state_dir / "ssh" / "id_ed25519",
         timeout=_seconds(*lookup.find("timeout", "CLAWDET_TIMEOUT")),
     )
 
@@ -277,7 +281,7 @@ def _read(path: Path) -> dict[str, Any]:
             content = tomllib.load(file)
     except FileNotFoundError:
         return {}
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.", next_steps=[f"mend or remove {path}"]) from None
     unknown = sorted(set(content) - _FILE_KEYS)
     if unknown:
@@ -286,7 +290,18 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} holds secrets and can be read by others.", next_steps=[f"chmod 600 {path}"])
     if not isinstance(content.get("provider_keys", {}), dict):
         raise ConfigError(f"'provider_keys' in {path} must be a table: [provider_keys] with anthropic = \"...\".")
+    providers = {_in_file(name) for name in PROVIDERS}
+    unknown = sorted(set(content.get("provider_keys", {})) - providers)
+    if unknown:
+        raise ConfigError(
+            f"{path} has the unknown key 'provider_keys.{unknown[0]}'; known are: {', '.join(sorted(providers))}."
+        )
     return content
+
+
+def _in_file(variable: str) -> str:
+    """Give the file's name for a provider whose key is in this variable."""
+    return variable.removesuffix("_API_KEY").lower()
 
 
 def _matching(value: Any, shape: re.Pattern[str], rule: str, where: str) -> str:

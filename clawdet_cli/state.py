@@ -6,13 +6,13 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from clawdet_cli.errors import StateError
+from clawdet_cli.errors import RecordError, StateError
 from clawdet_cli.model import Check, Instance, StageRun, Status, now_text
 
 MIGRATIONS: Sequence[str] = (
@@ -58,11 +58,17 @@ class State:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._translated():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # One by one, since `parents=True` would leave the upper ones to the umask.
+            for folder in reversed(path.parents):
+                folder.mkdir(mode=0o700, exist_ok=True)
             # Made by us with its mode, since SQLite would use the umask; -wal and -shm take the same mode.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
             self._connection = self._connect()
-            self._migrate()
+            try:
+                self._migrate()
+            except BaseException:
+                self._connection.close()
+                raise
 
     def close(self) -> None:
         """Close the database."""
@@ -161,7 +167,8 @@ class State:
         finally:
             stop.set()
             beating.join()
-            with self._transaction() as connection:
+            # A lease that stays falls to whoever comes after this process; a failure on its way must not be hidden.
+            with suppress(StateError), self._transaction() as connection:
                 connection.execute("DELETE FROM leases WHERE user = ? AND owner = ?", (user, owner))
 
     def _acquire(self, user: str, owner: str) -> None:
@@ -219,8 +226,12 @@ class State:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=5.0, isolation_level=None)
         connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
     def _migrate(self) -> None:
@@ -242,17 +253,19 @@ class State:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                # A full disk makes SQLite roll back by itself; a second one would hide why.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise StateError(
+            raise RecordError(
                 f"The database {self.path} cannot be used: {error}.",
                 next_steps=[f"look at it: ls -l {self.path}", "or name another folder with --state"],
             ) from error

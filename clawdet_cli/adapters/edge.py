@@ -48,14 +48,17 @@ the refusal's own code (CONTROL_UI_ORIGIN_NOT_ALLOWED) says that the origin was 
 """
 
 _CAUSES = {
-    520: ("the server's answer is empty or garbled", "clawdet logs USER"),
+    520: ("the server's answer is empty or garbled", "clawdet ssh USER -- journalctl -u openclaw-gateway -n 50"),
     521: ("the server refuses connections on port 443", "is Caddy running? clawdet ssh USER -- systemctl status caddy"),
     522: (
         "the server does not answer: a firewall drops the connection, or the record has a wrong address",
         "compare the record's address with the server's, and look at its firewall: clawdet status USER",
     ),
     523: ("the server's address cannot be reached", "compare the record's address with the server's"),
-    524: ("the server took the request and did not answer in time", "clawdet logs USER"),
+    524: (
+        "the server took the request and did not answer in time",
+        "clawdet ssh USER -- journalctl -u openclaw-gateway -n 50",
+    ),
     525: (
         "the TLS handshake with the server failed: Caddy has no certificate for this name",
         "clawdet ssh USER -- journalctl -u caddy -n 50",

@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
+CENT = Decimal("0.01")
+
 POLL_SECONDS = 0.75
 """Between 0.5 and 1 s: an action ends seconds after it began, and the API allows 3600 calls an hour."""
 
@@ -382,7 +384,7 @@ def _offer(kind: BoundServerType, location: str, pricing: Mapping[str, Any]) -> 
         cores=int(kind.cores or 0),
         memory_gb=float(kind.memory or 0),
         disk_gb=int(kind.disk or 0),
-        monthly=Decimal(price["price_monthly"]["net"]) + Decimal(address_price["price_monthly"]["net"]),
+        monthly=(Decimal(price["price_monthly"]["net"]) + Decimal(address_price["price_monthly"]["net"])).quantize(CENT),
         available=bool(place.available),
     )
 

@@ -364,8 +364,8 @@ def _reason(error: Exception) -> str:
             return "no answer"
         case EOFError() | ConnectionResetError() | BrokenPipeError():
             return "the connection was cut"
-        case paramiko.SSHException() if "banner" in str(error):
-            return "connected, but no SSH banner"
+        case paramiko.SSHException() if "banner" in str(error) or "No existing session" in str(error):
+            return "connected, but no SSH yet"
     return str(error) or type(error).__name__
 
 

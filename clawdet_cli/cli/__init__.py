@@ -2,7 +2,7 @@
 
 import signal
 import sys
-import traceback
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -39,6 +39,9 @@ Every command explains itself: clawdet provision --help. Completion in your shel
 INSTANCES = "Instances"
 ACCESS = "Access"
 TRYING_OUT = "Trying it out"
+
+GRACE_SECONDS = 3.0
+"""How long after a SIGTERM another one is taken for the same."""
 
 
 class _Commands(HelpGroup):
@@ -90,15 +93,15 @@ def main(argv: Sequence[str]) -> int:
     """Run a command line and give its exit code; every failure is reported here, once."""
     output.tolerate_any_text()
     calls: list[LocalCall] = []
-    try:
-        with _sigterm_raised():
+    with _sigterm_raised():
+        try:
             command = typer.main.get_command(app)
             code = command.main(args=list(argv) or ["--help"], prog_name="clawdet", standalone_mode=False, obj=calls)
             return int(code or 0)
-    except BaseException as error:
-        if isinstance(error, (SystemExit, GeneratorExit)):
+        except (SystemExit, GeneratorExit):
             raise
-        return _report(error, calls[0] if calls else _guessed(argv))
+        except BaseException as error:  # noqa: BLE001 - the boundary: whatever it is becomes a message and a code
+            return _report(error, calls[0] if calls else _guessed(argv))
 
 
 def _guessed(argv: Sequence[str]) -> LocalCall:
@@ -111,6 +114,8 @@ def _report(error: BaseException, call: LocalCall) -> int:
     failure = _shaped(error)
     steps = [call.pasteable(step) for step in failure.next_steps]
     if failure.kind == "bug" and call.debug:
+        import traceback  # not above: it is rarely needed, and takes long to load
+
         traceback.print_exception(error.__cause__ or error)
     content = documents.document(**({"sandbox": True} if call.labelled else {}), error=documents.error(failure, steps))
     output.failure(
@@ -141,11 +146,15 @@ def _shaped(error: BaseException) -> ClawdetError:
 @contextmanager
 def _sigterm_raised() -> Iterator[None]:
     """Turn SIGTERM into an exception of the main thread, so that a run can record where it stopped."""
+    first = -GRACE_SECONDS
 
     def handle(_number: int, _frame: FrameType | None) -> None:
-        # A second one ends the process at once, should something have swallowed the first.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise Terminated
+        nonlocal first
+        # timeout(1) and some CI runners send it twice, to the process and to its group: the second one
+        # must not interrupt the record of the first. Later ones are meant.
+        if time.monotonic() - first > GRACE_SECONDS:
+            first = time.monotonic()
+            raise Terminated
 
     before = signal.signal(signal.SIGTERM, handle)
     try:

@@ -2,21 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from clawdet_cli import settings
 from clawdet_cli.cli.options import Call
 from clawdet_cli.cli.output import View
 from clawdet_cli.cli.sandbox import description
 from clawdet_cli.errors import UsageError
-from clawdet_cli.settings import Settings
+
+if TYPE_CHECKING:
+    from clawdet_cli.settings import Settings
 
 
 @dataclass(frozen=True)
 class Configured:
     """The settings, and what the sandbox says of itself where it is one."""
 
-    settings: Settings
+    settings: "Settings"
     sandbox: Mapping[str, Any] | None
 
     @property
@@ -31,7 +32,7 @@ def configure(
     call: Call, view: View, flags: Mapping[str, str | None] | None = None, *, make: bool = False, local: bool = False
 ) -> Configured:
     """Find every setting of this call. `make` and `local` are those of `sandbox.description`. Raises ConfigError."""
-    from clawdet_cli import operations  # not above: --help must stay fast
+    from clawdet_cli import operations, settings  # not above: --help must stay fast
 
     sandbox: Mapping[str, Any] | None = None
     if call.sandbox:

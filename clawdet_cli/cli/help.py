@@ -6,6 +6,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from clawdet_cli.cli.coercion import postpone
+
 CONTEXT = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
 UNLISTED = {"install_completion", "show_completion"}
 """They work, and the epilog names one; as options they would be half of the first page."""
@@ -16,6 +18,11 @@ UNLISTED = {"install_completion", "show_completion"}
 class HelpCommand(TyperCommand):
     """A command with such a help page."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, without pydantic where it is not needed."""
+        postpone(self.get_params(ctx))
+        return super().parse_args(ctx, args)
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the parameters, section by section."""
         _write_parameters(self.get_params(ctx), ctx, formatter)
@@ -23,6 +30,11 @@ class HelpCommand(TyperCommand):
 
 class HelpGroup(TyperGroup):
     """A group of commands with such a help page."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, without pydantic where it is not needed."""
+        postpone(self.get_params(ctx))
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the commands, section by section, and then the options."""

@@ -88,6 +88,8 @@ class LiveView(View):
             if not line.status:
                 line.finish("stopped" if failed else "done", time.monotonic() - line.started)
         self._hide()
+        if self._lines:
+            self._console.print()
 
     def _show(self) -> None:
         if self._live is None:

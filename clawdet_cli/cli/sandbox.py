@@ -1,6 +1,8 @@
 """`clawdet sandbox ...` and `--sandbox`: of the product, only this module knows the emulated cloud."""
 
+import importlib.util
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -9,16 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
-import platformdirs
 import typer
 
-from clawdet_cli.cli import look, output
+from clawdet_cli.cli import output
 from clawdet_cli.cli.help import HelpCommand, HelpGroup
 from clawdet_cli.cli.options import Call, LocalCall, SandboxCall, Servers, with_call
 from clawdet_cli.cli.output import Paint, View
 from clawdet_cli.errors import ConfigError, StateError, StoppedError
 from clawdet_cli.model import Event, now_text
-from clawdet_cli.settings import state_folder
 
 app = typer.Typer(cls=HelpGroup, rich_markup_mode=None, no_args_is_help=True)
 
@@ -59,16 +59,13 @@ def description(call: Call, view: View, *, make: bool, local: bool = False) -> M
             return NOT_RUNNING
         raise StateError(
             f"There is no sandbox in {folder}, so there is nothing in it.",
-            next_steps=["clawdet provision alice --sandbox", "clawdet sandbox up"],
+            next_steps=["clawdet provision alice", "clawdet sandbox up"],
         )
-    cloud = _cloud()
-    with _translated(cloud):
+    with _translated() as cloud:
         running = cloud.info(folder)
-        if running is not None and call.servers in {None, Servers.AUTO, running.servers}:
-            return asdict(running)
-        if local:
-            return NOT_RUNNING
-        return asdict(_up(cloud, call, view, call.servers or Servers.AUTO))
+    if running is not None and call.servers in {None, Servers.AUTO, running.servers}:
+        return asdict(running)
+    return NOT_RUNNING if local else _up(call, view, servers=call.servers)
 
 
 @app.command(
@@ -84,22 +81,42 @@ image, which takes about a minute. 'clawdet provision alice --sandbox' starts it
 @with_call
 def up(
     call: SandboxCall,
+    *,
     servers: Annotated[
-        Servers, typer.Option("--servers", help="'auto' takes real machines where this computer can have them.")
-    ] = Servers.AUTO,
+        Servers | None,
+        typer.Option(
+            "--servers",
+            metavar="KIND",
+            help="real (systemd machines; root on Linux), simulated, or auto: real where possible. Default: auto.",
+            show_default=False,
+        ),
+    ] = None,
     suite: Annotated[
-        Literal["bookworm", "trixie"], typer.Option("--suite", help="Debian release of the real machines.")
-    ] = "bookworm",
+        Literal["bookworm", "trixie"] | None,
+        typer.Option(
+            "--suite",
+            metavar="RELEASE",
+            help="Debian release of the real machines: bookworm or trixie. Default: bookworm.",
+            show_default=False,
+        ),
+    ] = None,
     boot_seconds: Annotated[
-        float, typer.Option("--boot-seconds", min=0, max=600, help="How long a new server takes to start.")
-    ] = 10.0,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Install missing Debian packages without asking.")] = False,
+        float | None,
+        typer.Option(
+            "--boot-seconds",
+            metavar="SECONDS",
+            min=0,
+            max=600,
+            help="How long a new server takes until it boots. Default: 10.",
+            show_default=False,
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Install the Debian packages that are missing.")] = False,
 ) -> None:
     """Start the sandbox."""
-    cloud = _cloud()
-    with output.progress(call) as view, _translated(cloud):
-        info = _up(cloud, call, view, servers, suite=suite, boot_seconds=boot_seconds, install_tools=yes)
-    _show(call, asdict(info))
+    with output.progress(call) as view:
+        info = _up(call, view, servers=servers, suite=suite, boot_seconds=boot_seconds, install_tools=yes)
+    _show(call, info)
 
 
 @app.command(
@@ -112,24 +129,24 @@ Downloaded images and programs are kept for the next one, unless --purge is give
 @with_call
 def down(
     call: SandboxCall,
+    *,
     yes: Yes = False,
     purge: Annotated[
         bool, typer.Option("--purge", help="Also remove the downloaded images and programs, which sandboxes share.")
     ] = False,
 ) -> None:
     """Remove the sandbox."""
-    cloud = _cloud()
     folder = _folder(call)
-    if folder.exists() and not yes:
+    ask = folder.exists() and not yes
+    if ask:
         output.need_consent(call, "clawdet sandbox down", "removes the sandbox")
-    with output.progress(call) as view, _translated(cloud):
-        if folder.exists() and not yes:
+    with output.progress(call) as view:
+        if ask:
             question = f"Remove the sandbox in {folder} with everything in it? [y/N]"
             if output.ask(view, lambda _: [], question).lower() not in {"y", "yes"}:
                 raise StoppedError("Not confirmed: nothing was removed.")
-        with _reported(view, "Removing the sandbox") as report:
-            removed = list(cloud.down(folder, _cache(), purge=purge, report=report))
-            removed += _forget(call)
+        with _translated() as cloud, _reported(view, "Removing the sandbox") as report:
+            removed = [*cloud.down(folder, _cache(), purge=purge, report=report), *_forget(folder.parent)]
     output.result(
         call,
         {"removed": removed},
@@ -145,10 +162,19 @@ def down(
 @with_call
 def status(call: SandboxCall) -> None:
     """Show the sandbox's condition."""
-    cloud = _cloud()
-    with _translated(cloud):
-        found = asdict(cloud.status(_folder(call)))
-    output.result(call, found, lambda paint: _lines(found, paint))
+    folder = _folder(call)
+    with _translated() as cloud:
+        found = cloud.status(folder)
+    servers = [asdict(server) for server in found.servers]
+
+    def screen(paint: Paint) -> Iterator[str]:
+        yield f"The sandbox in {folder} {paint('runs', 'green') if found.running else 'does not run'}."
+        yield ""
+        yield "Servers:" if servers else "It has no servers."
+        for server in servers:
+            yield output.clean("  {name} (id {id}): {state}, {ipv4}, {kind}".format(**server))
+
+    output.result(call, {"running": found.running, "folder": str(folder), "servers": servers}, screen)
 
 
 @app.command(
@@ -162,17 +188,17 @@ sandbox.""",
 @with_call
 def info(call: SandboxCall) -> None:
     """Show the sandbox's addresses."""
-    cloud = _cloud()
-    with _translated(cloud):
-        found = cloud.info(_folder(call))
+    folder = _folder(call)
+    with _translated() as cloud:
+        found = cloud.info(folder)
     if found is None:
-        raise StateError(
-            f"No sandbox is running in {_folder(call)}.", next_steps=[call.pasteable("clawdet sandbox up")]
-        )
+        raise StateError(f"No sandbox is running in {folder}.", next_steps=["clawdet sandbox up"])
     _show(call, asdict(found))
 
 
 def _show(call: LocalCall, found: dict[str, Any]) -> None:
+    from clawdet_cli.cli import look  # not above: it brings ssl, which takes long to load
+
     home = _folder(call).parent
     described = {**found, "state_file": str(home / "clawdet.db"), "ssh_key_file": str(home / "ssh" / "id_ed25519")}
     hidden = {
@@ -204,62 +230,91 @@ def _lines(values: Mapping[str, Any], paint: Paint) -> Iterator[str]:
             yield f"  {name.replace('_', ' '):<18} {output.clean(str(value))}"
 
 
-def _up(cloud: ModuleType, call: LocalCall, view: View, servers: Servers, **more: Any) -> Any:
-    with _reported(view, "Starting the sandbox") as report:
-        return cloud.up(_folder(call), _cache(), servers=servers.value, report=report, **more)
+def _up(call: LocalCall, view: View, *, install_tools: bool = False, **wanted: Any) -> dict[str, Any]:
+    """Start the sandbox. What is not said stays as it is, or was in the sandbox that stopped."""
+    folder = _folder(call)
+    with _translated() as cloud, _reported(view, "Starting the sandbox") as report:
+        before = cloud.status(folder)
+        kept = {name: getattr(before.info, name) for name in wanted} if before.info else {}
+        if not before.info and before.servers:
+            kept["servers"] = before.servers[0].kind
+        said = {name: value for name, value in wanted.items() if value is not None}
+        nodes, caddy = _downloads(cloud)
+        info = cloud.up(
+            folder, _cache(), nodes=nodes, caddy=caddy, install_tools=install_tools, report=report, **kept | said
+        )
+        return asdict(info)
+
+
+def _downloads(cloud: ModuleType) -> tuple[list[Any], Any]:
+    """Give what real servers are to find in the sandbox's mirror: all that is pinned for this machine's processor."""
+    from clawdet_cli import pins  # not above: --help must stay fast
+
+    architecture = "arm" if platform.machine() in {"aarch64", "arm64"} else "x86"
+    known = pins.load()
+    pinned = [known.for_openclaw(version, architecture) for version in known.openclaw_versions]
+    nodes = {one.node.version: (one.node.version, one.npm_version, one.node.executable_sha256) for one in pinned}
+    caddy = pinned[0].caddy
+    return [cloud.NodeWanted(*node) for node in nodes.values()], cloud.CaddyWanted(
+        caddy.version, caddy.executable_sha256
+    )
 
 
 @contextmanager
 def _reported(view: View, title: str) -> Iterator[Callable[[str], None]]:
     """Show work on the sandbox like a stage."""
     view.watch(Event("stage_started", now_text(), STAGE, text=title))
-    status = "failed"
+    status, outcome = "failed", ""
     began = time.monotonic()
     try:
         yield lambda text: view.watch(Event("note", now_text(), STAGE, text=text))
-        status = "done"
+        status, outcome = "done", title
     finally:
         seconds = time.monotonic() - began
-        view.watch(Event("stage_finished", now_text(), STAGE, text=title, status=status, seconds=seconds))
+        view.watch(Event("stage_finished", now_text(), STAGE, text=outcome, status=status, seconds=seconds))
 
 
 @contextmanager
-def _translated(cloud: ModuleType) -> Iterator[None]:
+def _translated() -> Iterator[ModuleType]:
+    """Give the sandbox's package; its errors leave as ours."""
+    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"The sandbox is not installed: the Python package '{missing[0]}' is missing.",
+            next_steps=["pip install 'clawdet[sandbox]'"],
+        )
+    from clawdet_cli import sandbox  # not above: it is loaded only where it is used
+
     try:
-        yield
-    except cloud.SandboxError as error:
-        raise ConfigError(error.what, next_steps=[error.next_step] if error.next_step else []) from error
+        yield sandbox
+    except sandbox.SandboxError as error:
+        raise ConfigError(
+            error.what[:1].upper() + error.what[1:].removesuffix(".") + ".",
+            next_steps=[error.next_step] if error.next_step else [],
+        ) from error
 
 
-def _forget(call: LocalCall) -> list[str]:
+def _forget(home: Path) -> list[str]:
     """Remove the local record of what the sandbox held: it would tell of servers that are gone."""
-    home = _folder(call).parent
     ours = [home / name for name in ("clawdet.db", "clawdet.db-wal", "clawdet.db-shm")]
     ours += [*home.glob("ssh/id_ed25519*"), *home.glob("ssh/known_hosts-*"), *home.glob("logs/*.log")]
     found = [path for path in ours if path.exists()]
     for path in found:
         path.unlink()
-    for folder in (home / "ssh", home / "logs", home):
+    for folder in (home / "cloud", home / "ssh", home / "logs", home):
         with suppress(OSError):  # not there, or something of another's is in it
             folder.rmdir()
-    return [f"local record in {home}"] if found else []
-
-
-def _cloud() -> ModuleType:
-    try:
-        from clawdet_cli import sandbox  # not above: it is an extra, and loaded only where it is used
-    except ImportError as error:
-        raise ConfigError(
-            f"The sandbox is not installed: the Python package '{error.name}' is missing.",
-            next_steps=["pip install 'clawdet[sandbox]'"],
-        ) from error
-    return sandbox
+    return [f"the local record in {home}"] if found else []
 
 
 def _folder(call: LocalCall) -> Path:
+    from clawdet_cli.settings import state_folder  # not above: --help must stay fast
+
     return state_folder(call.state) / "sandbox" / "cloud"
 
 
 def _cache() -> Path:
+    import platformdirs  # not above: --help must stay fast
+
     chosen = os.environ.get("CLAWDET_CACHE")
     return Path(chosen).expanduser().absolute() if chosen else platformdirs.user_cache_path("clawdet")

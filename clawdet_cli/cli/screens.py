@@ -193,8 +193,8 @@ def failure(error: ClawdetError, next_steps: Sequence[str], *, sandbox: bool) ->
         yield from (paint(f"  | {clean(line)}", "dim") for line in error.details)
         if error.left_behind:
             yield ""
-            yield "What exists now" + (
-                " in the sandbox, where nothing is billed:" if sandbox else " and may cost money:"
+            yield "What exists now, " + (
+                "in the sandbox, where nothing is billed:" if sandbox else "and what it costs:"
             )
             yield from (f"  {clean(line)}" for line in error.left_behind)
         elif error.kind != "usage":

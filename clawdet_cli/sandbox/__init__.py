@@ -3,8 +3,20 @@
 It is a process of its own, one for each folder, and knows nothing of the product that uses it.
 """
 
+from clawdet_cli.sandbox.artifacts import CaddyWanted, NodeWanted
 from clawdet_cli.sandbox.errors import SandboxError
 from clawdet_cli.sandbox.info import SandboxInfo
 from clawdet_cli.sandbox.lifecycle import SandboxStatus, ServerStatus, down, info, status, up
 
-__all__ = ["SandboxError", "SandboxInfo", "SandboxStatus", "ServerStatus", "down", "info", "status", "up"]
+__all__ = [
+    "CaddyWanted",
+    "NodeWanted",
+    "SandboxError",
+    "SandboxInfo",
+    "SandboxStatus",
+    "ServerStatus",
+    "down",
+    "info",
+    "status",
+    "up",
+]

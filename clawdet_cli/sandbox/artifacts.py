@@ -87,6 +87,7 @@ def build(
     caddy: CaddyWanted,
     processor: Processor,
     report: Report,
+    *,
     caddy_program: Path | None = None,
 ) -> Manifest:
     """Make what is missing in `<cache>/artifacts` and describe all of it; a second process waits for the first.
@@ -117,6 +118,9 @@ def _node(folder: Path, wanted: NodeWanted, processor: Processor, report: Report
         _unpack(npm, here, f"node-linux-{_NODE_NAMES[processor]}@{wanted.version}", tree)
         _unpack(npm, here, f"npm@{wanted.npm_version}", tree / "lib" / "node_modules" / "npm")
         _check(tree / "bin" / "node", wanted.executable_sha256, "Node", wanted.version)
+        # Headers and manuals, which no server needs, would cost more time than the rest.
+        for surplus in ("include", "share"):
+            shutil.rmtree(tree / surplus, ignore_errors=True)
         (tree / "package.json").unlink()
         for command in ("npm", "npx"):
             (tree / "bin" / command).symlink_to(f"../lib/node_modules/npm/bin/{command}-cli.js")
@@ -167,7 +171,7 @@ def _check(executable: Path, expected: str, what: str, version: str) -> None:
     found = _sha256(executable)
     if found != expected:
         raise SandboxError(
-            f"The executable of {what} {version} is not the pinned one: its SHA-256 is {found}, expected is {expected}.",
+            f"The executable of {what} {version} is not the pinned one: SHA-256 {found}, expected {expected}.",
             f"install the pinned version of {what}; if it is, do not trust this copy",
         )
 

@@ -91,8 +91,12 @@ def _groups(name: str) -> Iterator[Path]:
 
 
 def _hierarchies() -> Iterator[tuple[Path, bool]]:
-    """Return (mount point, whether it is v2) of the hierarchies that a machine joins."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    """Return (mount point, whether it is v2) of the hierarchies that a machine joins; none where it is not Linux."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text()
+    except FileNotFoundError:
+        return
+    for line in mounts.splitlines():
         mount, _, source = line.partition(" - ")
         kind, _, options = source.split(" ", 2)
         point = Path(mount.split()[4])

@@ -75,7 +75,7 @@ async def run(options: Options) -> None:
 
 
 async def _run_locked(options: Options, files: Files) -> None:
-    ledger = Ledger(files.ledger)
+    ledger = Ledger(files)
     net = network.claim(files.dial, ledger.state.get("number"))
     ledger.state["number"] = net.number
     ledger.state.setdefault("servers", options.servers)
@@ -183,7 +183,14 @@ def _machines(options: Options, files: Files, ledger: Ledger, net: Network) -> R
         # Brings an SSH server along, which real machines have of their own.
         from clawdet_cli.sandbox.simulated import SimulatedMachines  # noqa: PLC0415  # see above
 
-        return SimulatedMachines(folder=files.servers, addresses=addresses, forwarder=forwarder)
+        return SimulatedMachines(
+            folder=files.servers,
+            addresses=addresses,
+            forwarder=forwarder,
+            boot_seconds=options.boot_seconds,
+            state=ledger.part("simulated"),
+            on_change=ledger.changed,
+        )
     return RealMachines(
         folder=files.servers,
         tag=files.tag(net.number),

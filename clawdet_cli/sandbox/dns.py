@@ -185,6 +185,8 @@ async def _serve_stream(answering: _Answering, reader: asyncio.StreamReader, wri
             await writer.drain()
     except (OSError, asyncio.IncompleteReadError):
         return  # the resolver has left, or stayed silent for too long
+    except asyncio.CancelledError:
+        return  # not raised on: asyncio 3.11 reports the end of a cancelled handler as an error
     finally:
         writer.close()
 

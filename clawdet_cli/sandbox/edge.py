@@ -10,15 +10,12 @@ mode `strict`, and limits of body size.
 """
 
 import asyncio
-import email.utils
 import functools
 import ipaddress
 import itertools
 import socket
 import ssl
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +23,21 @@ import h11
 
 from clawdet_cli.sandbox import cloudflare_state as account
 from clawdet_cli.sandbox.authority import Authority
+from clawdet_cli.sandbox.edge_answers import (
+    HOP_BY_HOP,
+    Headers,
+    Visit,
+    refuse,
+    respond,
+    respond_error,
+    trace,
+    visitor_headers,
+)
 from clawdet_cli.sandbox.edge_errors import EdgeError
 from clawdet_cli.sandbox.edge_origin import Dial, Origins, Timeouts
 from clawdet_cli.sandbox.edge_stream import HttpStream, tunnel
 
-Headers = list[tuple[bytes, bytes]]
-
 HANDSHAKE_FAILURE = bytes([21, 3, 3, 0, 2, 2, 40])  # a TLS record: alert, fatal, handshake_failure (RFC 8446, 6)
-HOP_BY_HOP = {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade", b"expect"}
 SET_BY_EDGE = {
     b"cdn-loop",
     b"cf-connecting-ip",
@@ -43,33 +47,6 @@ SET_BY_EDGE = {
     b"x-forwarded-for",
     b"x-forwarded-proto",
 }
-
-
-@dataclass(frozen=True)
-class Visit:
-    """One request on its way: from whom, how, and for what."""
-
-    visitor: HttpStream
-    request: h11.Request
-    scheme: str  # "https" or "http"
-    sni: str | None
-    peer: str
-    ray: str
-
-    def header(self, name: bytes) -> str:
-        """Return a header of the request, several joined, none as an empty string."""
-        return ", ".join(value.decode("latin-1") for key, value in self.request.headers if key == name)
-
-    @property
-    def host(self) -> str:
-        """The host name asked for."""
-        host = self.header(b"host").lower()
-        return host if host.endswith("]") else host.rpartition(":")[0] or host
-
-    @property
-    def target(self) -> str:
-        """The path and query asked for."""
-        return self.request.target.decode("latin-1")
 
 
 class Edge:
@@ -153,8 +130,7 @@ class Edge:
         except (OSError, h11.LocalProtocolError):
             visitor.abort()  # the visitor has left, or was sent half an answer
         except asyncio.CancelledError:
-            visitor.abort()
-            raise
+            visitor.abort()  # and not raised on: asyncio 3.11 reports the end of a cancelled handler as an error
 
     async def _converse(self, visitor: HttpStream, scheme: str, sni: str | None, peer: str) -> None:
         try:
@@ -167,17 +143,17 @@ class Edge:
                     return
                 visitor.http.start_next_cycle()
         except h11.RemoteProtocolError as error:
-            await _refuse(visitor, error.error_status_hint)
+            await refuse(visitor, error.error_status_hint)
 
     async def _answer(self, visit: Visit) -> None:
         try:
             local = self._local_answer(visit)
             if local is not None:
-                await _respond(visit, *local)
+                await respond(visit, *local)
                 return
             origin = await self._open_origin(visit)
         except EdgeError as error:
-            await _respond_error(visit, error)
+            await respond_error(visit, error)
             return
         upload = asyncio.create_task(self._upload(visit, origin))
         try:
@@ -197,7 +173,7 @@ class Edge:
         if visit.sni is not None and account.zone_holding(self._state, visit.sni) is not zone:
             raise EdgeError(403, 1003)  # one customer's name in TLS and another's in HTTP; the number is a guess
         if visit.target.partition("?")[0] == "/cdn-cgi/trace":
-            return 200, [(b"content-type", b"text/plain")], _trace(visit)
+            return 200, [(b"content-type", b"text/plain")], trace(visit)
         if not any(account.is_served_by_edge(zone, record) for record in account.records_at(zone, visit.host)):
             raise EdgeError(409, 1001)
         if "cloudflare" in visit.header(b"cdn-loop"):
@@ -248,14 +224,14 @@ class Edge:
         try:
             head = await self._head(origin, upload)
         except EdgeError as error:
-            await _respond_error(visit, error)
+            await respond_error(visit, error)
             return
         if isinstance(head, h11.InformationalResponse):
-            await visit.visitor.send(h11.InformationalResponse(status_code=101, headers=_visitor_headers(visit, head)))
+            await visit.visitor.send(h11.InformationalResponse(status_code=101, headers=visitor_headers(visit, head)))
             await tunnel(visit.visitor, origin, self._timeouts.websocket)
             await origin.close()
             return
-        await visit.visitor.send(h11.Response(status_code=head.status_code, headers=_visitor_headers(visit, head)))
+        await visit.visitor.send(h11.Response(status_code=head.status_code, headers=visitor_headers(visit, head)))
         try:
             while True:
                 event = await origin.next_event(self._timeouts.response)
@@ -265,8 +241,7 @@ class Edge:
                     await visit.visitor.send(h11.EndOfMessage())
                     break
         except (OSError, h11.RemoteProtocolError):
-            visit.visitor.abort()  # the head is out: only a cut connection still tells that the body is not whole
-            return
+            return  # the head is out: what is left is to close, so that the visitor misses the rest
         await asyncio.wait([upload], timeout=self._timeouts.response)
 
     async def _head(self, origin: HttpStream, upload: asyncio.Task[None]) -> h11.Response | h11.InformationalResponse:
@@ -305,64 +280,6 @@ class Edge:
         if visit.header(b"upgrade").lower() == "websocket" and zone and zone["settings"]["websockets"]["value"] == "on":
             headers += [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
         return h11.Request(method=visit.request.method, target=visit.request.target, headers=headers)
-
-
-async def _respond(visit: Visit, status: int, headers: Headers, body: bytes) -> None:
-    """Send an answer of the edge's own; a request whose body is still under way costs the connection."""
-    own = [*headers, (b"content-length", str(len(body)).encode()), *_edge_headers(visit.ray)]
-    visitor = visit.visitor
-    if visitor.http.their_state is not h11.DONE and not isinstance(visitor.http.next_event(), h11.EndOfMessage):
-        own.append((b"connection", b"close"))
-    await visitor.send(h11.Response(status_code=status, headers=own))
-    if visit.request.method != b"HEAD":
-        await visitor.send(h11.Data(data=body))
-    await visitor.send(h11.EndOfMessage())
-
-
-async def _respond_error(visit: Visit, error: EdgeError) -> None:
-    headers = [(b"content-type", b"text/plain; charset=UTF-8"), (b"cache-control", b"no-store")]
-    await _respond(visit, error.status, headers, error.page)
-
-
-async def _refuse(visitor: HttpStream, status: int) -> None:
-    if visitor.http.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
-        return
-    headers = [(b"content-length", b"0"), (b"connection", b"close"), *_edge_headers(account.new_ray())]
-    await visitor.send(h11.Response(status_code=status, headers=headers))
-    await visitor.send(h11.EndOfMessage())
-
-
-def _edge_headers(ray: str) -> Headers:
-    date = email.utils.formatdate(usegmt=True).encode()
-    return [(b"date", date), (b"server", b"cloudflare"), (b"cf-ray", ray.encode())]
-
-
-def _visitor_headers(visit: Visit, head: h11.Response | h11.InformationalResponse) -> Headers:
-    drop = HOP_BY_HOP | {b"server", b"cf-ray", b"cf-cache-status"}
-    headers = [(name, value) for name, value in head.headers if name not in drop]
-    if head.status_code == 101:
-        headers += [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
-    else:
-        headers.append((b"cf-cache-status", b"DYNAMIC"))
-    return [*headers, (b"server", b"cloudflare"), (b"cf-ray", visit.ray.encode())]
-
-
-def _trace(visit: Visit) -> bytes:
-    connection = visit.visitor.writer.get_extra_info("ssl_object")
-    lines = {
-        "fl": "0f0",
-        "h": visit.host,
-        "ip": visit.peer,
-        "ts": f"{time.time():.3f}",
-        "visit_scheme": visit.scheme,
-        "uag": visit.header(b"user-agent"),
-        "colo": "FRA",
-        "http": f"http/{visit.request.http_version.decode()}",
-        "loc": "XX",
-        "tls": "off" if connection is None else str(connection.version()),
-        "sni": "off" if visit.sni is None else "plaintext",
-    }
-    return "".join(f"{key}={value}\n" for key, value in lines.items()).encode("latin-1")
 
 
 def _is_address(host: str) -> bool:

@@ -46,7 +46,7 @@ class Origins:
         self._local = None if source_address is None else (source_address, 0)
         self._seconds = seconds
         self._strict = ssl.create_default_context(cadata=origin_ca_pem)
-        self._unverified = ssl.create_default_context()
+        self._unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._unverified.check_hostname = False
         self._unverified.verify_mode = ssl.CERT_NONE
 

@@ -71,6 +71,7 @@ class Forwarder:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # their sockets are closed in the loop's next turn
         for port in SERVER_PORTS:
             self._network.release(ipv4, port)
 
@@ -99,7 +100,11 @@ async def _pass_on(
 ) -> None:
     async with asyncio.timeout(_CONNECT_SECONDS):
         sock = await connect(peer, port)
-    guest_reader, guest_writer = await asyncio.open_connection(sock=sock, limit=_CHUNK)
+    try:
+        guest_reader, guest_writer = await asyncio.open_connection(sock=sock, limit=_CHUNK)
+    except BaseException:
+        sock.close()
+        raise
     try:
         async with asyncio.TaskGroup() as both:
             both.create_task(_pump(reader, guest_writer))

@@ -214,11 +214,11 @@ def _prepare_disk(disk: Disk, base: Path, spec: MachineSpec) -> None:
         "public-keys": list(spec.public_keys),
     }
     _write_private(seed / "meta-data", json.dumps(metadata).encode())
-    _write_private(seed / "user-data", _unpacked(spec.user_data))
+    _write_private(seed / "user-data", unpacked(spec.user_data))
 
 
-def _unpacked(user_data: str) -> bytes:
-    """Undo base64, which cloud-init's Hetzner data source undoes and its NoCloud one does not."""
+def unpacked(user_data: str) -> bytes:
+    """Undo base64 as cloud-init's Hetzner data source does, which NoCloud does not: only if nothing else is in it."""
     try:
         return base64.b64decode(user_data, validate=True)
     except binascii.Error:

@@ -24,7 +24,6 @@ _NOT_LOCKING = {
     "set_firewall_rules",
     "change_dns_ptr",
     "change_protection",
-    "shutdown_server",
 }
 
 

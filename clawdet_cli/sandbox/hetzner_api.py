@@ -62,7 +62,7 @@ from clawdet_cli.sandbox.faults import CONTROL_PREFIX, FaultMiddleware, Faults
 from clawdet_cli.sandbox.hetzner_actions import Actions
 from clawdet_cli.sandbox.hetzner_call import Call, Route
 from clawdet_cli.sandbox.hetzner_errors import ApiError
-from clawdet_cli.sandbox.hetzner_firewalls import firewall_allows
+from clawdet_cli.sandbox.hetzner_firewall_rules import firewall_allows
 from clawdet_cli.sandbox.hetzner_rate_limit import RateLimit
 from clawdet_cli.sandbox.hetzner_state import Cloud, HetznerClock, Token
 from clawdet_cli.sandbox.machines import Machines

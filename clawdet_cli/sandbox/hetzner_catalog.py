@@ -82,6 +82,14 @@ _TYPES: tuple[tuple[int, str, str, int, int, int, dict[tuple[str, ...], str]], .
 )
 
 
+_DESCRIPTIONS = {
+    "cx": "{family} {size}",
+    "cpx": "{family} {size}",
+    "cax": "{family}{size}",
+    "ccx": "{family}{size} Dedicated CPU",
+}
+
+
 def money(net: str | Decimal, places: int = 10) -> dict[str, str]:
     """Return a price as the API writes it: strings, net with 10 decimals, gross with 16."""
     exact = Decimal(net)
@@ -110,7 +118,7 @@ def _server_type(  # noqa: PLR0917  # it takes a row of the table
     return {
         "id": number,
         "name": name,
-        "description": f"{family.upper()} {size}" if family in ("cx", "cpx") else name.upper(),
+        "description": _DESCRIPTIONS[family].format(family=family.upper(), size=size),
         "category": category,
         "architecture": "arm" if family == "cax" else "x86",
         "cores": cores,

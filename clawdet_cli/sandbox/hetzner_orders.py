@@ -90,7 +90,11 @@ def _location(call: Call, body: dict[str, Any]) -> Record:
         raise invalid("invalid server type")
     for name in (*EU, *US, *ASIA):
         place = location_of(server_type, name)
-        if place and not is_gone(place, call.cloud.clock.now()) and not is_sold_out(call.cloud, server_type["name"], name):
+        if (
+            place
+            and not is_gone(place, call.cloud.clock.now())
+            and not is_sold_out(call.cloud, server_type["name"], name)
+        ):
             return next(location for location in LOCATIONS if location["name"] == name)
     return LOCATIONS[0]
 

@@ -43,7 +43,6 @@ CLOUD_CONFIG = """\
 # The provider's images log root in by key, and their network is there before cloud-init looks.
 datasource_list: [NoCloud, None]
 disable_root: false
-ssh_pwauth: false
 locale: C.UTF-8
 network: {config: disabled}
 """
@@ -70,7 +69,7 @@ class Recipe:
     packages: tuple[str, ...] = PACKAGES
     cloud_config: str = CLOUD_CONFIG
     masked_units: tuple[str, ...] = MASKED_UNITS
-    revision: int = 1  # count up when `_finish` does something else
+    revision: int = 3  # count up when `_finish` does something else
 
     @property
     def digest(self) -> str:
@@ -138,8 +137,12 @@ def _finish(wanted: Recipe, root: Path) -> None:
     if wanted.certificates:
         run(["chroot", str(root), "update-ca-certificates"])
     if wanted.npm_settings:
-        _write(root / "usr/local/etc/npmrc", "\n".join(wanted.npm_settings) + "\n")
+        # Once for an npm below /usr/local, and once for root's whichever npm.
+        for name in ("usr/local/etc/npmrc", "root/.npmrc"):
+            _write(root / name, "\n".join(wanted.npm_settings) + "\n")
     _write(root / "etc/cloud/cloud.cfg.d/90-clawdet-sandbox.cfg", wanted.cloud_config)
+    # Said here and not by cloud-init's `ssh_pwauth`, which would restart sshd under the first connections.
+    _write(root / "etc/ssh/sshd_config.d/10-clawdet-sandbox.conf", "PasswordAuthentication no\n")
     for unit in wanted.masked_units:
         link = root / "etc/systemd/system" / unit
         link.unlink(missing_ok=True)
@@ -170,6 +173,10 @@ def _sources(suite: str) -> tuple[str, ...]:
     if security:
         lines.append(f"deb {security[0]} {suite}-security main")
     return tuple(lines)
+
+
+def _apt_settings() -> tuple[str, ...]:
+    return tuple(f"{name} {value}" for name, value in _APT_SETTINGS_KEPT.findall(run(["apt-config", "dump"])))
 
 
 def _npm_settings() -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clawdet_cli.sandbox.errors import SandboxError
 from clawdet_cli.sandbox.process import start_time
 
 
@@ -125,17 +126,36 @@ class Files:
         return None
 
     def read_info(self) -> SandboxInfo | None:
-        """Return what the running sandbox says of itself; None when it does not run, or not yet."""
+        """Return what the running sandbox says of itself; None when it does not run, or not yet.
+
+        Raises SandboxError when another version of the program wrote it.
+        """
         pid = self.daemon()
         try:
             info = SandboxInfo(**json.loads(self.info.read_text()))
         except FileNotFoundError:
             return None
+        except (TypeError, ValueError):
+            raise _unreadable(self.info) from None
         return info if info.pid == pid else None
+
+    def read_ledger(self) -> dict[str, Any]:
+        """Return the state of everything emulated, empty where there is none; raise SandboxError when it is damaged."""
+        try:
+            content: dict[str, Any] = json.loads(self.ledger.read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            raise _unreadable(self.ledger) from None
+        return content
 
     def write_info(self, info: SandboxInfo) -> None:
         """Say that the sandbox runs."""
         write_private(self.info, json.dumps(asdict(info), indent=1))
+
+
+def _unreadable(path: Path) -> SandboxError:
+    return SandboxError(f"{path} cannot be read", "remove the sandbox and start anew: clawdet sandbox down")
 
 
 def write_private(path: Path, content: str) -> None:

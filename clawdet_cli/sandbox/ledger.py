@@ -2,12 +2,11 @@
 
 import asyncio
 import json
-from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clawdet_cli.sandbox.info import write_private
+from clawdet_cli.sandbox.info import Files, write_private
 
 _DEBOUNCE_SECONDS = 0.05
 
@@ -15,10 +14,10 @@ _DEBOUNCE_SECONDS = 0.05
 class Ledger:
     """The state of everything emulated, saved soon after a change, and before any answer that tells of it."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, files: Files) -> None:
+        self._path = files.ledger
         self._pending: asyncio.TimerHandle | None = None
-        self.state: dict[str, Any] = read(path)
+        self.state: dict[str, Any] = files.read_ledger()
 
     def part(self, name: str) -> dict[str, Any]:
         """Return the part of the state that belongs to one component."""
@@ -49,12 +48,3 @@ class Ledger:
             await app(scope, receive, save_and_send)
 
         return saving
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Return a ledger's content; empty where there is none."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    return content

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -11,14 +12,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clawdet_cli.sandbox import disks, images, leftovers, tools
+from clawdet_cli.sandbox.artifacts import CaddyWanted, NodeWanted, Processor, build
 from clawdet_cli.sandbox.errors import SandboxError
-from clawdet_cli.sandbox.info import Files, SandboxInfo
+from clawdet_cli.sandbox.info import Files, SandboxInfo, write_private
+from clawdet_cli.sandbox.namespace import DOWNLOAD_ADDRESS
 from clawdet_cli.sandbox.process import is_alive
 
 Report = Callable[[str], None]
@@ -57,13 +60,13 @@ def up(
     suite: str = "bookworm",
     boot_seconds: float = 10.0,
     install_tools: bool = False,
-    build_artifacts: Callable[[Path, Report], Mapping[str, Any]] | None = None,
+    nodes: Sequence[NodeWanted] = (),
+    caddy: CaddyWanted | None = None,
     report: Report,
 ) -> SandboxInfo:
     """Start the sandbox in this folder unless it runs already, and return when everything in it answers.
 
-    `build_artifacts` fills a folder of the cache with what real servers download, and returns what they need to know
-    of it.
+    `nodes` and `caddy` are what real servers find in the download mirror; `artifacts` of the result says where.
     """
     folder, cache = folder.absolute(), cache.absolute()
     for path in (folder, cache):
@@ -79,10 +82,13 @@ def up(
         _check_same_kind(files, kind)
         arguments = [f"--servers={kind}", f"--suite={suite}", f"--boot-seconds={boot_seconds}"]
         downloads = cache / "artifacts"
+        artifacts: Mapping[str, Any] = {}
         if kind == "real":
             arguments.append(f"--base={images.ensure(suite, cache, report)}")
-            artifacts = build_artifacts(downloads, report) if build_artifacts else {}
-            files.artifacts.write_text(json.dumps(dict(artifacts)))
+            if caddy is not None:
+                manifest = build(cache, nodes, caddy, _processor(), report)
+                downloads, artifacts = manifest.folder, manifest.downloads(f"http://{DOWNLOAD_ADDRESS}")
+        write_private(files.artifacts, json.dumps(artifacts))
         return _start(files, [*arguments, f"--downloads={downloads}"])
 
 
@@ -93,7 +99,9 @@ def down(folder: Path, cache: Path, *, purge: bool = False, report: Report) -> l
     """
     folder, cache = folder.absolute(), cache.absolute()
     files = Files(folder)
-    removed = [f"server {one.name} ({one.ipv4 or 'no address'})" for one in status(folder).servers]
+    removed = []
+    with contextlib.suppress(SandboxError):  # what cannot be read can still be removed
+        removed += [f"server {one.name} ({one.ipv4 or 'no address'})" for one in _servers(files)]
     if pid := files.daemon():
         report(f"stopping the sandbox (process {pid})")
         _stop(files, pid)
@@ -111,23 +119,26 @@ def down(folder: Path, cache: Path, *, purge: bool = False, report: Report) -> l
 def status(folder: Path) -> SandboxStatus:
     """Say whether the sandbox in this folder runs, and which servers it has."""
     files = Files(folder.absolute())
-    try:
-        ledger: dict[str, Any] = json.loads(files.ledger.read_text())
-    except FileNotFoundError:
-        ledger = {}
-    kind = ledger.get("servers", "")
-    servers = tuple(
-        ServerStatus(server["id"], server["name"], server["status"], _ipv4(tables, server["id"]), kind)
-        for tables in ledger.get("hetzner", {}).get("projects", {}).values()
-        for server in tables.get("server", {}).values()
-    )
     running = files.read_info()
-    return SandboxStatus(running is not None, servers, running)
+    return SandboxStatus(running is not None, _servers(files), running)
 
 
 def info(folder: Path) -> SandboxInfo | None:
     """Return how to reach the sandbox in this folder; None when it does not run."""
     return Files(folder.absolute()).read_info()
+
+
+def _processor() -> Processor:
+    return "arm" if platform.machine() in {"aarch64", "arm64"} else "x86"
+
+
+def _servers(files: Files) -> tuple[ServerStatus, ...]:
+    ledger = files.read_ledger()
+    return tuple(
+        ServerStatus(server["id"], server["name"], server["status"], _ipv4(tables, server["id"]), ledger["servers"])
+        for tables in ledger.get("hetzner", {}).get("projects", {}).values()
+        for server in tables.get("server", {}).values()
+    )
 
 
 def _start(files: Files, arguments: list[str]) -> SandboxInfo:
@@ -200,7 +211,7 @@ def _check_same(running: SandboxInfo, wanted: Mapping[str, Any]) -> None:
 
 def _check_same_kind(files: Files, kind: str) -> None:
     """Refuse to go on with servers of one kind as servers of the other."""
-    has = status(files.folder).servers
+    has = _servers(files)
     if has and has[0].kind != kind:
         raise SandboxError(
             f"the stopped sandbox in {files.folder} has {has[0].kind} servers, and now they would be {kind}",

@@ -8,7 +8,15 @@ from typing import Any
 
 from clawdet_cli.adapters import Clouds
 from clawdet_cli.adapters.ssh import Ssh
-from clawdet_cli.errors import ClawdetError, CloudError, ConfigError, StateError, StoppedError, Terminated
+from clawdet_cli.errors import (
+    ClawdetError,
+    CloudError,
+    ConfigError,
+    RecordError,
+    StateError,
+    StoppedError,
+    Terminated,
+)
 from clawdet_cli.model import Deadline, Event, Instance, Plan, ServerOffer, Status, Watcher, Zone, now_text
 from clawdet_cli.settings import Secret, Settings
 from clawdet_cli.state import State
@@ -114,12 +122,15 @@ def execute(run: Run, stages: Sequence[Stage], *, on_failure: Status) -> None:
 
 def _carry_out(run: Run, stage: Stage, on_failure: Status) -> None:
     run.stage = stage.name
-    run.record(status=stage.status)
-    row = run.state.begin_stage(run.instance, stage.name)
+    row: int | None = None
     started = time.monotonic()
-    run.emit("stage_started", text=stage.title, seconds=run.state.typical_seconds(stage.name) or 0.0)
     try:
+        run.record(status=stage.status)
+        row = run.state.begin_stage(run.instance, stage.name)
+        run.emit("stage_started", text=stage.title, seconds=run.state.typical_seconds(stage.name) or 0.0)
         stage.act(run)
+        seconds = time.monotonic() - started
+        run.state.end_stage(row, "done", seconds)
     except BaseException as error:
         seconds = time.monotonic() - started
         failure = _shaped(error, stage.title)
@@ -129,11 +140,12 @@ def _carry_out(run: Run, stage: Stage, on_failure: Status) -> None:
         run.emit("stage_finished", text=failure.what, status="failed", seconds=seconds)
         # The failure itself is what the user must learn, also when the disk is full and the record of it fails.
         with suppress(StateError):
-            run.state.end_stage(row, "failed", seconds)
+            if row is not None:
+                run.state.end_stage(row, "failed", seconds)
             run.record(status=on_failure, error=failure.what)
+        if failure is error:
+            raise  # with its own cause, which the run log shows
         raise failure from error
-    seconds = time.monotonic() - started
-    run.state.end_stage(row, "done", seconds)
     run.emit("stage_finished", text=stage.title, status="done", seconds=seconds)
 
 
@@ -151,16 +163,18 @@ def _shaped(error: BaseException, title: str) -> ClawdetError:
 
 def _refused(error: ClawdetError) -> bool:
     """Say whether nothing can have been made without our knowing: a clear no, before or instead of an effect."""
-    return isinstance(error, CloudError | ConfigError | StateError)
+    # When it was the database that failed, the id of what was just made may be what it could not write.
+    return isinstance(error, CloudError | ConfigError | StateError) and not isinstance(error, RecordError)
 
 
 def left_behind(instance: Instance, *, sure: bool = True) -> tuple[str, ...]:
     """Tell what exists now, and what of it costs money."""
     found = []
     if instance.server_id is not None:
+        price = f"EUR {instance.monthly} per month" if instance.monthly else "it costs money"
         found.append(
             f"server {instance.server_name} (id {instance.server_id}, {instance.server_type} in {instance.location}):"
-            f" EUR {instance.monthly} per month until it is destroyed"
+            f" {price} until it is destroyed"
         )
     elif instance.status == Status.CREATING_VPS and not sure:
         found.append(

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from clawdet_cli import bootstrap
-from clawdet_cli.adapters.edge import Visitor, edge_addresses, explain_52x
+from clawdet_cli.adapters.edge import CONNECT_REQUEST, Visitor, edge_addresses, explain_52x
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import ClawdetError, GuestError
 from clawdet_cli.model import Check, Deadline, now_text
@@ -170,10 +170,10 @@ def _gateway(evidence: _Evidence) -> str:
     own = visitor.websocket("/app", f"https://{host}")
     if own.status != 101 or (own.first or {}).get("event") != "connect.challenge":
         raise NotMetError(f"through wss://{host}/app: HTTP {own.status}, first frame {str(own.first)[:80]}")
-    foreign = visitor.websocket("/app", "https://foreign.invalid")
-    if foreign.close_code != 1008:
+    foreign = visitor.websocket("/app", "https://foreign.invalid", CONNECT_REQUEST)
+    if foreign.close_code != 1008 or foreign.refusal != "CONTROL_UI_ORIGIN_NOT_ALLOWED":
         raise NotMetError(
-            f"a WebSocket from a foreign origin was closed with {foreign.close_code}, not refused with 1008"
+            f"a WebSocket from a foreign origin was closed with {foreign.close_code} {foreign.refusal}, not with 1008"
         )
     return (
         "ready on 127.0.0.1:18789; through the public name HTTP 401 without the token, 200 with it;"

@@ -1,5 +1,6 @@
 """The emulated Hetzner Cloud as tests see it: through the vendor's SDK, and by plain HTTP where it hides things."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -33,7 +34,7 @@ class NoMachines:
         self.free = [f"127.18.0.{number}" for number in range(1, addresses + 1)]
         self.calls: list[tuple[str, int]] = []
         self.specs: dict[int, MachineSpec] = {}
-        self.on: set[int] = set()
+        self.hold_boots = False
 
     def claim_address(self) -> str:
         if not self.free:
@@ -46,15 +47,14 @@ class NoMachines:
     async def boot(self, spec: MachineSpec) -> None:
         self.calls.append(("boot", spec.server_id))
         self.specs[spec.server_id] = spec
-        self.on.add(spec.server_id)
+        while self.hold_boots:  # noqa: ASYNC110  # it is set from another thread
+            await asyncio.sleep(0.005)
 
     async def power_off(self, server_id: int, *, graceful: bool) -> None:
         self.calls.append(("shutdown" if graceful else "poweroff", server_id))
-        self.on.discard(server_id)
 
     async def remove(self, server_id: int) -> None:
         self.calls.append(("remove", server_id))
-        self.on.discard(server_id)
 
 
 class Emulator:
@@ -71,12 +71,23 @@ class Emulator:
 
     def start(self, boot_seconds: float = 0.0, **clock: Any) -> "Emulator":
         """Serve; a second start goes on with the state of the first, as reloaded from JSON."""
-        if self.served:
-            self.served.stop()
+        self.stop()
         self.state = json.loads(json.dumps(self.state))
         time_ = HetznerClock(boot_seconds=boot_seconds, **clock)
         self.served = self._serve(hetzner_app(self.state, self.machines, time_, self._changed, self.faults, TOKENS))
         return self
+
+    def stop(self) -> None:
+        """End as the daemon does."""
+        if self.served:
+            self.served.stop()
+
+    def finish_running_actions(self) -> None:
+        """Make all lengths end at once, for the next start."""
+        self.stop()
+        for project in self.state["projects"].values():
+            for action in project["action"].values():
+                action["_seconds"] = 0
 
     def _changed(self) -> None:
         self.changes += 1

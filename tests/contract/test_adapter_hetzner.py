@@ -138,7 +138,7 @@ class TestSshKeys:
         key = public_key()
         first = cloud.ensure_ssh_key(key, "clawdet-key", LABELS)
         # The first look does not see it, as if another command were adding it at this moment.
-        empty = {"ssh_keys": [], "meta": {"pagination": None}}
+        empty: dict[str, Any] = {"ssh_keys": []}
         hetzner.faults.add({"kind": "answer", "method": "GET", "path": "/v1/ssh_keys", "status": 200, "body": empty})
         assert cloud.ensure_ssh_key(key, "clawdet-key", LABELS) == first
         assert calls(hetzner, "POST", "/v1/ssh_keys") == [201, 409]

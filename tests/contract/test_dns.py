@@ -166,7 +166,10 @@ def test_a_wildcard_answers_for_names_that_do_not_exist(state: dict[str, Any]) -
     put(state, "*", "A", ORIGIN)
     put(state, "known", "TXT", "x")
     assert lines(answered(state, "new.clawdet.test")) == [f"new.clawdet.test. 300 IN A {ORIGIN}"]
+    put(state, "below.empty", "TXT", "x")
     assert lines(answered(state, "known.clawdet.test")) == []
+    assert lines(answered(state, "empty.clawdet.test")) == []
+    assert lines(answered(state, "not.below.empty.clawdet.test")) == []
 
 
 def test_the_apex_has_its_name_servers_and_they_have_an_address(state: dict[str, Any]) -> None:

@@ -131,8 +131,9 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def running(world: World, *, source_address: str | None = None, seconds: float = WAIT) -> AsyncIterator[World]:
-    timeouts = Timeouts(connect=seconds, response=seconds, websocket=seconds, visitor=WAIT)
+async def running(world: World, *, source_address: str | None = None, **limits: float) -> AsyncIterator[World]:
+    # only the limit that a test is about may be short, or a busy machine would meet another one first
+    timeouts = Timeouts(**dict.fromkeys(("connect", "response", "websocket", "visitor"), WAIT) | limits)
     edge = Edge(
         world.state,
         world.edge_ca,
@@ -182,10 +183,10 @@ def answering(body: str = "hello", heads: list[str] | None = None, peers: list[s
 def one_get(
     world: World, serve: Serve, context: ssl.SSLContext | None, *, port: int = 443, **more: Any
 ) -> httpx.Response:
-    seconds = more.pop("seconds", WAIT)
+    limits = more.pop("limits", {})
 
     async def story() -> httpx.Response:
-        async with running(world, seconds=seconds), world.origin(serve, context, port=port):
+        async with running(world, **limits), world.origin(serve, context, port=port):
             return await world.get(**more)
 
     return run(story())
@@ -255,7 +256,7 @@ def test_522_a_firewall_that_drops(world: World) -> None:
         while await reader.read(4096):
             pass
 
-    assert_error(one_get(world, silent, None, seconds=0.2), 522)
+    assert_error(one_get(world, silent, None, limits={"connect": 0.2}), 522)
 
 
 def test_522_a_server_that_takes_no_more_connections(world: World) -> None:
@@ -268,7 +269,7 @@ def test_522_a_server_that_takes_no_more_connections(world: World) -> None:
                 waiting = stack.enter_context(socket.socket())
                 waiting.setblocking(False)
                 waiting.connect_ex(full.getsockname())
-            async with running(world, seconds=0.3):
+            async with running(world, connect=0.3):
                 return await world.get()
 
     assert_error(run(story()), 522)
@@ -356,7 +357,7 @@ def test_524_too_slow(world: World) -> None:
         await read_head(reader)
         await reader.read()
 
-    assert_error(one_get(world, slow, world.certificate(), seconds=0.5), 524)
+    assert_error(one_get(world, slow, world.certificate(), limits={"response": 0.5}), 524)
 
 
 def test_530_an_alias_that_leads_nowhere(world: World) -> None:
@@ -597,9 +598,21 @@ def test_websockets_pass_through(world: World) -> None:
 
 def test_an_idle_websocket_is_cut(world: World) -> None:
     async def story() -> None:
-        async with running(world, seconds=0.3), websocket_origin(world), visit_websocket(world) as visitor:
+        async with running(world, websocket=0.3), websocket_origin(world), visit_websocket(world) as visitor:
             with pytest.raises(websockets.ConnectionClosedError):
                 await asyncio.wait_for(visitor.recv(), WAIT)
+
+    run(story())
+
+
+def test_a_websocket_in_use_outlives_the_idle_limit(world: World) -> None:
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        async with running(world, websocket=1.0), websocket_origin(world), visit_websocket(world) as visitor:
+            end = loop.time() + 2.2
+            while loop.time() < end:
+                await visitor.send("still here")
+                assert await visitor.recv() == "still here"
 
     run(story())
 
@@ -659,5 +672,18 @@ def test_before_a_real_caddy(world: World) -> None:
         finally:
             process.terminate()
             await process.wait()
+
+    run(story())
+
+
+def test_the_end_of_the_edge_cuts_its_visitors(world: World) -> None:
+    async def story() -> None:
+        async with websocket_origin(world):
+            async with running(world):
+                visitor = await visit_websocket(world)
+                await visitor.send("hello")
+                assert await visitor.recv() == "hello"
+            with pytest.raises(websockets.ConnectionClosedError):
+                await asyncio.wait_for(visitor.recv(), WAIT)
 
     run(story())

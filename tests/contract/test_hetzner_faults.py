@@ -23,7 +23,7 @@ def test_a_lost_answer_to_an_order_leaves_a_server_that_is_found_by_name(hetzner
 
 def test_a_timed_out_order_is_repeated_by_the_sdk_and_meets_its_own_name(hetzner: Emulator) -> None:
     client = hetzner.client()
-    client._client._timeout = 0.3
+    client._client._timeout = 1.0
     hetzner.faults.add({"kind": "hang_after", "method": "POST", "path": "/v1/servers"})
     with pytest.raises(APIException) as caught:
         order(client)

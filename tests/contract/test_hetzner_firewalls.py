@@ -60,7 +60,7 @@ def test_only_inbound_tcp_rules_let_tcp_in(hetzner: Emulator) -> None:
     rules = [
         FirewallRule("in", "udp", ["0.0.0.0/0"], port="22"),
         FirewallRule("in", "icmp", ["0.0.0.0/0"]),
-        FirewallRule("out", "tcp", [], destination_ips=["0.0.0.0/0"], port="22"),
+        FirewallRule("out", "tcp", ["0.0.0.0/0"], destination_ips=["0.0.0.0/0"], port="22"),
     ]
     firewall = client.firewalls.create(name="fw", rules=rules).firewall
     server = order(client, firewalls=[firewall]).server

@@ -3,7 +3,7 @@
 import pytest
 from hcloud import APIException
 from hcloud.actions import ActionFailedException
-from hetzner_emulator import FOREVER, OTHER_PROJECT, Emulator, eventually, id_of, order, order_running, refused
+from hetzner_emulator import FOREVER, OTHER_PROJECT, Emulator, id_of, order, order_running, refused
 
 
 def test_a_sold_out_pair_is_a_412_and_not_available(hetzner: Emulator) -> None:
@@ -123,15 +123,6 @@ def test_knobs_are_read_reset_and_checked(hetzner: Emulator) -> None:
     assert (answer.status_code, answer.json()["error"][:12]) == (422, "unknown knob")
     assert hetzner.http("PUT", "/_sandbox/knobs", json=[1]).status_code == 422
     assert hetzner.http("DELETE", "/_sandbox/knobs").json()["server_limit"] is None
-
-
-def test_a_release_can_lag(hetzner: Emulator) -> None:
-    client = hetzner.client()
-    hetzner.knobs(release_seconds=0.2)
-    server = order_running(client).server
-    server.delete().wait_until_finished()
-    assert len(client.primary_ips.get_all()) == 2
-    eventually(lambda: client.primary_ips.get_all() == [])
 
 
 def test_lengths_scale_with_the_time_to_running(hetzner: Emulator) -> None:

@@ -52,20 +52,18 @@ def test_the_machine_is_booted_from_what_the_order_said(hetzner: Emulator) -> No
     assert (spec.user_data, spec.public_keys) == ("#cloud-config\n", (key.public_key,))
 
 
-def test_running_comes_after_starting(hetzner: Emulator) -> None:
-    hetzner.start(1.0)
-    client = hetzner.client()
-    server = order(client).server
-    seen: list[str | None] = []
-
-    def is_running() -> bool:
-        server.reload()
-        if server.status not in seen:
-            seen.append(server.status)
-        return server.status == "running"
-
-    eventually(is_running)
-    assert seen == ["initializing", "starting", "running"]
+def test_running_comes_when_the_machine_is_powered(hetzner: Emulator) -> None:
+    hetzner.machines.hold_boots = True
+    response = order(hetzner.client())
+    response.action.wait_until_finished()
+    eventually(lambda: hetzner.machines.calls)
+    response.server.reload()
+    assert response.server.status == "starting"
+    assert hetzner.client().actions.get_by_id(response.next_actions[0].id).status == "running"
+    hetzner.machines.hold_boots = False
+    response.next_actions[0].wait_until_finished()
+    response.server.reload()
+    assert response.server.status == "running"
 
 
 def test_without_a_key_there_is_a_password(hetzner: Emulator) -> None:

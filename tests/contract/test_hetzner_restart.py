@@ -18,9 +18,7 @@ def test_servers_that_ran_are_booted_again_and_those_that_were_off_are_not(hetzn
 def test_a_creation_is_finished(hetzner: Emulator) -> None:
     hetzner.start(FOREVER)
     response = order(hetzner.client())
-    # The saved actions are as long as they were: they are over only for a clock that is that far on.
-    for action in hetzner.state["projects"]["one"]["action"].values():
-        action["_seconds"] = 0
+    hetzner.finish_running_actions()
     client = hetzner.start().client()
     eventually(lambda: client.servers.get_by_id(id_of(response.server)).status == "running")
     assert client.actions.get_by_id(response.action.id).status == "success"
@@ -34,8 +32,7 @@ def test_a_deletion_and_the_release_after_it_are_finished(hetzner: Emulator) -> 
     first.delete().wait_until_finished()
     hetzner.knobs(delete_seconds=FOREVER, release_seconds=None)
     second.delete()
-    for action in hetzner.state["projects"]["one"]["action"].values():
-        action["_seconds"] = 0
+    hetzner.finish_running_actions()
     client = hetzner.start().client()
     eventually(lambda: client.servers.get_all() == [])
     eventually(lambda: client.primary_ips.get_all() == [])

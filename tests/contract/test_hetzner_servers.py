@@ -33,6 +33,7 @@ def test_a_deletion_frees_the_name_the_address_and_the_machine(hetzner: Emulator
     assert hetzner.machines.calls[-1] == ("remove", server.id)
     eventually(lambda: len(hetzner.machines.free) == 200)
     assert client.primary_ips.get_all() == []
+    eventually(lambda: "_detach" not in [a["command"] for a in hetzner.state["projects"]["one"]["action"].values()])
     assert order(client).server.id != server.id
 
 
@@ -170,6 +171,7 @@ def test_a_poweroff_overtakes_a_shutdown(hetzner: Emulator) -> None:
     client.servers.shutdown(server).wait_until_finished()
     assert status(client, server) == "stopping"
     assert client.servers.power_off(server).status == "running"
+    eventually(lambda: "_halt" not in [a["command"] for a in hetzner.state["projects"]["one"]["action"].values()])
 
 
 def test_a_type_is_changed_when_the_server_is_off(hetzner: Emulator) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -18,7 +19,6 @@ from pathlib import Path
 
 import hcloud
 import paramiko
-import platformdirs
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -38,7 +38,6 @@ pytestmark = [
 ]
 
 LOG = logging.getLogger(__name__)
-CACHE = Path(os.environ.get("CLAWDET_CACHE") or platformdirs.user_cache_path("clawdet"))
 
 
 # What it prints changes with every boot, and with nothing else.
@@ -65,11 +64,24 @@ class Box:
     """A sandbox, and the keys with which its server is ordered and reached."""
 
     folder: Path
+    cache: Path
+    suite: str
     user_key: Key
     host_key: Key
 
     def up(self) -> sandbox.SandboxInfo:
-        return sandbox.up(self.folder, CACHE, servers="real", boot_seconds=0.2, install_tools=True, report=LOG.info)
+        return sandbox.up(
+            self.folder,
+            self.cache,
+            servers="real",
+            suite=self.suite,
+            boot_seconds=0.2,
+            install_tools=True,
+            report=LOG.info,
+        )
+
+    def down(self) -> list[str]:
+        return sandbox.down(self.folder, self.cache, report=LOG.info)
 
     def order(self, info: sandbox.SandboxInfo, name: str = "clawdet-alice") -> BoundServer:
         cloud = client(info)
@@ -116,6 +128,13 @@ def until(attempt: Callable[[], str], errors: tuple[type[Exception], ...], secon
             time.sleep(0.1)
 
 
+def kill(pid: int) -> None:
+    descriptor = os.pidfd_open(pid)
+    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    assert select.select([descriptor], [], [], 10)[0]
+    os.close(descriptor)
+
+
 def client(info: sandbox.SandboxInfo) -> hcloud.Client:
     return hcloud.Client(info.hetzner_token, api_endpoint=info.hetzner_url, poll_interval=0.05, timeout=10)
 
@@ -133,12 +152,12 @@ def address_of(server: BoundServer) -> str:
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Iterator[Box]:
+def box(tmp_path: Path, cache: Path, suite: str) -> Iterator[Box]:
     # It logs a traceback for each connection that comes before sshd listens.
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
-    made = Box(tmp_path / "box", Key.new(), Key.new())
+    made = Box(tmp_path / "box", cache, suite, Key.new(), Key.new())
     yield made
-    sandbox.down(made.folder, CACHE, report=LOG.info)
+    made.down()
 
 
 def traces(folder: Path) -> list[str]:
@@ -184,7 +203,7 @@ def test_a_server_is_a_real_machine_behind_its_pinned_key_until_down_leaves_noth
     assert named(own_names(info))
 
     assert box.run_when_up(address, "hostname") == "clawdet-alice"
-    assert "status: done" in box.run(address, "cloud-init status --wait")
+    assert "status: done" in box.run_when_up(address, "cloud-init status --wait")
     assert box.run(address, "systemctl is-system-running --wait") == "running"
     assert box.run(address, "ls /etc/ssh/*.pub") == "/etc/ssh/ssh_host_ed25519_key.pub"
     assert box.run(address, "curl -s http://169.254.169.254/hetzner/v1/metadata/hostname") == "clawdet-alice"
@@ -215,26 +234,26 @@ def test_a_server_is_a_real_machine_behind_its_pinned_key_until_down_leaves_noth
     assert client(info).servers.get_all() == []
     assert not list((box.folder / "servers").glob("*"))
 
-    removed = sandbox.down(box.folder, CACHE, report=LOG.info)
+    removed = box.down()
     assert removed
     assert traces(box.folder) == []
     assert named(own_names(info)) == set()
-    assert sandbox.down(box.folder, CACHE, report=LOG.info) == []
+    assert box.down() == []
 
 
 def test_a_killed_sandbox_comes_back_with_its_server_and_goes_without_a_trace(box: Box) -> None:
     info = box.up()
     address = address_of(box.order(info))
     box.run_when_up(address, "touch /root/kept")
-    os.kill(info.pid, signal.SIGKILL)
+    kill(info.pid)
 
     again = box.up()
     assert again.pid != info.pid
     assert again.hetzner_token == info.hetzner_token
     assert box.run_when_up(address, "ls /root/kept") == "/root/kept"
 
-    os.kill(again.pid, signal.SIGKILL)
-    removed = sandbox.down(box.folder, CACHE, report=LOG.info)
+    kill(again.pid)
+    removed = box.down()
     assert f"server clawdet-alice ({address})" in removed
     assert traces(box.folder) == []
     assert named(own_names(info)) == set()
@@ -283,10 +302,10 @@ def differs(value: str, other: str) -> str:
 
 def answer(address: str, port: int) -> str:
     """Return how the address answers a client that waits for the server to speak first."""
-    with socket.create_connection((address, port), timeout=0.5) as connection:
-        try:
+    try:
+        with socket.create_connection((address, port), timeout=0.5) as connection:
             return "speaks" if connection.recv(10) else "closed"
-        except ConnectionResetError:
-            return "reset"
-        except TimeoutError:
-            return "silent"
+    except ConnectionResetError:
+        return "reset"
+    except TimeoutError:
+        return "silent"

@@ -1,0 +1,80 @@
+"""What can go wrong on simulated servers, on demand."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+KNOBS: dict[str, Any] = {
+    "ssh_never": False,  # port 22 stays closed
+    "ssh_wrong_host_key": False,  # another host key than the one in user_data
+    "fail_step": {},  # {phase: step}, or {phase: {"step": ..., "times": n}}; a plain step fails once
+    "drop_connection_in_phase": {},  # {phase: n}: the SSH connections break in its middle, n times
+}
+PATH = "/_sandbox/servers/knobs"
+
+
+class Knobs:
+    """The settings, kept in a dict of plain values, and for all simulated servers alike."""
+
+    def __init__(self, state: dict[str, Any], on_change: Callable[[], None]) -> None:
+        self._state = state
+        self._on_change = on_change
+
+    def all(self) -> dict[str, Any]:
+        """Return all settings."""
+        return {**KNOBS, **self._state}
+
+    def set(self, settings: Mapping[str, Any]) -> None:
+        """Turn knobs; raise ValueError for one that does not exist or a value of another kind."""
+        for name, value in settings.items():
+            if name not in KNOBS:
+                raise ValueError(f"unknown knob {name!r}; there are {', '.join(KNOBS)}")
+            if type(value) is not type(KNOBS[name]):
+                raise ValueError(f"{name} is a {type(KNOBS[name]).__name__}")
+        self._state.update(settings)
+        self._on_change()
+
+    def reset(self) -> None:
+        """Give every knob its default."""
+        self._state.clear()
+        self._on_change()
+
+    def takes_failure(self, phase: str, step: str) -> bool:
+        """Whether a step is to fail now; that counts as one of its times."""
+        wanted = self.all()["fail_step"].get(phase)
+        entry: dict[str, Any] = {"step": wanted, "times": 1} if isinstance(wanted, str) else wanted
+        if not entry or entry["step"] != step:
+            return False
+        left = entry.get("times", 1) - 1
+        self._put("fail_step", phase, {**entry, "times": left} if left > 0 else None)
+        return True
+
+    def takes_drop(self, phase: str) -> bool:
+        """Whether the connections are to break now; that counts as one of its times."""
+        times = self.all()["drop_connection_in_phase"].get(phase, 0)
+        if times <= 0:
+            return False
+        self._put("drop_connection_in_phase", phase, times - 1 or None)
+        return True
+
+    def _put(self, knob: str, phase: str, value: Any) -> None:
+        settings = {**self.all()[knob], phase: value}
+        self.set({knob: {name: setting for name, setting in settings.items() if setting is not None}})
+
+    def routes(self) -> list[Route]:
+        """Return the control route: GET all, PUT some, DELETE for the defaults."""
+
+        async def knobs(request: Request) -> Response:
+            if request.method == "DELETE":
+                self.reset()
+            if request.method == "PUT":
+                try:
+                    self.set(await request.json())
+                except (ValueError, TypeError, AttributeError) as exc:
+                    return JSONResponse({"error": str(exc)}, 422)
+            return JSONResponse(self.all())
+
+        return [Route(PATH, knobs, methods=["GET", "PUT", "DELETE"])]

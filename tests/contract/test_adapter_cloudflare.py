@@ -1,0 +1,367 @@
+"""The product's Cloudflare adapter against the emulated API."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+from served import Served
+from starlette.types import ASGIApp
+
+from clawdet_cli.adapters import cloudflare as adapter
+from clawdet_cli.adapters.cloudflare import Cloudflare
+from clawdet_cli.errors import CloudError, ConfigError, StateError, WaitError
+from clawdet_cli.model import Deadline
+from clawdet_cli.sandbox import cloudflare_state as account
+from clawdet_cli.sandbox.authority import Authority
+from clawdet_cli.sandbox.cloudflare_api import cloudflare_app
+from clawdet_cli.sandbox.faults import Faults
+from clawdet_cli.settings import Secret
+
+ZONE, HOST, IPV4, COMMENT = "clawdet.test", "alice.clawdet.test", "127.18.0.1", "clawdet:alice:abcdefghijkl"
+TOKEN = "token-with-all-rights"
+
+Connect = Callable[..., Cloudflare]
+
+
+class Account:
+    """The emulated account, and what was asked of it."""
+
+    def __init__(self, serve_app: Callable[[ASGIApp], Served], folder: Path) -> None:
+        self.state: dict[str, Any] = {}
+        self.faults = Faults()
+        app = cloudflare_app(
+            self.state,
+            Authority(folder, "Origin CA"),
+            zone=ZONE,
+            edge_cidrs=["127.17.0.0/24"],
+            tokens=[TOKEN],
+            on_change=lambda: None,
+            faults=self.faults,
+        )
+        self.url = serve_app(app).url + "/client/v4"
+
+    @property
+    def zone(self) -> dict[str, Any]:
+        zone = account.zone_named(self.state, ZONE)
+        assert zone is not None
+        return zone
+
+    @property
+    def zone_id(self) -> str:
+        return str(self.zone["id"])
+
+    def fault(self, kind: str, method: str = "*", path: str = ".*", **options: Any) -> None:
+        self.faults.add({"kind": kind, "method": method, "path": f"/client/v4{path}", **options})
+
+    def calls(self, method: str, ending: str) -> list[Any]:
+        seen = self.faults.requests
+        return [one["status"] for one in seen if one["method"] == method and one["path"].endswith(ending)]
+
+
+@pytest.fixture
+def cloudflare(serve_app: Callable[[ASGIApp], Served], tmp_path: Path) -> Account:
+    return Account(serve_app, tmp_path / "ca")
+
+
+@pytest.fixture
+def connect(cloudflare: Account) -> Iterator[Connect]:
+    made: list[Cloudflare] = []
+
+    def start(token: str = TOKEN, seconds: float = 15, **options: Any) -> Cloudflare:
+        made.append(Cloudflare(cloudflare.url, Secret(token), Deadline.after(seconds), **options))
+        return made[-1]
+
+    yield start
+    for client in made:
+        client.close()
+
+
+@pytest.fixture
+def cloud(connect: Connect) -> Cloudflare:
+    return connect()
+
+
+@pytest.fixture
+def zone_id(cloudflare: Account) -> str:
+    return cloudflare.zone_id
+
+
+def a_csr(host: str = HOST) -> str:
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = x509.CertificateSigningRequestBuilder().subject_name(
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    )
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+class TestToken:
+    def test_a_good_one_passes(self, cloud: Cloudflare) -> None:
+        cloud.check()
+
+    def test_one_of_an_account_passes(self, connect: Connect, cloudflare: Account) -> None:
+        account.add_token(cloudflare.state, "token-of-an-account", owner="account")
+        connect("token-of-an-account").check()
+        assert cloudflare.calls("GET", f"/accounts/{account.ACCOUNT_ID}/tokens/verify") == [200]
+
+    def test_an_unknown_one_is_refused_with_the_way_to_get_one(self, connect: Connect) -> None:
+        with pytest.raises(ConfigError, match="CLOUDFLARE_API_TOKEN") as caught:
+            connect("no-such-token").check()
+        assert any("DNS Edit" in step for step in caught.value.next_steps)
+        assert "no-such-token" not in repr(caught.value.details) + str(caught.value)
+
+    @pytest.mark.parametrize("status", ["disabled", "expired"])
+    def test_a_dead_one_is_refused(self, connect: Connect, cloudflare: Account, status: str) -> None:
+        account.add_token(cloudflare.state, "token-that-died", status=status)
+        with pytest.raises(ConfigError, match="CLOUDFLARE_API_TOKEN"):
+            connect("token-that-died").check()
+
+    def test_it_is_sent_whatever_the_environment_says(self, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CLOUDFLARE_EMAIL", "somebody@clawdet.test")
+        monkeypatch.setenv("CLOUDFLARE_API_KEY", "another-key")
+        monkeypatch.setenv("CLOUDFLARE_API_USER_SERVICE_KEY", "yet-another-key")
+        monkeypatch.setenv("CLOUDFLARE_BASE_URL", "http://127.0.0.1:9/")
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        connect().check()
+
+    @pytest.mark.parametrize(
+        ("without", "named", "call"),
+        [
+            ("dns:edit", "DNS Edit", lambda cloud, zone: cloud.records(zone, HOST)),
+            ("dns:edit", "DNS Edit", lambda cloud, zone: cloud.create_a_record(zone, HOST, IPV4, COMMENT)),
+            ("ssl:edit", "SSL and Certificates Edit", lambda cloud, zone: cloud.certificates(zone)),
+            ("ssl:edit", "SSL and Certificates Edit", lambda cloud, _: cloud.certificate("1")),
+        ],
+        ids=["records", "create", "certificates", "certificate"],
+    )
+    def test_a_missing_right_is_named(
+        self,
+        connect: Connect,
+        cloudflare: Account,
+        without: str,
+        named: str,
+        call: Callable[[Cloudflare, str], object],
+    ) -> None:
+        rights = [right for right in account.RIGHTS if right != without]
+        account.add_token(cloudflare.state, "token-that-lacks-one", rights=rights)
+        with pytest.raises(ConfigError, match=f"lacks the right '{named}'"):
+            call(connect("token-that-lacks-one"), cloudflare.zone_id)
+
+    def test_without_the_right_to_settings_they_are_unknown(self, connect: Connect, cloudflare: Account) -> None:
+        account.add_token(cloudflare.state, "token-without-settings", rights=["zone:read", "dns:edit"])
+        cloud = connect("token-without-settings")
+        assert cloud.ssl_mode(cloudflare.zone_id) is None
+        assert cloud.always_use_https(cloudflare.zone_id) is None
+
+
+class TestZone:
+    def test_it_is_found_by_its_name(self, cloud: Cloudflare, zone_id: str) -> None:
+        zone = cloud.zone(ZONE)
+        assert zone is not None
+        assert (zone.id, zone.name, zone.status, zone.paused) == (zone_id, ZONE, "active", False)
+        assert zone.account_id == account.ACCOUNT_ID
+        assert len(zone.name_servers) == 2
+
+    def test_another_is_not(self, cloud: Cloudflare) -> None:
+        assert cloud.zone("example.test") is None
+
+    def test_one_that_the_token_may_not_see_is_not_either(self, connect: Connect, cloudflare: Account) -> None:
+        account.add_token(cloudflare.state, "token-that-lacks-one", rights=["dns:edit"])
+        assert connect("token-that-lacks-one").zone(ZONE) is None
+
+    def test_its_settings(self, cloud: Cloudflare, cloudflare: Account, zone_id: str) -> None:
+        assert cloud.ssl_mode(zone_id) == "strict"
+        assert cloud.always_use_https(zone_id) is True
+        cloudflare.zone["settings"]["always_use_https"]["value"] = "off"
+        assert cloud.always_use_https(zone_id) is False
+
+    def test_its_room(self, cloud: Cloudflare, zone_id: str) -> None:
+        cloud.create_a_record(zone_id, HOST, IPV4, COMMENT)
+        assert cloud.record_usage(zone_id) == (1, 200)
+
+
+class TestRecords:
+    def test_one_lives_from_creation_to_deletion(self, cloud: Cloudflare, zone_id: str) -> None:
+        made = cloud.create_a_record(zone_id, HOST, IPV4, COMMENT)
+        assert (made.name, made.type, made.content, made.proxied, made.comment) == (HOST, "A", IPV4, True, COMMENT)
+        assert cloud.records(zone_id, HOST) == [made]
+        assert cloud.records(zone_id, "bob.clawdet.test") == []
+        moved = cloud.update_a_record(zone_id, made, "127.18.0.2", "clawdet:alice:zzzzzzzzzzzz")
+        assert (moved.id, moved.content, moved.comment) == (made.id, "127.18.0.2", "clawdet:alice:zzzzzzzzzzzz")
+        assert cloud.record(zone_id, made.id) == moved
+        assert cloud.delete_record(zone_id, made.id)
+        assert not cloud.delete_record(zone_id, made.id)
+        assert cloud.record(zone_id, made.id) is None
+
+    @pytest.mark.parametrize("kind", ["drop_after", "hang_after"])
+    def test_a_lost_answer_leaves_one_record(
+        self, cloud: Cloudflare, cloudflare: Account, zone_id: str, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(adapter, "ANSWER_SECONDS", 0.5)
+        cloudflare.fault(kind, "POST")
+        made = cloud.create_a_record(zone_id, HOST, IPV4, COMMENT)
+        assert cloud.records(zone_id, HOST) == [made]
+        assert cloudflare.calls("POST", "/dns_records") == [None]
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            {"kind": "drop_before"},
+            {"kind": "answer", "status": 502, "body": "<html>bad gateway</html>"},
+            {"kind": "answer", "status": 503, "body": {"success": False, "errors": []}},
+        ],
+        ids=["dropped", "502 HTML", "503"],
+    )
+    def test_a_creation_without_effect_is_made_again_after_a_look(
+        self, cloud: Cloudflare, cloudflare: Account, zone_id: str, fault: dict[str, Any]
+    ) -> None:
+        cloudflare.fault(method="POST", **fault)
+        cloud.create_a_record(zone_id, HOST, IPV4, COMMENT)
+        assert [seen["method"] for seen in cloudflare.faults.requests] == ["POST", "GET", "POST"]
+
+    def test_ours_is_found_when_it_exists_already(self, cloud: Cloudflare, cloudflare: Account, zone_id: str) -> None:
+        made = cloud.create_a_record(zone_id, HOST, IPV4, COMMENT)
+        assert cloud.create_a_record(zone_id, HOST, IPV4, COMMENT) == made
+        assert cloudflare.calls("POST", "/dns_records") == [200, 400]
+
+    def test_the_other_code_for_it_means_the_same(self, cloud: Cloudflare, cloudflare: Account, zone_id: str) -> None:
+        made = cloud.create_a_record(zone_id, HOST, IPV4, COMMENT)
+        body = {"success": False, "errors": [{"code": 81057, "message": "The record already exists."}]}
+        cloudflare.fault("answer", "POST", status=400, body=body)
+        assert cloud.create_a_record(zone_id, HOST, IPV4, COMMENT) == made
+
+    def test_an_equal_record_that_is_not_ours_is_a_conflict(self, cloud: Cloudflare, zone_id: str) -> None:
+        foreign = cloud.create_a_record(zone_id, HOST, IPV4, "made by hand")
+        with pytest.raises(StateError, match="not ours: nothing was touched") as caught:
+            cloud.create_a_record(zone_id, HOST, IPV4, COMMENT)
+        assert "made by hand" in caught.value.details[0]
+        assert cloud.records(zone_id, HOST) == [foreign]
+
+    def test_a_record_that_excludes_ours_is_a_conflict(self, cloud: Cloudflare, cloudflare: Account) -> None:
+        body = {"success": False, "errors": [{"code": 81054, "message": "A CNAME record with that host exists."}]}
+        cloudflare.fault("answer", "POST", status=400, body=body)
+        with pytest.raises(StateError, match="excludes it") as caught:
+            cloud.create_a_record(cloudflare.zone_id, HOST, IPV4, COMMENT)
+        assert caught.value.details == ("81054: A CNAME record with that host exists.",)
+
+    def test_a_name_outside_the_zone_leaves_no_litter(self, cloud: Cloudflare, cloudflare: Account) -> None:
+        with pytest.raises(CloudError, match="was asked for; it was removed again"):
+            cloud.create_a_record(cloudflare.zone_id, "alice.example.test", IPV4, COMMENT)
+        assert cloudflare.zone["records"] == {}
+
+    def test_a_full_zone_is_told(self, cloud: Cloudflare, cloudflare: Account, zone_id: str) -> None:
+        cloudflare.zone["record_quota"] = 0
+        with pytest.raises(CloudError, match="the zone is full") as caught:
+            cloud.create_a_record(zone_id, HOST, IPV4, COMMENT)
+        assert "81045" in caught.value.details[0]
+
+    def test_a_refused_value_is_told_with_its_inner_reason(self, cloud: Cloudflare, zone_id: str) -> None:
+        with pytest.raises(CloudError, match="it refused") as caught:
+            cloud.create_a_record(zone_id, HOST, "not-an-address", COMMENT)
+        assert any("9005" in line for line in caught.value.details)
+
+    @pytest.mark.parametrize("kind", ["drop_before", "drop_after"])
+    def test_a_lost_update_and_a_lost_deletion_are_no_failures(
+        self, cloud: Cloudflare, cloudflare: Account, zone_id: str, kind: str
+    ) -> None:
+        made = cloud.create_a_record(zone_id, HOST, IPV4, COMMENT)
+        cloudflare.fault(kind, "PATCH")
+        assert cloud.update_a_record(zone_id, made, "127.18.0.2", COMMENT).content == "127.18.0.2"
+        cloudflare.fault(kind, "DELETE")
+        assert cloud.delete_record(zone_id, made.id)
+        assert cloud.records(zone_id, HOST) == []
+
+
+class TestCertificates:
+    def test_one_lives_from_signing_to_revocation(self, cloud: Cloudflare, zone_id: str) -> None:
+        csr = a_csr()
+        signed = cloud.sign(zone_id, HOST, csr)
+        assert signed.hostnames == (HOST,)
+        leaf = x509.load_pem_x509_certificate(signed.pem.encode())
+        assert leaf.public_key() == x509.load_pem_x509_csr(csr.encode()).public_key()
+        assert (leaf.not_valid_after_utc - leaf.not_valid_before_utc).days == 5475
+        assert cloud.certificates(zone_id) == [signed]
+        assert cloud.certificate(signed.id) == signed
+        assert cloud.revoke(signed.id)
+        assert cloud.certificates(zone_id) == []
+        assert cloud.certificate(signed.id) is None
+        assert not cloud.revoke("123456789")
+
+    @pytest.mark.parametrize("kind", ["drop_after", "drop_before"])
+    def test_a_lost_answer_leaves_one(self, cloud: Cloudflare, cloudflare: Account, zone_id: str, kind: str) -> None:
+        cloudflare.fault(kind, "POST")
+        signed = cloud.sign(zone_id, HOST, a_csr())
+        assert cloud.certificates(zone_id) == [signed]
+
+    def test_the_same_request_gives_the_same_one(self, cloud: Cloudflare, zone_id: str) -> None:
+        csr = a_csr()
+        first = cloud.sign(zone_id, HOST, csr)
+        assert cloud.sign(zone_id, HOST, csr.replace("\n", "\r\n")) == first
+        assert cloud.sign(zone_id, HOST, a_csr()) != first
+
+    def test_a_revoked_one_is_not_given_again(self, cloud: Cloudflare, zone_id: str) -> None:
+        csr = a_csr()
+        first = cloud.sign(zone_id, HOST, csr)
+        cloud.revoke(first.id)
+        assert cloud.sign(zone_id, HOST, csr).id != first.id
+
+    def test_a_lost_revocation_is_no_failure(self, cloud: Cloudflare, cloudflare: Account, zone_id: str) -> None:
+        signed = cloud.sign(zone_id, HOST, a_csr())
+        cloudflare.fault("drop_after", "DELETE")
+        assert cloud.revoke(signed.id)
+        assert cloud.certificates(zone_id) == []
+
+    def test_all_pages_are_read(self, cloud: Cloudflare, zone_id: str) -> None:
+        csr = a_csr()
+        for number in range(52):
+            cloud._client.origin_ca_certificates.create(
+                csr=csr, hostnames=[f"user-{number}.{ZONE}"], request_type="origin-ecc", requested_validity=7
+            )
+        assert len({certificate.hostnames for certificate in cloud.certificates(zone_id)}) == 52
+
+    def test_a_host_outside_the_account_is_told(self, cloud: Cloudflare, zone_id: str) -> None:
+        with pytest.raises(CloudError) as caught:
+            cloud.sign(zone_id, "alice.example.test", a_csr())
+        assert "not part of your account" in " ".join(caught.value.details)
+
+
+class TestTrouble:
+    @pytest.mark.parametrize("headers", [{"retry-after": "1"}, {}], ids=["told when", "not told"])
+    def test_the_limit_of_requests_is_waited_out_and_told(
+        self, connect: Connect, cloudflare: Account, headers: dict[str, str]
+    ) -> None:
+        told: list[str] = []
+        body = {"success": False, "errors": [{"code": 10100, "message": "Please wait"}]}
+        cloudflare.fault("answer", status=429, body=body, headers=headers)
+        cloud = connect(watch=told.append)
+        assert cloud.zone(ZONE) is not None
+        assert told == ["Cloudflare's limit of requests is reached (429)"]
+        times = [seen["time"] for seen in cloudflare.faults.requests]
+        assert times[1] - times[0] >= float(headers.get("retry-after", 0.2))
+
+    def test_a_limit_that_outlasts_the_deadline_ends_as_a_wait(self, connect: Connect, cloudflare: Account) -> None:
+        cloudflare.fault("answer", status=429, headers={"retry-after": "300"}, body={"errors": []}, times=None)
+        with pytest.raises(WaitError, match=r"Cloudflare to find the zone .*; last seen: Cloudflare's limit"):
+            connect(seconds=0.5).zone(ZONE)
+
+    @pytest.mark.parametrize("call", [
+        lambda cloud, zone: cloud.create_a_record(zone, HOST, IPV4, COMMENT),
+        lambda cloud, zone: cloud.sign(zone, HOST, a_csr()),
+    ], ids=["record", "certificate"])  # fmt: skip
+    def test_success_false_without_an_error_status_is_a_failure(
+        self, cloud: Cloudflare, cloudflare: Account, call: Callable[[Cloudflare, str], object]
+    ) -> None:
+        body = {"success": False, "errors": [{"code": 1, "message": "no"}], "messages": [], "result": None}
+        cloudflare.fault("answer", "POST", status=200, body=body)
+        with pytest.raises(CloudError, match="a shape that this version"):
+            call(cloud, cloudflare.zone_id)
+
+    def test_a_page_in_place_of_json_is_a_failure(self, cloud: Cloudflare, cloudflare: Account) -> None:
+        cloudflare.fault("answer", "GET", status=200, body="<html>captive portal</html>")
+        with pytest.raises(CloudError, match="a shape that this version"):
+            cloud.zone(ZONE)

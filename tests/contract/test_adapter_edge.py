@@ -1,0 +1,284 @@
+"""The product's visitor and DNS question, against the emulated edge and name server and the test's own origin."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import socket
+import ssl
+from collections.abc import Coroutine, Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from served import LoopThread
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from clawdet_cli.adapters import edge as adapter
+from clawdet_cli.adapters.edge import CONNECT_REQUEST, Visitor, edge_addresses, explain_52x
+from clawdet_cli.errors import GuestError
+from clawdet_cli.model import Deadline
+from clawdet_cli.sandbox import cloudflare_records as records
+from clawdet_cli.sandbox import cloudflare_state as account
+from clawdet_cli.sandbox.authority import Authority
+from clawdet_cli.sandbox.dns import serve_dns
+from clawdet_cli.sandbox.edge import Edge
+from clawdet_cli.sandbox.edge_origin import Timeouts
+
+ZONE, HOST, ORIGIN = "clawdet.test", "alice.clawdet.test", "127.18.0.1"
+EDGE = "127.17.0.1"
+T = TypeVar("T")
+
+
+class World:
+    """An edge, a name server and an origin that behaves as Caddy and OpenClaw do, in a loop of their own."""
+
+    def __init__(self, folder: Path, loop_thread: LoopThread) -> None:
+        self.folder = folder
+        self.loop = loop_thread.loop
+        self.state: dict[str, Any] = {}
+        self.edge_ca = Authority(folder / "edge", "Edge CA")
+        self.origin_ca = Authority(folder / "origin", "Origin CA")
+        account.seed(self.state, ZONE, [])
+        self.seen: list[Headers] = []
+        self.origin_address = ("127.0.0.1", 1)  # nothing listens there
+        self.origin_server: Server | None = None
+        self.tasks: list[asyncio.Task[Any]] = []
+        self.edge_socket = socket.create_server(("127.0.0.1", 0))
+        timeouts = Timeouts(connect=5, response=5, websocket=5, visitor=5)
+        edge = Edge(
+            self.state, self.edge_ca, self.origin_ca, dial=lambda _ip, _port: self.origin_address, timeouts=timeouts
+        )
+        self.start(edge.serve(self.edge_socket))
+
+    def wait_for(self, story: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(story, self.loop).result(10)
+
+    def start(self, story: Coroutine[Any, Any, Any]) -> None:
+        async def begin() -> None:
+            self.tasks.append(asyncio.create_task(story))
+
+        self.wait_for(begin())
+
+    def record(self, name: str, content: str, *, proxied: bool = True) -> None:
+        zone = account.zone_named(self.state, ZONE)
+        assert zone is not None
+        records.create(zone, {"name": name, "type": "A", "content": content, "proxied": proxied})
+
+    def origin(self, ca: Authority | None = None) -> str:
+        """Start the origin with a certificate, and give that one's SHA-256."""
+        certificate, key = (ca or self.origin_ca).issue_server([HOST])
+        (self.folder / "pair.pem").write_text(certificate + key)
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(self.folder / "pair.pem")
+
+        async def listen() -> Server:
+            return await serve(self.gateway, "127.0.0.1", 0, ssl=tls, process_request=self.page, compression=None)
+
+        self.origin_server = self.wait_for(listen())
+        self.origin_address = next(iter(self.origin_server.sockets)).getsockname()[:2]
+        der = x509.load_pem_x509_certificate(certificate.encode()).public_bytes(Encoding.DER)
+        return hashlib.sha256(der).hexdigest()
+
+    def page(self, _connection: ServerConnection, request: Request) -> Response | None:
+        self.seen.append(request.headers)
+        if request.headers.get("Upgrade"):
+            return Response(404, "Not Found", Headers(), b"") if request.path != "/app" else None
+        body = b"x" * 3_000_000 if request.path == "/large" else f"this is {request.path}".encode()
+        token = request.headers.get("Authorization")
+        status = HTTPStatus.UNAUTHORIZED if request.path == "/app/secret" and not token else HTTPStatus.OK
+        headers = Headers({"Content-Length": str(len(body)), "X-Nonce": "abc", "Connection": "close"})
+        return Response(status.value, status.phrase, headers, body)
+
+    async def gateway(self, connection: ServerConnection) -> None:
+        await connection.send(json.dumps({"type": "event", "event": "connect.challenge", "payload": {"nonce": "n"}}))
+        with contextlib.suppress(ConnectionClosed):
+            frame = json.loads(await connection.recv())
+            own = connection.request and connection.request.headers["Origin"] == f"https://{HOST}"
+            code = "CONTROL_UI_DEVICE_IDENTITY_REQUIRED" if own else "CONTROL_UI_ORIGIN_NOT_ALLOWED"
+            error = {"code": "INVALID_REQUEST", "message": "no", "details": {"code": code}}
+            await connection.send(json.dumps({"type": "res", "id": frame["id"], "ok": False, "error": error}))
+            await connection.close(1008, "no")
+
+    def visitor(self, **options: Any) -> Visitor:
+        address = self.edge_socket.getsockname()
+        return Visitor(HOST, lambda: socket.create_connection(address, 5), self.edge_ca.ca_path, **options)
+
+    def direct(self, pinned: str) -> Visitor:
+        return Visitor(
+            HOST, lambda: socket.create_connection(self.origin_address, 5), None, pinned, hop="the server itself"
+        )
+
+    def close(self) -> None:
+        async def end() -> None:
+            if self.origin_server:
+                self.origin_server.close()
+                await self.origin_server.wait_closed()
+            for task in self.tasks:
+                task.cancel()
+            await asyncio.gather(*self.tasks, return_exceptions=True)
+
+        self.wait_for(end())
+
+
+@pytest.fixture
+def world(tmp_path: Path, loop_thread: LoopThread) -> Iterator[World]:
+    made = World(tmp_path, loop_thread)
+    made.record(HOST, ORIGIN)
+    yield made
+    made.close()
+
+
+class TestHttp:
+    def test_a_page_is_read_through_the_edge(self, world: World) -> None:
+        world.origin()
+        answer = world.visitor().get("/here", {"X-Asked": "yes"})
+        assert (answer.status, answer.body, answer.headers["x-nonce"]) == (200, b"this is /here", "abc")
+        assert answer.headers["server"] == "cloudflare"
+        assert world.seen[0]["X-Asked"] == "yes"
+        assert world.seen[0]["Host"] == HOST
+
+    def test_a_token_is_sent_where_it_is_asked_for(self, world: World) -> None:
+        world.origin()
+        visitor = world.visitor()
+        assert visitor.get("/app/secret").status == 401
+        assert visitor.get("/app/secret", {"Authorization": "Bearer x"}).status == 200
+
+    def test_a_page_is_read_from_the_server_itself_by_its_certificate(self, world: World) -> None:
+        answer = world.direct(world.origin()).get("/here")
+        assert (answer.status, answer.body) == (200, b"this is /here")
+        assert "CF-Ray" not in world.seen[0]
+
+    def test_another_certificate_than_the_issued_one_is_refused(self, world: World) -> None:
+        world.origin()
+        with pytest.raises(
+            GuestError, match=f"as the server itself serves it: it shows the certificate .*, {'0' * 64}"
+        ):
+            world.direct("0" * 64).get("/")
+        assert world.seen == []
+
+    def test_an_authority_that_is_not_trusted_is_told(self, world: World) -> None:
+        with pytest.raises(GuestError, match="as the edge serves it: its certificate is refused: unable to get"):
+            Visitor(HOST, lambda: socket.create_connection(world.edge_socket.getsockname(), 5), None).get("/")
+
+    def test_a_name_without_a_certificate_is_told(self, world: World) -> None:
+        visitor = Visitor(
+            "a.b.clawdet.test",
+            lambda: socket.create_connection(world.edge_socket.getsockname(), 5),
+            world.edge_ca.ca_path,
+        )
+        with pytest.raises(GuestError, match="the TLS handshake failed"):
+            visitor.get("/")
+
+    def test_a_closed_port_is_told(self, world: World) -> None:
+        with pytest.raises(GuestError, match="no connection") as caught:
+            world.direct("0" * 64).get("/")
+        assert "refused" in caught.value.details[0]
+
+    def test_silence_is_told(self, world: World) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            visitor = Visitor(
+                HOST, lambda: socket.create_connection(silent.getsockname(), 5), world.edge_ca.ca_path, timeout=0.3
+            )
+            with pytest.raises(GuestError, match="the TLS handshake failed") as caught:
+                visitor.get("/")
+        assert "timed out" in caught.value.details[0]
+
+    def test_an_error_of_the_edge_is_an_answer_that_can_be_explained(self, world: World) -> None:
+        status = world.visitor().get("/").status
+        assert status == 521
+        assert "refuses connections on port 443" in explain_52x(status)
+
+    def test_a_wrong_certificate_at_the_server_too(self, world: World) -> None:
+        world.origin(ca=world.edge_ca)
+        status = world.visitor().get("/").status
+        assert status == 526
+        assert "not from the Origin CA" in explain_52x(status)
+
+    def test_no_more_than_a_part_of_a_large_page_is_kept(self, world: World) -> None:
+        assert len(world.direct(world.origin()).get("/large").body) == adapter.MOST_BODY
+
+    def test_what_is_no_error_of_the_edge_needs_no_explanation(self) -> None:
+        assert explain_52x(200) == ""
+        assert all(explain_52x(status).startswith(str(status)) for status in (*range(520, 527), 530, 1016))
+
+
+class TestWebSocket:
+    def test_the_first_frame_is_the_challenge(self, world: World) -> None:
+        world.origin()
+        answer = world.visitor().websocket("/app", f"https://{HOST}")
+        assert answer.status == 101
+        assert answer.first is not None
+        assert answer.first["event"] == "connect.challenge"
+        assert (answer.refusal, answer.close_code) == (None, None)
+
+    def test_a_foreign_origin_is_refused_after_its_request(self, world: World) -> None:
+        world.origin()
+        answer = world.visitor().websocket("/app", "https://evil.example", CONNECT_REQUEST)
+        assert (answer.status, answer.close_code) == (101, 1008)
+        assert answer.refusal == "CONTROL_UI_ORIGIN_NOT_ALLOWED"
+
+    def test_so_is_a_device_without_identity_for_another_reason(self, world: World) -> None:
+        answer = world.direct(world.origin()).websocket("/app", f"https://{HOST}", CONNECT_REQUEST)
+        assert (answer.refusal, answer.close_code) == ("CONTROL_UI_DEVICE_IDENTITY_REQUIRED", 1008)
+
+    def test_where_there_is_none_the_status_says_so(self, world: World) -> None:
+        world.origin()
+        assert world.visitor().websocket("/", f"https://{HOST}").status == 404
+
+    def test_an_error_of_the_edge_is_an_answer(self, world: World) -> None:
+        assert world.visitor().websocket("/app", f"https://{HOST}").status == 521
+
+
+class TestDns:
+    @pytest.fixture
+    def dns(self, world: World) -> tuple[str, int]:
+        tcp = socket.create_server(("127.0.0.1", 0))
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.bind(tcp.getsockname())
+        world.start(serve_dns(world.state, [EDGE], udp, tcp))
+        address: tuple[str, int] = tcp.getsockname()
+        return address
+
+    def test_a_proxied_name_leads_to_the_edge(self, dns: tuple[str, int]) -> None:
+        assert edge_addresses(HOST, [], dns, Deadline.after(10)) == [EDGE]
+
+    def test_one_that_is_not_shows_its_address(self, world: World, dns: tuple[str, int]) -> None:
+        world.record("bob.clawdet.test", "127.18.0.2", proxied=False)
+        assert edge_addresses("bob.clawdet.test", [], dns, Deadline.after(10)) == ["127.18.0.2"]
+
+    def test_none_is_an_empty_list(self, dns: tuple[str, int]) -> None:
+        assert edge_addresses("nobody.clawdet.test", [], dns, Deadline.after(10)) == []
+
+    def test_tcp_serves_where_udp_is_silent(self, world: World) -> None:
+        tcp = socket.create_server(("127.0.0.1", 0))
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+        ):
+            silent.bind(tcp.getsockname())
+            udp.bind(("127.0.0.1", 0))
+            world.start(serve_dns(world.state, [EDGE], udp.dup(), tcp))
+            assert edge_addresses(HOST, [], tcp.getsockname(), Deadline.after(0.3)) == [EDGE]
+
+    def test_a_refusal_is_told(self, dns: tuple[str, int]) -> None:
+        with pytest.raises(GuestError, match="No name server answers") as caught:
+            edge_addresses("www.example.test", [], dns, Deadline.after(10))
+        assert "REFUSED" in caught.value.details[0]
+
+    def test_the_last_resort_is_said_and_only_taken_when_allowed(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            closed = listener.getsockname()
+        told: list[str] = []
+        with pytest.raises(GuestError):
+            edge_addresses("localhost", [], closed, Deadline.after(0.5), watch=told.append)
+        assert told == []
+        found = edge_addresses("localhost", [], closed, Deadline.after(0.5), system_resolver=True, watch=told.append)
+        assert found == ["127.0.0.1"]
+        assert "may lag" in told[0]

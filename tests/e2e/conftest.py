@@ -1,0 +1,54 @@
+"""Sandboxes for whole runs of the program: one with simulated servers, one with real ones."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import platformdirs
+import pytest
+from tests.e2e.operator import Operator
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what needs a real server on the Debian releases that CLAWDET_SUITE names: one of them, or `both`."""
+    if "suite" in metafunc.fixturenames:
+        wanted = os.environ.get("CLAWDET_SUITE", "bookworm")
+        metafunc.parametrize("suite", ["bookworm", "trixie"] if wanted == "both" else [wanted], scope="session")
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """The cache that sandboxes share: what is downloaded and built once on a machine."""
+    return Path(os.environ.get("CLAWDET_CACHE") or platformdirs.user_cache_path("clawdet"))
+
+
+@pytest.fixture(scope="session")
+def simulated_sandbox(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Operator]:
+    """A sandbox whose servers install nothing and boot at once."""
+    operator = Operator(tmp_path_factory.mktemp("simulated"), cache)
+    up = operator.clawdet("sandbox", "up", "--servers", "simulated", "--boot-seconds", "0")
+    assert up.code == 0, up.err
+    yield operator
+    down = operator.clawdet("sandbox", "down", "--yes")
+    assert down.code == 0, down.err
+
+
+@pytest.fixture
+def operator(simulated_sandbox: Operator) -> Iterator[Operator]:
+    """An operator of simulated servers, who finds both clouds empty and leaves them in working order."""
+    assert simulated_sandbox.holdings() == (0, 0, 0)
+    yield simulated_sandbox
+    simulated_sandbox.reset()
+    for instance in simulated_sandbox.clawdet("status", "--sandbox", "--json").document["instances"]:
+        simulated_sandbox.clawdet("destroy", instance["user"], "--yes", "--sandbox")
+
+
+@pytest.fixture(scope="session")
+def real_sandbox(tmp_path_factory: pytest.TempPathFactory, cache: Path, suite: str) -> Iterator[Operator]:
+    """A sandbox whose servers are real systemd machines."""
+    operator = Operator(tmp_path_factory.mktemp("real"), cache)
+    up = operator.clawdet("sandbox", "up", "--servers", "real", "--suite", suite, "--boot-seconds", "1", "--yes")
+    assert up.code == 0, up.err
+    yield operator
+    down = operator.clawdet("sandbox", "down", "--yes")
+    assert down.code == 0, down.err

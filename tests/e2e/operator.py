@@ -1,0 +1,116 @@
+"""An operator at a keyboard: runs the installed command in a process of its own and reads what it says."""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command said, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The one JSON document on stdout."""
+        return dict(json.loads(self.out))
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Somebody with a state folder and a sandbox in it."""
+
+    state: Path
+    cache: Path
+
+    def clawdet(
+        self, *arguments: str, env: Mapping[str, str] | None = None, stdin: str | None = None, timeout: float = 900
+    ) -> Said:
+        """Run `clawdet ARGUMENTS`."""
+        done = subprocess.run(
+            [sys.executable, "-m", "clawdet_cli", *arguments],
+            env=self.environment(env),
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Said(done.returncode, done.stdout, done.stderr)
+
+    def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Give the environment of a command: nothing of the developer's own settings."""
+        kept = {key: value for key, value in os.environ.items() if not key.endswith(("_TOKEN", "_API_KEY"))}
+        own = {"CLAWDET_STATE": str(self.state), "CLAWDET_CACHE": str(self.cache)}
+        return kept | own | dict(more or {})
+
+    def info(self) -> dict[str, Any]:
+        """What the sandbox says of itself."""
+        return self.clawdet("sandbox", "info", "--json").document
+
+    def control(self, cloud: str, method: str, path: str, body: Any = None) -> Any:
+        """Turn the sandbox's knobs, as its owner."""
+        base = self.info()[f"{cloud}_url"].removesuffix("/v1").removesuffix("/client/v4")
+        request = urllib.request.Request(  # noqa: S310 - a loopback address of the sandbox's own
+            f"{base}/_sandbox/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - as above
+            content = answer.read()
+        return json.loads(content) if content else None
+
+    def reset(self) -> None:
+        """Undo what `control` did, for the next test."""
+        self.control("hetzner", "DELETE", "knobs")
+        self.control("hetzner", "DELETE", "faults")
+        self.control("cloudflare", "DELETE", "faults")
+        self.control(
+            "cloudflare", "PATCH", f"zones/{self.info()['zone']}", {"status": "active", "paused": False, "ssl": "strict"}
+        )
+
+    def cloud(self, url_key: str, path: str) -> Any:
+        """Read from an emulated API with nothing but HTTP."""
+        info = self.info()
+        request = urllib.request.Request(  # noqa: S310 - a loopback address of the sandbox's own
+            info[f"{url_key}_url"] + path, headers={"Authorization": f"Bearer {info[f'{url_key}_token']}"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - as above
+            return json.loads(answer.read())
+
+    def servers(self) -> list[dict[str, Any]]:
+        """Every server in the emulated Hetzner project."""
+        return list(self.cloud("hetzner", "/servers")["servers"])
+
+    def records(self) -> list[dict[str, Any]]:
+        """Every record in the emulated zone."""
+        return list(self.cloud("cloudflare", f"/zones/{self.zone_id()}/dns_records")["result"])
+
+    def certificates(self) -> list[dict[str, Any]]:
+        """Every certificate of the emulated zone that is not revoked."""
+        found = self.cloud("cloudflare", f"/certificates?zone_id={self.zone_id()}")["result"]
+        return [certificate for certificate in found if not certificate.get("revoked_at")]
+
+    def zone_id(self) -> str:
+        """The id of the sandbox's zone."""
+        return str(self.cloud("cloudflare", f"/zones?name={self.info()['zone']}")["result"][0]["id"])
+
+    def holdings(self) -> tuple[int, int, int]:
+        """How many servers, records and certificates there are."""
+        return len(self.servers()), len(self.records()), len(self.certificates())
+
+
+def sandboxed(arguments: Sequence[str]) -> list[str]:
+    """Append the flag that every command on the sandbox needs."""
+    return [*arguments, "--sandbox"]

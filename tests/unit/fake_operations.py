@@ -1,0 +1,189 @@
+"""Stands in for `clawdet_cli.operations`: answers as told, and remembers what was asked."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from types import ModuleType
+from typing import Any, cast
+
+import clawdet_cli
+from clawdet_cli import cli
+from clawdet_cli.errors import StoppedError
+from clawdet_cli.model import (
+    CHECK_NAMES,
+    Check,
+    Destroyed,
+    Event,
+    Holdings,
+    Instance,
+    Plan,
+    ServerOffer,
+    StageRun,
+    Status,
+    Watcher,
+    now_text,
+)
+from clawdet_cli.settings import Secret, Settings
+
+OFFERS = (
+    ServerOffer("cpx22", "nbg1", "x86", 2, 4.0, 80, Decimal("19.99"), available=True),
+    ServerOffer("cx23", "nbg1", "x86", 2, 4.0, 40, Decimal("5.99"), available=True),
+)
+
+
+def an_instance(user: str = "alice", *, failing: Sequence[str] = (), **changes: Any) -> Instance:
+    """Give a finished instance, in which the named checks failed."""
+    now = now_text()
+    finished = Instance(
+        user=user,
+        zone="example.com",
+        run_id="abc123def456",
+        status=Status.COMPLETE,
+        sandbox=False,
+        created_at=now,
+        updated_at=now,
+        server_id=4711,
+        server_type="cpx22",
+        location="nbg1",
+        image="ubuntu-24.04",
+        monthly="19.99",
+        ipv4="203.0.113.7",
+        record_id="r1",
+        certificate_id="c1",
+        openclaw_version="2026.9.6",
+        url=f"https://{user}.example.com/",
+        checks=tuple(Check(name, name not in failing, f"{name} was looked at", now) for name in CHECK_NAMES),
+        stages=(StageRun("create_server", "done", 1.25), StageRun("prepare_vps", "done", 48.5)),
+    )
+    return replace(finished, **changes)
+
+
+@dataclass
+class Outcome:
+    """As `operations.Outcome`."""
+
+    instance: Instance
+    already_complete: bool
+
+
+@dataclass
+class FakeOperations:
+    """The functions of `clawdet_cli.operations`, each with an answer that a test may change."""
+
+    instances: dict[str, Instance] = field(default_factory=lambda: {"alice": an_instance()})
+    already: bool = False
+    found: tuple[str, ...] = ("DNS record alice.example.com -> 203.0.113.7", "server clawdet-alice (id 4711)")
+    during: Callable[[str], None] = lambda _: None
+    """Called in the middle of every operation, with the user: raises what a test wants to see fail."""
+    events: tuple[Event, ...] = (
+        Event("stage_started", "2026-01-02T03:04:05.000+00:00", "create_server", text="Ordering the VPS"),
+        Event("note", "2026-01-02T03:04:05.500+00:00", "create_server", text="ordering cpx22 in nbg1"),
+        Event("stage_finished", "2026-01-02T03:04:06.000+00:00", "create_server", status="done", seconds=1.0),
+    )
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+    settings: list[Settings] = field(default_factory=list)
+
+    def default_openclaw(self) -> str:
+        """Give a version."""
+        return "2026.9.6"
+
+    def plan(self, settings: Settings, user: str, watch: Watcher) -> Plan:
+        """Give a plan."""
+        self._begin(settings, "plan", user)
+        self._play(watch, user)
+        return self._plan(settings, user)
+
+    def provision(self, settings: Settings, user: str, watch: Watcher, approve: Callable[[Plan], bool]) -> Outcome:
+        """Give the instance of that user."""
+        self._begin(settings, "provision", user)
+        approved = approve(self._plan(settings, user))
+        self.asked.append(("approved", user, approved))
+        if not approved:
+            raise StoppedError("Not approved: nothing was ordered.")
+        self._play(watch, user)
+        return Outcome(self.instances[user], self.already)
+
+    def verify(self, settings: Settings, user: str, watch: Watcher) -> Instance:
+        """Give the instance of that user."""
+        self._begin(settings, "verify", user)
+        self._play(watch, user)
+        return self.instances[user]
+
+    def status(self, settings: Settings, users: Sequence[str], *, live: bool, watch: Watcher) -> list[Instance]:
+        """Give the instances of these users, or all."""
+        self._begin(settings, "status", *users, live)
+        if live:
+            self._play(watch, "")
+        return [self.instances[user] for user in users or self.instances]
+
+    def holdings(self, settings: Settings, user: str) -> Holdings:
+        """Tell what there is."""
+        self._begin(settings, "holdings", user)
+        return Holdings(user, f"{user}.example.com", self.found, "19.99", self.instances.get(user))
+
+    def destroy(self, settings: Settings, user: str, watch: Watcher) -> Destroyed:
+        """Tell what was removed."""
+        self._begin(settings, "destroy", user)
+        self._play(watch, user)
+        return Destroyed(user, self.found, tuple(f"no {name}" for name in self.found))
+
+    def token(self, settings: Settings, user: str) -> Secret:
+        """Give a token."""
+        self._begin(settings, "token", user)
+        self.during(user)
+        return Secret("token-of-" + user)
+
+    def ssh_command(self, settings: Settings, user: str, command: Sequence[str]) -> list[str]:
+        """Give a command line that can be run anywhere."""
+        self._begin(settings, "ssh_command", user, *command)
+        return ["echo", user, *command]
+
+    def _begin(self, settings: Settings, *what: Any) -> None:
+        self.asked.append(what)
+        self.settings.append(settings)
+
+    def _play(self, watch: Watcher, user: str) -> None:
+        for event in self.events:
+            watch(event)
+        self.during(user)
+
+    def _plan(self, settings: Settings, user: str) -> Plan:
+        return Plan(
+            user=user,
+            host=f"{user}.example.com",
+            url=f"https://{user}.example.com/",
+            server_name=f"clawdet-{user}",
+            image="ubuntu-24.04",
+            candidates=OFFERS,
+            openclaw_version=settings.openclaw_version,
+            node_version="24.21.0",
+            caddy_version="2.11.7",
+            model=settings.chosen_model,
+            provider_keys=tuple(settings.provider_keys),
+            exists=(),
+        )
+
+
+def install(fake: FakeOperations) -> None:
+    """Put the fake in the place of the real operations, for this process."""
+    sys.modules["clawdet_cli.operations"] = cast(ModuleType, fake)
+    setattr(clawdet_cli, "operations", fake)  # noqa: B010 - as importing would; an assignment is a type error
+
+
+def _wait_for_a_signal(_user: str) -> None:
+    sys.stderr.write("waiting\n")
+    sys.stderr.flush()
+    while True:
+        signal.pause()
+
+
+if __name__ == "__main__":
+    # A whole process with the fake in it, for what only a process has: signals, a terminal, an exit code.
+    behaviour = FakeOperations()
+    if os.environ.get("FAKE") == "wait":
+        behaviour.during = _wait_for_a_signal
+    install(behaviour)
+    sys.exit(cli.main(sys.argv[1:]))

@@ -1,0 +1,238 @@
+"""What each verb asks of the operations, and what it says of the answer."""
+
+import json
+import os
+from typing import Any
+
+import pytest
+
+from clawdet_cli import cli
+from clawdet_cli.errors import CloudError
+from clawdet_cli.model import Status
+from tests.unit.fake_operations import FakeOperations, an_instance
+
+ZONE = ("--zone", "example.com")
+
+Captured = pytest.CaptureFixture[str]
+
+
+def document(capsys: Captured) -> dict[str, Any]:
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def test_provision_goes_on_without_asking_off_a_terminal(fake: FakeOperations, capsys: Captured) -> None:
+    assert cli.main(["provision", "alice", *ZONE]) == 0
+    assert ("approved", "alice", True) in fake.asked
+    out, err = capsys.readouterr()
+    assert "alice is complete: https://alice.example.com/" in out
+    assert "clawdet token alice --zone example.com" in out
+    assert "Checks (6 of 6 passed" in out
+    assert "Ordering the VPS" in err
+    assert "Ordering the VPS" not in out
+
+
+def test_provision_says_when_there_was_nothing_to_do(fake: FakeOperations, capsys: Captured) -> None:
+    fake.already = True
+    assert cli.main(["provision", "alice", *ZONE]) == 0
+    assert "alice is already complete" in capsys.readouterr().out
+
+
+def test_provision_hands_its_flags_on_as_settings(fake: FakeOperations) -> None:
+    argv = ["provision", "alice", *ZONE, "--server-type", "cx33,cx23", "--location", "hel1", "--image", "debian-12"]
+    argv += ["--openclaw-version", "2026.9.2", "--model", "openai/gpt-5.4", "--timeout", "60", "--ssh-key", "/k"]
+    assert cli.main(argv) == 0
+    found = fake.settings[-1]
+    assert (found.zone, found.server_types, found.locations) == ("example.com", ("cx33", "cx23"), ("hel1",))
+    assert (found.image, found.openclaw_version, found.model) == ("debian-12", "2026.9.2", "openai/gpt-5.4")
+    assert (found.timeout, str(found.ssh_key)) == (60, "/k")
+
+
+@pytest.mark.usefixtures("fake")
+def test_the_document_of_an_instance_has_the_keys_that_scripts_rely_on(capsys: Captured) -> None:
+    assert cli.main(["provision", "alice", *ZONE, "--json", "--quiet"]) == 0
+    found = document(capsys)
+    instance = found.pop("instance")
+    assert found == {"version": 1}
+    expected = {"user": "alice", "status": "complete", "server_id": 4711, "ipv4": "203.0.113.7", "record_id": "r1"}
+    expected |= {"url": "https://alice.example.com/", "sandbox": False, "monthly_eur": 19.99}
+    assert expected.items() <= instance.items()
+    assert instance["stages"][0] == {"name": "create_server", "status": "done", "seconds": 1.25}
+    assert [check["name"] for check in instance["checks"]] == [
+        *("server", "dns", "openclaw", "gateway", "landing_page", "recorded")
+    ]
+    assert {"name", "ok", "evidence"} <= instance["checks"][0].keys()
+
+
+def test_several_users_are_provisioned_one_after_the_other(fake: FakeOperations, capsys: Captured) -> None:
+    fake.instances["bob"] = an_instance("bob")
+    assert cli.main(["provision", "bob", "alice", "bob", *ZONE, "--json"]) == 0
+    assert [one["user"] for one in document(capsys)["instances"]] == ["bob", "alice"]
+
+
+def test_the_failure_of_a_later_user_tells_who_is_complete(fake: FakeOperations, capsys: Captured) -> None:
+    def fail(user: str) -> None:
+        if user == "bob":
+            raise CloudError("sold out")
+
+    fake.during = fail
+    assert cli.main(["provision", "alice", "bob", *ZONE, "--json"]) == 5
+    assert document(capsys)["error"]["details"] == ["complete before that: alice"]
+
+
+def test_no_user_is_begun_when_one_of_the_names_is_wrong(fake: FakeOperations, capsys: Captured) -> None:
+    assert cli.main(["provision", "alice", "www", *ZONE]) == 2
+    assert fake.asked == []
+    assert "'www' cannot be a user name" in capsys.readouterr().err
+
+
+def test_a_dry_run_makes_nothing_and_tells_the_price(fake: FakeOperations, capsys: Captured) -> None:
+    assert cli.main(["provision", "alice", *ZONE, "--dry-run"]) == 0
+    assert [what for what, *_ in fake.asked] == ["plan"]
+    text = capsys.readouterr().out
+    assert "EUR 19.99 per month" in text
+    assert "cx23 in nbg1, EUR 5.99" in text
+    assert cli.main(["provision", "alice", *ZONE, "--dry-run", "--json"]) == 0
+    plan = document(capsys)["plan"]
+    assert plan["candidates"][0]["monthly_eur"] == 19.99
+    assert plan["url"] == "https://alice.example.com/"
+
+
+@pytest.mark.usefixtures("fake")
+def test_names_of_keys_are_shown_and_their_values_never(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-canary-canary")
+    monkeypatch.setenv("HCLOUD_TOKEN", "hetzner-canary")
+    for more in ([], ["--json"], ["--dry-run"], ["--dry-run", "--json"]):
+        assert cli.main(["provision", "alice", *ZONE, *more]) == 0
+        out, err = capsys.readouterr()
+        assert "canary" not in out + err
+        assert "--dry-run" not in more or "ANTHROPIC_API_KEY" in out
+
+
+def test_status_without_instances_is_fine(fake: FakeOperations, capsys: Captured) -> None:
+    fake.instances.clear()
+    assert cli.main(["status"]) == 0
+    assert "There are no instances." in capsys.readouterr().out
+
+
+def test_status_is_a_table(fake: FakeOperations, capsys: Captured) -> None:
+    fake.instances["bob"] = an_instance("bob", created_at="2020-01-01T00:00:00+00:00", failing=["gateway"])
+    assert cli.main(["status"]) == 6
+    head, alice, bob = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["USER", "STATUS", "URL"]
+    assert alice.index("complete") == bob.index("complete") == head.index("STATUS")
+    assert "6 ok" in alice
+    assert "failed: gateway" in bob
+    assert " d " in bob
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [({}, 0), ({"status": Status.FAILED}, 6), ({"checks": ()}, 6), ({"failing": ["dns"]}, 6)],
+)
+def test_status_tells_by_its_exit_code_whether_all_is_well(
+    fake: FakeOperations, changes: dict[str, Any], code: int
+) -> None:
+    fake.instances["alice"] = an_instance(**changes)
+    assert cli.main(["status"]) == code
+    assert cli.main(["status", "alice"]) == code
+    assert cli.main(["status", "--json"]) == code
+
+
+def test_status_of_one_user_is_shown_in_detail(fake: FakeOperations, capsys: Captured) -> None:
+    fake.instances["alice"] = an_instance(status=Status.FAILED, error="it \x1b[31mbroke", url=None)
+    assert cli.main(["status", "alice"]) == 6
+    text = capsys.readouterr().out
+    assert "alice: failed" in text
+    assert "it broke" in text
+    assert "prepare_vps          48.5 s" in text
+    assert cli.main(["status", "alice", "--json"]) == 6
+    assert document(capsys)["instance"]["error"] == "it \x1b[31mbroke"
+
+
+def test_status_looks_at_the_clouds_only_when_asked_to(fake: FakeOperations) -> None:
+    assert cli.main(["status"]) == 0
+    assert cli.main(["status", "alice", "--live"]) == 0
+    assert fake.asked == [("status", False), ("status", "alice", True)]
+
+
+def test_verify_shows_what_was_seen(fake: FakeOperations, capsys: Captured) -> None:
+    assert cli.main(["verify", "alice"]) == 0
+    assert "alice passes all 6 checks" in capsys.readouterr().out
+    fake.instances["alice"] = an_instance(failing=["gateway"])
+    assert cli.main(["verify", "alice"]) == 6
+    text = capsys.readouterr().out
+    assert "FAILED gateway       gateway was looked at" in text
+    assert "clawdet provision alice" in text
+    assert cli.main(["verify", "alice", "--json"]) == 6
+    assert document(capsys)["instance"]["checks"][3] | {"at": ""} == {
+        "name": "gateway",
+        "ok": False,
+        "evidence": "gateway was looked at",
+        "at": "",
+    }
+
+
+def test_destroy_needs_consent_before_it_looks_at_anything(fake: FakeOperations, capsys: Captured) -> None:
+    assert cli.main(["destroy", "alice", *ZONE]) == 2
+    assert fake.asked == []
+    assert "clawdet destroy alice --yes --zone example.com" in capsys.readouterr().err
+
+
+def test_destroy_tells_what_it_removed(fake: FakeOperations, capsys: Captured) -> None:
+    assert cli.main(["destroy", "alice", "--yes"]) == 0
+    text = capsys.readouterr().out
+    assert "removed   server clawdet-alice (id 4711)" in text
+    assert "absent    no server clawdet-alice (id 4711)" in text
+    assert cli.main(["destroy", "alice", "--yes", "--json"]) == 0
+    gone = document(capsys)["destroyed"]
+    assert gone == {
+        "user": "alice",
+        "removed": list(fake.found),
+        "absent": [f"no {name}" for name in fake.found],
+    }
+
+
+def test_a_second_destroy_finds_nothing_and_is_content(fake: FakeOperations, capsys: Captured) -> None:
+    fake.found = ()
+    assert cli.main(["destroy", "alice", "--yes"]) == 0
+    assert "Nothing to destroy: alice is gone." in capsys.readouterr().out
+
+
+def test_the_token_stands_alone_on_stdout(fake: FakeOperations, capsys: Captured) -> None:
+    assert cli.main(["token", "alice"]) == 0
+    assert capsys.readouterr().out == "token-of-alice\n"
+    assert cli.main(["token", "alice", "--json"]) == 0
+    assert document(capsys) == {"version": 1, "token": "token-of-alice"}
+    assert fake.asked == [("token", "alice")] * 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "remote"),
+    [
+        (["alice"], []),
+        (["alice", "uptime", "-p"], ["uptime", "-p"]),
+        (["alice", "--", "ls", "--json"], ["ls", "--json"]),
+        (
+            ["alice", "--zone", "example.com", "systemctl", "--quiet", "is-active", "x"],
+            ["systemctl", "--quiet", "is-active", "x"],
+        ),
+        (["--zone=example.com", "alice", "ls", "--help"], ["ls", "--help"]),
+        (["alice", "-L", "8080:localhost:18789"], ["-L", "8080:localhost:18789"]),
+    ],
+)
+def test_ssh_leaves_the_remote_command_alone(
+    fake: FakeOperations, monkeypatch: pytest.MonkeyPatch, argv: list[str], remote: list[str]
+) -> None:
+    executed: list[list[str]] = []
+    monkeypatch.setattr(os, "execvp", lambda _file, words: executed.append(words))
+    assert cli.main(["ssh", *argv]) == 0
+    assert executed == [["echo", "alice", *remote]]
+    assert fake.asked == [("ssh_command", "alice", *remote)]
+
+
+def test_ssh_says_what_to_install_when_openssh_is_missing(
+    fake: FakeOperations, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake, "ssh_command", lambda *_: ["/no/such/ssh"])
+    assert cli.main(["ssh", "alice"]) == 3
+    assert "apt-get install openssh-client" in capsys.readouterr().err

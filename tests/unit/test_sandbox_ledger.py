@@ -1,0 +1,54 @@
+import asyncio
+import json
+import stat
+from pathlib import Path
+
+from starlette.types import Message, Receive, Scope, Send
+
+from clawdet_cli.sandbox.info import Files
+from clawdet_cli.sandbox.ledger import Ledger
+
+
+def test_a_saved_ledger_is_read_again_and_nobody_elses_business(tmp_path: Path) -> None:
+    kept = Ledger(Files(tmp_path))
+    kept.part("hetzner")["servers"] = [1]
+    kept.save()
+    assert Ledger(Files(tmp_path)).part("hetzner") == {"servers": [1]}
+    assert stat.S_IMODE((tmp_path / "ledger.json").stat().st_mode) == 0o600
+
+
+def test_a_change_is_saved_soon_without_being_asked(tmp_path: Path) -> None:
+    async def change() -> None:
+        kept = Ledger(Files(tmp_path))
+        kept.part("a")["b"] = 1
+        kept.changed()
+        kept.changed()
+        async with asyncio.timeout(5):
+            while not (tmp_path / "ledger.json").exists():  # noqa: ASYNC110  # a file has no event to wait for
+                await asyncio.sleep(0.005)
+
+    asyncio.run(change())
+    assert Files(tmp_path).read_ledger() == {"a": {"b": 1}}
+
+
+def test_no_answer_leaves_before_the_change_it_tells_of_is_saved(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.json"
+    seen: list[object] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001  # an ASGI application's signature
+        kept.part("a")["b"] = 1
+        kept.changed()
+        await send({"type": "http.response.start", "status": 201, "headers": []})
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:  # noqa: ARG001  # as above
+        seen.append(json.loads(path.read_text()))
+
+    async def answer() -> None:
+        await kept.before_answers(app)({"type": "http"}, receive, send)
+
+    kept = Ledger(Files(tmp_path))
+    asyncio.run(answer())
+    assert seen == [{"a": {"b": 1}}]

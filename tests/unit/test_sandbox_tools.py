@@ -1,0 +1,53 @@
+import os
+import sys
+
+import pytest
+
+from clawdet_cli.sandbox import tools
+from clawdet_cli.sandbox.errors import SandboxError
+
+
+@pytest.fixture
+def root_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+
+@pytest.fixture
+def no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+
+
+@pytest.mark.usefixtures("root_on_linux", "no_programs")
+def test_missing_programs_are_named_with_the_line_that_installs_them() -> None:
+    with pytest.raises(SandboxError, match="mmdebstrap, mount, slirp4netns, systemd-container") as refused:
+        tools.servers_possible("real", print, install=False)
+    assert "apt-get install iproute2 mmdebstrap" in refused.value.next_step
+
+
+@pytest.mark.usefixtures("root_on_linux", "no_programs")
+def test_auto_falls_back_to_simulated_servers_and_says_why() -> None:
+    said: list[str] = []
+    assert tools.servers_possible("auto", said.append, install=False) == "simulated"
+    assert "slirp4netns" in said[0]
+
+
+def test_an_ordinary_user_gets_simulated_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    said: list[str] = []
+    assert tools.servers_possible("auto", said.append, install=True) == "simulated"
+    assert said
+    with pytest.raises(SandboxError):
+        tools.servers_possible("real", said.append, install=True)
+
+
+def test_another_system_than_linux_gets_simulated_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert tools.servers_possible("auto", lambda _: None, install=True) == "simulated"
+
+
+def test_simulated_servers_need_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    said: list[str] = []
+    assert tools.servers_possible("simulated", said.append, install=False) == "simulated"
+    assert said == []

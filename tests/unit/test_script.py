@@ -1,0 +1,292 @@
+import base64
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "provision-openclaw.sh"
+TEXT = SCRIPT.read_text()
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the script refuses to look at its input without root")
+
+PREPARE = {
+    "openclaw_version": "2026.9.6",
+    "node_version": "24.21.0",
+    "node_url": "https://mirror.test/node.tar.xz",
+    "node_archive_sha256": "a" * 64,
+    "node_executable_sha256": "b" * 64,
+    "caddy_version": "2.11.7",
+    "caddy_url": "https://mirror.test/caddy.tar.gz",
+    "caddy_archive_sha512": "c" * 128,
+    "caddy_executable_sha256": "d" * 64,
+    "lock_sha256": "e" * 64,
+}
+CONFIGURE = {
+    "host": "alice.example.test",
+    "user": "alice",
+    "certificate_base64": base64.b64encode(b"no certificate" * 10).decode(),
+    "key_ANTHROPIC_API_KEY": "sk-ant-0123456789",
+}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(SCRIPT), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env={"PATH": os.environ["PATH"]},
+        timeout=60,
+    )
+
+
+def call(code: str, **values: str) -> str:
+    """Run code with the script's functions, and with these values as its input."""
+    functions = TEXT[: TEXT.index('\ncase "$VERB')]
+    given = "".join(f"IN[{key}]={_quoted(value)}\n" for key, value in values.items())
+    done = subprocess.run(
+        ["bash"], input=f"{functions}\n{given}\n{code}", capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "'\\''") + "'"
+
+
+def lines(values: Mapping[str, str]) -> str:
+    return "".join(f"{key}={value}\n" for key, value in values.items())
+
+
+def accepts(key: str, value: str) -> bool:
+    return call(f"valid_value {key} {_quoted(value)} && echo yes || echo no") == "yes\n"
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing() -> None:
+    done = subprocess.run(["shellcheck", str(SCRIPT)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_it_fits_into_user_data() -> None:
+    # Hetzner takes 32 KiB of user data; the cloud-config around the script needs some of the 24 KiB that we allow us.
+    assert len(base64.b64encode(gzip.compress(SCRIPT.read_bytes(), 9))) < 21 * 1024
+
+
+def test_it_names_no_package_registry_and_evaluates_nothing() -> None:
+    assert not re.search(r"registry\.npm|npmjs|deb\.debian|pypi", TEXT)
+    code = re.sub(r"(?m)^\s*#.*$", "", TEXT)
+    assert not re.search(r"(?m)(^|[;&|({]|\bthen\b|\bdo\b)\s*(eval|source)\s", code)
+    assert not re.search(r"curl[^\n]*\|\s*(ba)?sh\b", code)
+
+
+@pytest.mark.parametrize("arguments", [(), ("help",), ("prepare",), ("report", "extra"), ("token", "x", "y")])
+def test_a_wrong_command_line_shows_the_usage(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    for verb in ("prepare INPUT", "certificate-request HOST", "configure INPUT", "report", "token", "nonce VALUE"):
+        assert f"provision-openclaw.sh {verb}" in done.stderr
+
+
+def test_the_step_lists_are_the_steps_that_are_run() -> None:
+    for phase in ("prepare", "configure"):
+        declared = call(f'printf "%s " "${{{phase.upper()}_STEPS[@]}}"').split()
+        body = TEXT[TEXT.index(f"\n{phase}() {{") :]
+        assert re.findall(r"(?m)^  step ([a-z-]+) ", body[: body.index("\n}")]) == declared
+        for name in declared:
+            assert f"do_{name.replace('-', '_')}() {{" in TEXT
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("verb", "values", "complaint"),
+    [
+        ("prepare", {**PREPARE, "colour": "red"}, "unknown key colour"),
+        ("prepare", {**PREPARE, "host": "alice.example.test"}, "unknown key host"),
+        ("prepare", {k: v for k, v in PREPARE.items() if k != "lock_sha256"}, "lock_sha256 is missing"),
+        ("prepare", {**PREPARE, "node_archive_sha256": "A" * 64}, "node_archive_sha256 is malformed"),
+        ("prepare", {**PREPARE, "node_version": "24"}, "node_version is malformed"),
+        ("prepare", {**PREPARE, "openclaw_version": "../../x"}, "openclaw_version is malformed"),
+        ("prepare", {**PREPARE, "node_url": "ftp://mirror.test/x"}, "node_url is malformed"),
+        ("prepare", {**PREPARE, "caddy_url": 'https://x/"\nproxy = "y'}, "caddy_url is malformed"),
+        ("configure", {**CONFIGURE, "host": "alice example.test"}, "host is malformed"),
+        ("configure", {**CONFIGURE, "host": "alice.test {\n"}, "host is malformed"),
+        ("configure", {**CONFIGURE, "user": "\x1b[31m"}, "user is malformed"),
+        ("configure", {**CONFIGURE, "model": "gpt; rm -rf /"}, "model is malformed"),
+        ("configure", {**CONFIGURE, "certificate_base64": "-----BEGIN"}, "certificate_base64 is malformed"),
+    ],
+)
+def test_wrong_input_is_refused_and_deleted(tmp_path: Path, verb: str, values: dict[str, str], complaint: str) -> None:
+    file = tmp_path / "input"
+    file.write_text(lines(values))
+    done = run(verb, str(file))
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert done.stdout.splitlines()[-1] == "@result failed step=input code=2"
+    assert not file.exists()
+
+
+@needs_root
+def test_a_malformed_key_is_named_but_never_shown(tmp_path: Path) -> None:
+    file = tmp_path / "input"
+    file.write_text(lines({**CONFIGURE, "key_OPENAI_API_KEY": 'sk-secret"$(id)'}))
+    done = run("configure", str(file))
+    assert done.returncode == 2
+    assert "key_OPENAI_API_KEY is malformed" in done.stderr
+    assert "sk-" not in done.stdout + done.stderr
+
+
+@needs_root
+def test_a_line_without_a_value_and_a_repeated_key_are_refused(tmp_path: Path) -> None:
+    for text, complaint in (
+        ("sk-secret\n", "not key=value"),
+        (lines(CONFIGURE) + "host=bob.example.test\n", "given twice"),
+    ):
+        file = tmp_path / "input"
+        file.write_text(text)
+        done = run("configure", str(file))
+        assert done.returncode == 2
+        assert complaint in done.stderr
+        assert "sk-" not in done.stdout + done.stderr
+        assert not file.exists()
+
+
+@needs_root
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text(lines(CONFIGURE))
+    (tmp_path / "input").symlink_to(tmp_path / "target")
+    done = run("configure", str(tmp_path / "input"))
+    assert done.returncode == 2
+    assert (tmp_path / "target").exists()
+
+
+@needs_root
+@pytest.mark.parametrize("host", ["", "localhost", "a_b.test", "-a.test", "a..test", "ä.test", "a.test\nb", "*.a.test"])
+def test_no_request_is_made_for_a_malformed_host(host: str) -> None:
+    done = run("certificate-request", host)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@needs_root
+@pytest.mark.parametrize("value", ["short", "A" * 10, "../../etc/passwd", "a" * 65, "abcdefgh\n"])
+def test_a_malformed_nonce_is_refused(value: str) -> None:
+    done = run("nonce", value)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@needs_root
+def test_a_report_can_always_be_made() -> None:
+    done = run("report")
+    assert done.returncode == 0
+    keys = [line.partition("=")[0] for line in done.stdout.splitlines()]
+    assert all(re.fullmatch(r"[a-z0-9_]+", key) for key in keys)
+    assert keys[0] == "phase"
+    assert {"openclaw_unit", "gateway_ready", "listener_owner", "certificate_sha256", "landing"} <= set(keys)
+
+
+@pytest.mark.parametrize(
+    ("host", "good"),
+    [
+        ("alice.example.test", True),
+        ("a-1.b-2.example.co", True),
+        ("xn--mller-kva.example.test", True),
+        ("1.2.3.4", False),
+        ("Alice.example.test", False),
+        ("alice.example.test.", False),
+        (f"{'a' * 64}.test", False),
+        (f"{'a' * 63}.test", True),
+        (".".join(["a" * 60] * 5), False),
+    ],
+)
+def test_host_names(host: str, good: bool) -> None:
+    assert accepts("host", host) is good
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "good"),
+    [
+        ("user", "José O'Neil & Söhne", True),
+        ("user", "   ", False),
+        ("model", "", True),
+        ("model", "anthropic/claude-opus-5", True),
+        ("model", "openrouter/openrouter/fusion", True),
+        ("model", "claude", False),
+        ("key_XAI_API_KEY", "xai-0123456789_-.~", True),
+        ("key_XAI_API_KEY", "x y z a b c d", False),
+        ("key_XAI_API_KEY", "short", False),
+        ("npm_registry", "file:///srv/mirror", True),
+        ("npm_registry", "https://name:secret@mirror.test/npm/", True),
+        ("something", "x", False),
+    ],
+)
+def test_other_values(key: str, value: str, good: bool) -> None:
+    assert accepts(key, value) is good
+
+
+def test_the_landing_page_escapes_its_owner_and_asks_nobody_else() -> None:
+    page = call("landing_page", host="alice.example.test", user="<script>alert('1')</script> & \"Co\"")
+    assert "alert('" not in page
+    assert "&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt; &amp; &quot;Co&quot;" in page
+    assert "//" not in re.sub(r"https://alice\.example\.test", "", page)
+    assert 'href="/app/"' in page
+    assert "fetch('/healthz'" in page
+
+
+def test_the_policy_allows_exactly_the_pages_own_style_and_script() -> None:
+    page = call("landing_page", host="alice.example.test", user="alice")
+    caddyfile = call("caddyfile", host="alice.example.test", user="alice")
+    for element in ("style", "script"):
+        (content,) = re.findall(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{element}-src 'sha256-{digest}'" in caddyfile
+    assert "unsafe" not in caddyfile
+    assert not re.search(r"\son[a-z]+=|\sstyle=", page)
+
+
+def test_caddy_never_asks_for_a_certificate_and_exposes_only_the_gateways_own_paths() -> None:
+    caddyfile = call("caddyfile", host="alice.example.test", user="alice")
+    assert "auto_https off" in caddyfile
+    assert "admin off" in caddyfile
+    assert re.findall(r"@gateway path (.*)", caddyfile) == ["/app /app/* /healthz"]
+    assert caddyfile.count("reverse_proxy") == 1
+
+
+def test_the_units_let_nobody_be_root_and_hold_no_secret() -> None:
+    for unit, user in (("gateway_unit", "openclaw"), ("caddy_unit", "caddy")):
+        text = call(unit, node_version="24.21.0", openclaw_version="2026.9.6")
+        assert f"User={user}\n" in text
+        assert "NoNewPrivileges=yes" in text
+        assert "ProtectSystem=strict" in text
+        assert not re.search(r"token|key", text, re.IGNORECASE)
+    gateway = call("gateway_unit", node_version="24.21.0", openclaw_version="2026.9.6")
+    # Both break the gateway.
+    assert "RestrictSUIDSGID" not in gateway
+    assert "MemoryDenyWriteExecute" not in gateway
+    assert "RestartPreventExitStatus=78" in gateway
+
+
+def test_given_keys_replace_their_lines_and_everything_else_stays(tmp_path: Path) -> None:
+    env = tmp_path / ".env"
+    env.write_text(
+        "OPENCLAW_GATEWAY_TOKEN=abc\nOPENAI_API_KEY=old-one\n# mine\nx[$(touch pwned)]=1\nOPENAI_API_KEY=old-two\nMY_KEY=v\n"
+    )
+    code = f"cd {tmp_path} && current_secrets() {{ cat .env; }} && wanted_secrets"
+    assert call(code, key_OPENAI_API_KEY="sk-new-0123", key_XAI_API_KEY="xai-0123").splitlines() == [
+        "OPENCLAW_GATEWAY_TOKEN=abc",
+        "# mine",
+        "x[$(touch pwned)]=1",
+        "MY_KEY=v",
+        "OPENAI_API_KEY=sk-new-0123",
+        "XAI_API_KEY=xai-0123",
+    ]
+    assert call(code) == env.read_text()
+    assert not (tmp_path / "pwned").exists()

@@ -1,0 +1,493 @@
+import json
+import os
+import signal
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clawdet_cli import state as module
+from clawdet_cli.errors import CloudError, RecordError, StateError
+from clawdet_cli.model import Check, Instance, StageRun, Status, now_text
+from clawdet_cli.state import MIGRATIONS, State
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "home" / "clawdet.db"
+
+
+@pytest.fixture
+def state(path: Path) -> Iterator[State]:
+    with closing(State(path)) as opened:
+        yield opened
+
+
+def instance(user: str = "alice", run_id: str = "abcdef012345", **more: Any) -> Instance:
+    made = Instance(user, "example.com", run_id, Status.PENDING, sandbox=False, created_at="then", updated_at="then")
+    return replace(made, **more)
+
+
+def ask(path: Path, query: str, *values: Any) -> list[Any]:
+    """Look at, or change, the file behind the back of `State`."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        return connection.execute(query, values).fetchall()
+
+
+class TestFile:
+    @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+    def test_only_the_owner_can_read_it(self, tmp_path: Path, umask: int) -> None:
+        path = tmp_path / "new" / "home" / "clawdet.db"
+        before = os.umask(umask)
+        try:
+            with closing(State(path)) as state:
+                state.add(instance())
+                files = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+        finally:
+            os.umask(before)
+        assert files == {"clawdet.db": 0o600, "clawdet.db-wal": 0o600, "clawdet.db-shm": 0o600}
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        assert stat.S_IMODE(path.parent.parent.stat().st_mode) == 0o700
+
+    def test_what_is_written_reaches_the_disk(self, state: State) -> None:
+        connection = state._connection
+        assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
+        assert connection.execute("PRAGMA busy_timeout").fetchone()[0] >= 1000
+
+    def test_everything_is_there_when_it_is_opened_again(self, path: Path) -> None:
+        full = instance(
+            server_id=4711,
+            server_type="cpx22",
+            location="nbg1",
+            image="ubuntu-24.04",
+            monthly="7.99",
+            ipv4="192.0.2.1",
+            host_key="ssh-ed25519 AAAA",
+            zone_id="z",
+            record_id="r",
+            certificate_id="c",
+            csr="PEM",
+            openclaw_version="2026.9.6",
+            url="https://alice.example.com/",
+            error="none",
+            sandbox=True,
+        )
+        with closing(State(path)) as state:
+            state.add(full)
+        with closing(State(path)) as state:
+            assert state.instance("alice") == full
+            assert state.instance("bob") is None
+
+    def test_it_holds_no_column_for_a_secret(self, state: State, path: Path) -> None:
+        state.add(instance())
+        tables = {
+            table: [row[1] for row in ask(path, f"PRAGMA table_info({table})")]
+            for (table,) in ask(path, "SELECT name FROM sqlite_schema WHERE type = 'table'")
+        }
+        # A new column is added here once somebody has made sure that what it holds may be read by anybody.
+        assert {table: " ".join(columns) for table, columns in tables.items()} == {
+            "instances": (
+                "user zone run_id status sandbox created_at updated_at server_id server_type location image monthly"
+                " ipv4 host_key zone_id record_id certificate_id csr openclaw_version url error"
+            ),
+            "stage_runs": "id user run_id name status started_at seconds",
+            "checks": "user run_id name position ok evidence at",
+            "events": "id at user run_id kind data",
+            "leases": "user owner host pid process since heartbeat",
+        }
+
+    def test_a_folder_that_may_not_be_written_is_a_failure_with_a_next_step(self) -> None:
+        with tempfile.TemporaryDirectory() as name, _nobody_special():
+            folder = Path(name)
+            if folder.stat().st_uid == os.geteuid():
+                folder.chmod(0o500)
+            with pytest.raises(RecordError, match="Permission denied") as caught:
+                State(folder / "home" / "clawdet.db")
+        assert name in caught.value.what
+        assert "--state" in caught.value.next_steps[-1]
+
+    def test_a_file_that_is_no_database_is_a_failure_with_a_next_step(self, tmp_path: Path) -> None:
+        path = tmp_path / "clawdet.db"
+        path.write_text("this is no database, but it is long enough to have a header" * 10)
+        before = path.read_bytes()
+        with pytest.raises(RecordError, match="not a database") as caught:
+            State(path)
+        assert str(path) in caught.value.next_steps[0]
+        assert path.read_bytes() == before
+
+    def test_a_damaged_database_is_a_failure_with_a_next_step(self, path: Path) -> None:
+        with closing(State(path)) as state:
+            state.add(instance())
+        size = path.stat().st_size
+        with path.open("r+b") as file:
+            file.seek(100)
+            file.write(b"\xff" * (size - 100))
+        with pytest.raises(RecordError) as caught, closing(State(path)) as state:
+            state.instance("alice")
+        assert str(path) in caught.value.what
+        assert caught.value.next_steps
+
+    def test_a_link_in_its_place_is_not_followed(self, tmp_path: Path) -> None:
+        target = tmp_path / "target"
+        (tmp_path / "clawdet.db").symlink_to(target)
+        with pytest.raises(RecordError):
+            State(tmp_path / "clawdet.db")
+        assert not target.exists()
+
+    def test_a_full_disk_is_named_and_what_was_written_before_stays(self, state: State) -> None:
+        state.add(instance())
+        pages = state._connection.execute("PRAGMA page_count").fetchone()[0]
+        state._connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(RecordError, match="full"):
+            state.record("alice", status=Status.FAILED, error="x" * 100_000)
+        assert state.instance("alice") == instance()
+        assert state.record("alice", status=Status.FAILED).status == Status.FAILED
+
+    def test_the_reason_is_told_where_sqlite_has_rolled_back_by_itself(self, state: State) -> None:
+        state.add(instance())
+        with pytest.raises(RecordError, match="disk is full"), state._transaction() as connection:
+            # As SQLite does on some errors of the disk, which no test can cause.
+            connection.execute("ROLLBACK")
+            raise sqlite3.OperationalError("database or disk is full")
+        assert state.record("alice", server_id=1).server_id == 1
+
+
+@contextmanager
+def _nobody_special() -> Iterator[None]:
+    """Give up root for a while: root may write everywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+class TestMigrations:
+    def test_an_empty_file_becomes_a_database_of_this_version(self, path: Path) -> None:
+        path.parent.mkdir()
+        path.touch()
+        with closing(State(path)) as state:
+            state.add(instance())
+        assert ask(path, "PRAGMA user_version") == [(len(MIGRATIONS),)]
+
+    @pytest.mark.parametrize("version", range(1, len(MIGRATIONS) + 1))
+    def test_what_a_released_version_wrote_is_kept(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+    ) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "MIGRATIONS", MIGRATIONS[:version])
+            State(path).close()
+        ask(
+            path,
+            "INSERT INTO instances (user, zone, run_id, status, sandbox, created_at, updated_at, server_id)"
+            " VALUES ('alice', 'example.com', 'abcdef012345', 'complete', 0, 'then', 'then', 4711)",
+        )
+        with closing(State(path)) as state:
+            assert state.instance("alice") == instance(status=Status.COMPLETE, server_id=4711)
+        assert ask(path, "PRAGMA user_version") == [(len(MIGRATIONS),)]
+
+    def test_the_next_migration_runs_once_and_only_itself(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with closing(State(path)) as state:
+            state.add(instance())
+        monkeypatch.setattr(
+            module, "MIGRATIONS", (*MIGRATIONS, "ALTER TABLE instances ADD COLUMN note TEXT; CREATE TABLE more (a INT)")
+        )
+        for _ in range(2):
+            with closing(State(path)) as state:
+                assert state.instance("alice") == instance()
+        assert ask(path, "SELECT note FROM instances") == [(None,)]
+        assert ask(path, "PRAGMA user_version") == [(len(MIGRATIONS) + 1,)]
+
+    def test_a_migration_that_fails_leaves_the_file_as_it_was(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with closing(State(path)) as state:
+            state.add(instance())
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "MIGRATIONS", (*MIGRATIONS, "CREATE TABLE more (a INT); CREATE TABLE more (a INT)"))
+            with pytest.raises(RecordError, match="more"):
+                State(path)
+        assert ask(path, "PRAGMA user_version") == [(len(MIGRATIONS),)]
+        assert ask(path, "SELECT name FROM sqlite_schema WHERE name = 'more'") == []
+        with closing(State(path)) as state:
+            assert state.instance("alice") == instance()
+
+    def test_a_newer_version_is_refused_and_not_touched(self, path: Path) -> None:
+        State(path).close()
+        ask(path, f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+        with pytest.raises(StateError, match="newer clawdet") as caught:
+            State(path)
+        assert "--state" in caught.value.next_steps[0]
+        assert ask(path, "PRAGMA user_version") == [(len(MIGRATIONS) + 1,)]
+
+
+class TestInstances:
+    def test_a_change_is_given_back_and_kept(self, state: State, path: Path) -> None:
+        state.add(instance())
+        changed = state.record("alice", status=Status.CREATING_VPS, server_id=4711)
+        assert (changed.status, changed.server_id) == (Status.CREATING_VPS, 4711)
+        assert changed == state.instance("alice")
+        assert datetime.fromisoformat(changed.updated_at) > datetime.now(UTC) - timedelta(minutes=1)
+        assert changed.created_at == "then"
+        assert ask(path, "SELECT status, server_id FROM instances") == [("creating_vps", 4711)]
+
+    def test_a_change_survives_the_death_of_the_process(self, state: State, path: Path) -> None:
+        state.add(instance())
+        code = (
+            "import os, pathlib, sys; from clawdet_cli.state import State; s = State(pathlib.Path(sys.argv[1]));"
+            "s.record('alice', server_id=4711); os.kill(os.getpid(), 9)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+        assert done.returncode == -signal.SIGKILL
+        recorded = state.instance("alice")
+        assert recorded is not None
+        assert recorded.server_id == 4711
+
+    def test_a_change_touches_no_other_instance(self, state: State) -> None:
+        state.add(instance())
+        state.add(instance("bob"))
+        state.record("alice", server_id=1)
+        assert state.instance("bob") == instance("bob")
+
+    def test_a_field_that_does_not_exist_is_a_bug(self, state: State) -> None:
+        state.add(instance())
+        with pytest.raises(ValueError, match="gateway_token"):
+            state.record("alice", gateway_token="x")
+
+    def test_a_change_of_what_is_gone_is_a_failure(self, state: State) -> None:
+        with pytest.raises(StateError, match="alice is not in"):
+            state.record("alice", server_id=1)
+
+    def test_all_are_listed_by_user_but_for_destroyed_ones(self, state: State) -> None:
+        for user in ("carol", "alice", "bob"):
+            state.add(instance(user))
+        state.record("bob", status=Status.DESTROYED)
+        assert [found.user for found in state.instances()] == ["alice", "carol"]
+        destroyed = state.instance("bob")
+        assert destroyed is not None
+        assert destroyed.status == Status.DESTROYED
+
+    def test_a_new_instance_takes_the_place_of_a_destroyed_one_with_nothing_of_it(self, state: State) -> None:
+        old = instance(server_id=4711, error="x")
+        state.add(old)
+        state.save_checks(old, [Check("server", ok=True, evidence="runs", at="then")])
+        state.end_stage(state.begin_stage(old, "create_server"), "done", 1.0)
+        state.record("alice", status=Status.DESTROYED)
+        new = instance(run_id="zzzzzz012345")
+        state.add(new)
+        assert state.instance("alice") == new
+
+
+class TestHistory:
+    def test_the_newest_run_of_each_stage_in_the_order_of_their_first(self, state: State) -> None:
+        made = instance()
+        state.add(made)
+        for name, status, seconds in (
+            ("check_accounts", "done", 1.0),
+            ("create_server", "failed", 2.0),
+            ("create_server", "done", 4.0),
+            ("check_accounts", "done", 3.0),
+        ):
+            state.end_stage(state.begin_stage(made, name), status, seconds)
+        state.begin_stage(made, "create_dns_record")
+        found = state.instance("alice")
+        assert found is not None
+        assert found.stages == (
+            StageRun("check_accounts", "done", 3.0),
+            StageRun("create_server", "done", 4.0),
+            StageRun("create_dns_record", "running", 0.0),
+        )
+
+    def test_stages_of_others_and_of_earlier_runs_are_not_shown(self, state: State) -> None:
+        state.add(instance())
+        state.add(instance("bob"))
+        state.begin_stage(instance("bob"), "verify")
+        state.begin_stage(instance(run_id="earlier"), "verify")
+        assert state.instance("alice") == instance()
+
+    def test_the_forecast_is_the_median_of_the_last_successes(self, state: State) -> None:
+        assert state.typical_seconds("prepare_vps") is None
+        slow_once = [1000.0, 1000.0, 1000.0]
+        for seconds in (*slow_once, 90.0, 10.0, 80.0, 20.0, 70.0, 30.0, 60.0, 40.0, 50.0):
+            state.end_stage(state.begin_stage(instance(), "prepare_vps"), "done", seconds)
+        for _ in range(5):
+            state.end_stage(state.begin_stage(instance(), "prepare_vps"), "failed", 0.1)
+        state.end_stage(state.begin_stage(instance(), "verify"), "done", 7.0)
+        assert state.typical_seconds("prepare_vps") == 50.0
+        assert state.typical_seconds("verify") == 7.0
+
+    def test_newer_checks_replace_older_ones_in_their_order(self, state: State) -> None:
+        made = instance()
+        state.add(made)
+        state.add(instance("bob"))
+        older = (Check("server", ok=True, evidence="runs", at="1"), Check("dns", ok=True, evidence="points", at="1"))
+        newer = (Check("openclaw", ok=True, evidence="active", at="2"), Check("dns", ok=False, evidence="no", at="2"))
+        state.save_checks(made, older)
+        state.save_checks(instance("bob"), older)
+        state.save_checks(made, newer)
+        alice, bob = state.instance("alice"), state.instance("bob")
+        assert alice is not None
+        assert bob is not None
+        assert (alice.checks, bob.checks) == (newer, older)
+
+    def test_an_event_is_appended_with_its_run(self, state: State, path: Path) -> None:
+        state.event(instance(), "intent:create_server", {"type": "cpx22", "name": "clawdet-alice"})
+        state.event(instance(), "intent:create_server", {"type": "cx23"})
+        rows = ask(path, "SELECT user, run_id, kind, data FROM events ORDER BY id")
+        assert [row[:3] for row in rows] == [("alice", "abcdef012345", "intent:create_server")] * 2
+        assert json.loads(rows[0][3]) == {"type": "cpx22", "name": "clawdet-alice"}
+
+
+HOLDER = """
+import pathlib, sys
+from clawdet_cli.state import State
+with State(pathlib.Path(sys.argv[1])).lease("alice"):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextmanager
+def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run another process that holds alice's lease until its stdin is closed or it is killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def held_elsewhere(path: Path, silent: float) -> None:
+    heartbeat = (datetime.now(UTC) - timedelta(seconds=silent)).isoformat()
+    ask(
+        path,
+        "INSERT INTO leases (user, owner, host, pid, process, since, heartbeat)"
+        " VALUES ('alice', 'x', 'another-host', 1, 'x', '2026-01-01', ?)",
+        heartbeat,
+    )
+
+
+class TestLease:
+    def test_it_is_held_and_given_back(self, state: State, path: Path) -> None:
+        with state.lease("alice"):
+            assert ask(path, "SELECT user, host, pid FROM leases") == [("alice", socket.gethostname(), os.getpid())]
+        assert ask(path, "SELECT * FROM leases") == []
+
+    def test_it_is_given_back_after_a_failure_too(self, state: State, path: Path) -> None:
+        with pytest.raises(CloudError, match="sold out"), state.lease("alice"):
+            raise CloudError("sold out")
+        assert ask(path, "SELECT * FROM leases") == []
+
+    def test_a_failure_is_not_hidden_when_it_cannot_be_given_back(self, path: Path) -> None:
+        state = State(path)
+        with pytest.raises(CloudError, match="sold out"), state.lease("alice"):
+            _close_and_fail(state)
+
+    def test_a_live_process_keeps_it_and_is_named(self, state: State, path: Path) -> None:
+        with holder(path) as process:
+            with pytest.raises(StateError, match=f"process {process.pid} on {socket.gethostname()}") as caught:
+                _enter(state)
+            assert not isinstance(caught.value, RecordError)
+            assert "clawdet status alice" in caught.value.next_steps[0]
+            with state.lease("bob"):
+                pass
+            process.communicate("\n")
+            assert process.returncode == 0
+            with state.lease("alice"):
+                pass
+
+    def test_another_thread_of_this_process_keeps_it_too(self, state: State, path: Path) -> None:
+        refused = []
+
+        def attempt() -> None:
+            with closing(State(path)) as other:
+                try:
+                    _enter(other)
+                except StateError as error:
+                    refused.append(error.what)
+
+        with state.lease("alice"):
+            thread = threading.Thread(target=attempt)
+            thread.start()
+            thread.join()
+        assert len(refused) == 1
+
+    def test_it_is_taken_over_from_a_dead_process(self, state: State, path: Path) -> None:
+        with holder(path) as process:
+            process.kill()
+            process.wait()
+        assert len(ask(path, "SELECT * FROM leases")) == 1
+        with state.lease("alice"):
+            assert ask(path, "SELECT pid FROM leases") == [(os.getpid(),)]
+
+    @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes have no start time here")
+    def test_it_is_taken_over_when_another_process_has_the_number_of_the_dead_one(
+        self, state: State, path: Path
+    ) -> None:
+        with holder(path):
+            ask(path, "UPDATE leases SET process = '1'")
+            with state.lease("alice"):
+                assert ask(path, "SELECT pid FROM leases") == [(os.getpid(),)]
+
+    def test_another_machine_keeps_it_while_its_heart_beats(self, state: State, path: Path) -> None:
+        held_elsewhere(path, silent=module.STALE_SECONDS - 30)
+        with pytest.raises(StateError, match="another-host"):
+            _enter(state)
+
+    def test_it_is_taken_over_from_another_machine_that_fell_silent(self, state: State, path: Path) -> None:
+        held_elsewhere(path, silent=module.STALE_SECONDS + 1)
+        with state.lease("alice"):
+            assert ask(path, "SELECT host FROM leases") == [(socket.gethostname(),)]
+
+    def test_who_lost_it_does_not_give_back_anothers(self, state: State, path: Path) -> None:
+        with state.lease("alice"):
+            ask(path, "DELETE FROM leases")
+            held_elsewhere(path, silent=0)
+        assert ask(path, "SELECT host FROM leases") == [("another-host",)]
+
+    def test_the_heart_beats_while_it_is_held(self, state: State, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.01)
+        with state.lease("alice"):
+            ask(path, "UPDATE leases SET heartbeat = 'long ago'")
+            _until(lambda: ask(path, "SELECT heartbeat FROM leases") != [("long ago",)])
+            assert ask(path, "SELECT heartbeat FROM leases")[0][0] <= now_text()
+
+    def test_heartbeats_leave_a_margin_before_a_lease_is_stale(self) -> None:
+        assert 3 * module.HEARTBEAT_SECONDS <= module.STALE_SECONDS
+
+
+def _enter(state: State) -> None:
+    with state.lease("alice"):
+        pass
+
+
+def _close_and_fail(state: State) -> None:
+    state.close()
+    raise CloudError("sold out")
+
+
+def _until(condition: Any) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
