@@ -47,10 +47,8 @@ def plan(settings: Settings, user: str, watch: Watcher) -> Plan:
     from clawdet_cli.stages import preflight
 
     checked_user(user)
-    with _database(settings) as state:
-        instance = _known_or_new(settings, state, user)
-        run = _run(settings, instance, state, watch)
-        clouds = run.clouds
+    with _database(settings) as state, _run(settings, _known_or_new(settings, state, user), state, watch) as run:
+        instance, clouds = run.instance, run.clouds
         clouds.hetzner.check()
         clouds.cloudflare.check()
         zone = preflight.usable_zone(clouds.cloudflare, instance.zone)
@@ -69,7 +67,6 @@ def provision(settings: Settings, user: str, watch: Watcher, approve: Callable[[
     """Bring one user's instance up, or on from where it stopped. Raises ClawdetError."""
     from clawdet_cli.stages.provision import PROVISION
     from clawdet_cli.stages.runner import execute
-    from clawdet_cli.stages.verify import six_checks
 
     checked_user(user)
     pins.load().for_openclaw(settings.openclaw_version, "x86")
@@ -77,18 +74,15 @@ def provision(settings: Settings, user: str, watch: Watcher, approve: Callable[[
         known = _known_or_new(settings, state, user)
         with state.lease(user), _logged(settings, user, "provision", watch) as (watching, hidden):
             existing = state.instance(user)
-            if existing is None or existing.status == Status.DESTROYED:
+            if existing is None or existing.run_id != known.run_id:
                 state.add(known)
                 existing = known
-            run = _run(settings, existing, state, watching, approve=approve, hidden=hidden)
-            if existing.status == Status.COMPLETE:
-                checks = six_checks(run, patience=0)
-                run.state.save_checks(run.instance, checks)
-                if all(check.ok for check in checks):
-                    return Outcome(_recorded(state, user), already_complete=True)
-                run.note("it is not as it should be any more: going through all stages again")
-            execute(run, PROVISION, on_failure=Status.FAILED)
-            run.record(status=Status.COMPLETE, error=None)
+            with _run(settings, existing, state, watching, approve=approve, hidden=hidden) as run:
+                if existing.status == Status.COMPLETE and _still_complete(run):
+                    changed = set(run.steps_done) - {"gateway-ready", "promises"}
+                    return Outcome(_recorded(state, user), already_complete=not changed)
+                execute(run, PROVISION, on_failure=Status.FAILED)
+                run.record(status=Status.COMPLETE, error=None)
             return Outcome(_recorded(state, user), already_complete=False)
 
 
@@ -98,13 +92,11 @@ def verify(settings: Settings, user: str, watch: Watcher) -> Instance:
 
     with _database(settings) as state:
         instance = _recorded(state, user)
-        with _logged(settings, user, "verify", watch) as (watching, hidden):
-            run = _run(settings, instance, state, watching, hidden=hidden)
-            try:
-                checks = six_checks(run, patience=0)
-            finally:
-                run.close()
-            state.save_checks(instance, checks)
+        with (
+            _logged(settings, user, "verify", watch) as (watching, hidden),
+            _run(settings, instance, state, watching, hidden=hidden) as run,
+        ):
+            state.save_checks(instance, six_checks(run, patience=0))
         return _recorded(state, user)
 
 
@@ -121,15 +113,16 @@ def holdings(settings: Settings, user: str) -> Holdings:
     """Find what a destroy would remove, also when the local database knows nothing of it."""
     from clawdet_cli.stages import destroy as way_back
 
+    checked_user(user)
     with _database(settings) as state:
         instance = _recorded_or_adopted(settings, state, user, add=False)
         if instance is None or instance.status == Status.DESTROYED:
             zone = settings.zone or (instance.zone if instance else "")
             return Holdings(user, f"{user}.{zone}" if zone else user, (), None, None)
-        run = _run(settings, instance, state, lambda _: None)
-        server = way_back.own_server(run)
-        found = [f"DNS record {record.name} -> {record.content}" for record in way_back.own_records(run)]
-        found += [f"Origin CA certificate {certificate.id}" for certificate in way_back.own_certificates(run)]
+        with _run(settings, instance, state, lambda _: None) as run:
+            server = way_back.own_server(run)
+            found = [f"DNS record {record.name} -> {record.content}" for record in way_back.own_records(run)]
+            found += [f"Origin CA certificate {certificate.id}" for certificate in way_back.own_certificates(run)]
         found += [f"server {server.name} (id {server.id}, {server.server_type}, {server.location})"] if server else []
         return Holdings(user, instance.host, tuple(found), instance.monthly if server else None, instance)
 
@@ -139,6 +132,7 @@ def destroy(settings: Settings, user: str, watch: Watcher) -> Destroyed:
     from clawdet_cli.stages.destroy import DESTROY
     from clawdet_cli.stages.runner import execute
 
+    checked_user(user)
     with (
         _database(settings) as state,
         state.lease(user),
@@ -147,9 +141,9 @@ def destroy(settings: Settings, user: str, watch: Watcher) -> Destroyed:
         instance = _recorded_or_adopted(settings, state, user, add=True)
         if instance is None or instance.status == Status.DESTROYED:
             return Destroyed(user, (), ())
-        run = _run(settings, instance, state, watching, hidden=hidden)
-        execute(run, DESTROY, on_failure=Status.DESTROYING)
-        run.record(status=Status.DESTROYED)
+        with _run(settings, instance, state, watching, hidden=hidden) as run:
+            execute(run, DESTROY, on_failure=Status.DESTROYING)
+            run.record(status=Status.DESTROYED)
         return Destroyed(user, tuple(run.removed), tuple(run.absent))
 
 
@@ -157,13 +151,8 @@ def token(settings: Settings, user: str) -> Secret:
     """Read the gateway token from the VPS; it is stored nowhere else."""
     from clawdet_cli import bootstrap
 
-    with _database(settings) as state:
-        instance = _recorded(state, user)
-        run = _run(settings, instance, state, lambda _: None)
-        try:
-            answer = run.ssh(run.deadline.within(60)).run(bootstrap.installed("token"), timeout=30)
-        finally:
-            run.close()
+    with _database(settings) as state, _run(settings, _recorded(state, user), state, lambda _: None) as run:
+        answer = run.ssh(run.deadline.within(60)).run(bootstrap.installed("token"), timeout=30)
     if answer.code != 0 or not answer.out.strip():
         raise GuestError(
             f"The VPS of {user} has no gateway token: the installation is not finished.",
@@ -218,6 +207,22 @@ def _logged(settings: Settings, user: str, verb: str, watch: Watcher) -> Iterato
             raise
 
 
+def _still_complete(run: "Run") -> bool:
+    """Check a complete instance, and hand it the provider keys and model that are set now."""
+    from clawdet_cli.stages.provision import RECONFIGURE
+    from clawdet_cli.stages.runner import execute
+    from clawdet_cli.stages.verify import six_checks
+
+    checks = six_checks(run, patience=0)
+    run.state.save_checks(run.instance, checks)
+    if not all(check.ok for check in checks):
+        run.note("it is not as it should be any more: going through all stages again")
+        return False
+    if run.settings.provider_keys or run.settings.model:
+        execute(run, RECONFIGURE, on_failure=Status.FAILED)
+    return True
+
+
 def _run(
     settings: Settings,
     instance: Instance,
@@ -257,7 +262,7 @@ def _recorded(state: State, user: str) -> Instance:
 def _known_or_new(settings: Settings, state: State, user: str) -> Instance:
     """Give the recorded instance, or a new one that is not recorded yet."""
     instance = state.instance(user)
-    if instance is None or instance.status == Status.DESTROYED:
+    if instance is None or instance.status == Status.DESTROYED or _never_ordered(instance):
         return Instance(
             user=user,
             zone=settings.required_zone(),
@@ -277,14 +282,22 @@ def _known_or_new(settings: Settings, state: State, user: str) -> Instance:
     return instance
 
 
+def _never_ordered(instance: Instance) -> bool:
+    """Say whether a run ended before it made anything; its zone may have been a slip of the pen.
+
+    The host key is recorded before the first order is sent, so without one there was none.
+    """
+    return instance.host_key is None and instance.server_id is None and instance.record_id is None
+
+
 def _recorded_or_adopted(settings: Settings, state: State, user: str, *, add: bool) -> Instance | None:
     """Give the recorded instance, else one that the labels of a server tell of; None when there is neither."""
     instance = state.instance(user)
     if instance is not None and instance.status != Status.DESTROYED:
         return instance
     blank = _known_or_new(settings, state, user)
-    run = _run(settings, blank, state, lambda _: None)
-    server = run.clouds.hetzner.find_server(blank.server_name)
+    with _run(settings, blank, state, lambda _: None) as run:
+        server = run.clouds.hetzner.find_server(blank.server_name)
     if server is None:
         return instance
     labels = dict(server.labels)

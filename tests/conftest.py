@@ -33,4 +33,5 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "OPENROUTER_API_KEY",
     ):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("CLAWDET_CONFIG", str(tmp_path / "no-config.toml"))
+    (tmp_path / "empty.toml").touch()
+    monkeypatch.setenv("CLAWDET_CONFIG", str(tmp_path / "empty.toml"))

@@ -35,7 +35,8 @@ def destroy(
     with output.progress(call) as view:
         configured = configure(call, view)
         if not yes:
-            held = operations.holdings(configured.settings, user)
+            with view.working("Looking for what there is"):
+                held = operations.holdings(configured.settings, user)
             question = f"Type {user} to destroy it:"
             if held.found and output.ask(view, screens.holdings(held, call), question) != user:
                 raise StoppedError("Not confirmed: nothing was removed.")

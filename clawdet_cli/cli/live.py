@@ -50,11 +50,13 @@ class LiveView(View):
     def watch(self, event: Event) -> None:
         """Change the picture by an event."""
         text = clean(event.text)
+        if event.kind == "step_started" and event.stage not in self._lines:
+            # Checks that a run makes before its first stage.
+            self._begin(event.stage, _Line("Checking"))
         line = self._lines.get(event.stage)
         match event.kind:
             case "stage_started":
-                self._lines[event.stage] = _Line(text or event.stage, event.seconds)
-                self._show()
+                self._begin(event.stage, _Line(text or event.stage, event.seconds))
             case "stage_finished" if line:
                 line.finish(event.status, event.seconds)
             case "step_started" if line:
@@ -67,7 +69,9 @@ class LiveView(View):
             case "note" if line:
                 line.notes.append(text)
             case "note":
-                self._console.print(Text(text, style="dim"))
+                # What an adapter says while it waits: of interest until the next word.
+                for running in self._running():
+                    running.last = text
             case _:
                 pass
 
@@ -75,21 +79,31 @@ class LiveView(View):
     def paused(self) -> Iterator[None]:
         """Leave the terminal alone; what is running is shown anew afterwards, what has ended is not repeated."""
         self._hide()
-        running = {name: line for name, line in self._lines.items() if not line.status}
+        self._lines = {name: line for name, line in self._lines.items() if not line.status}
         try:
             yield
         finally:
-            self._lines = running
-            self._show()
+            if self._lines:
+                self._show()
 
     def close(self, *, failed: bool) -> None:
         """Leave what has ended on the screen."""
-        for line in self._lines.values():
-            if not line.status:
-                line.finish("stopped" if failed else "done", time.monotonic() - line.started)
+        self._end_running("stopped" if failed else "done")
         self._hide()
         if self._lines:
             self._console.print()
+
+    def _begin(self, stage: str, line: _Line) -> None:
+        self._end_running("done")
+        self._lines[stage] = line
+        self._show()
+
+    def _running(self) -> list[_Line]:
+        return [line for line in self._lines.values() if not line.status]
+
+    def _end_running(self, status: str) -> None:
+        for line in self._running():
+            line.finish(status, time.monotonic() - line.started)
 
     def _show(self) -> None:
         if self._live is None:

@@ -6,7 +6,10 @@ The view of a run's progress is chosen here, by what stderr is. Only the live on
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -43,6 +46,14 @@ def paint_for(stream: TextIO) -> Paint:
     return lambda text, style: f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
 
 
+def beside(text: str, indent: int) -> list[str]:
+    """Break text that stands at a column of a result: on a terminal by its width, elsewhere not at all."""
+    if not sys.stdout.isatty():
+        return [text]
+    width = max(20, shutil.get_terminal_size().columns - indent)
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
 def interactive() -> bool:
     """Say whether somebody can be asked."""
     return sys.stdin.isatty() and sys.stderr.isatty()
@@ -59,6 +70,14 @@ class View:
         self.watch(Event("note", now_text(), text=text))
 
     @contextmanager
+    def working(self, title: str) -> Iterator[None]:
+        """Show that something is at work that has no stages."""
+        began = time.monotonic()
+        self.watch(Event("stage_started", now_text(), text=title))
+        yield
+        self.watch(Event("stage_finished", now_text(), status="done", seconds=time.monotonic() - began))
+
+    @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave the terminal alone."""
         yield
@@ -70,8 +89,13 @@ class View:
 class PlainView(View):
     """One line for each event that a reader of a log wants, with the time in UTC."""
 
+    def __init__(self) -> None:
+        self._stage = ""
+
     def watch(self, event: Event) -> None:
         """Write the event as a line."""
+        # What an adapter says while it waits carries no stage: it belongs to the running one.
+        self._stage = event.stage or self._stage
         what = f"{event.step}: " if event.step else ""
         match event.kind:
             case "stage_started" | "note":
@@ -84,7 +108,7 @@ class PlainView(View):
                 what += f"{event.status} after {duration(event.seconds)}"
             case _:
                 return
-        _err(f"{event.at[11:19]}Z  {event.stage or '-':<20}  {clean(what)}")
+        _err(f"{event.at[11:19]}Z  {self._stage or '-':<20}  {clean(what)}")
 
 
 class EventsView(View):
@@ -93,6 +117,11 @@ class EventsView(View):
     def watch(self, event: Event) -> None:
         """Write the event as a line of JSON."""
         _err(json.dumps(documents.event(event)))
+
+    @contextmanager
+    def working(self, title: str) -> Iterator[None]:  # noqa: ARG002 - a stage without a name would help no program
+        """Say nothing: this is for the eye."""
+        yield
 
 
 @contextmanager

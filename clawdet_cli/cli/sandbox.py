@@ -28,6 +28,9 @@ It needs no account and costs nothing. 'clawdet provision alice --sandbox' start
 
 STAGE = "sandbox"
 
+EXTRA = ("starlette", "uvicorn")
+"""Packages that come with `clawdet[sandbox]` only."""
+
 NOT_RUNNING: Mapping[str, Any] = {
     "hetzner_url": "",
     "hetzner_token": "",
@@ -277,7 +280,7 @@ def _reported(view: View, title: str) -> Iterator[Callable[[str], None]]:
 @contextmanager
 def _translated() -> Iterator[ModuleType]:
     """Give the sandbox's package; its errors leave as ours."""
-    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"The sandbox is not installed: the Python package '{missing[0]}' is missing.",

@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from clawdet_cli.cli.options import LocalCall
-from clawdet_cli.cli.output import Paint, Screen, clean, duration
+from clawdet_cli.cli.output import Paint, Screen, beside, clean, duration
 from clawdet_cli.errors import ClawdetError
 from clawdet_cli.model import Check, Destroyed, Holdings, Instance, Plan, Status
 
 _STATUS_STYLES = {Status.COMPLETE: "green", Status.FAILED: "red", Status.DESTROYING: "yellow"}
+
+EVIDENCE_COLUMN = 23
 
 
 def healthy(instance: Instance) -> bool:
@@ -237,7 +239,9 @@ def _checks(checks: Sequence[Check], paint: Paint) -> Iterator[str]:
     yield paint(f"Checks ({sum(check.ok for check in checks)} of {len(checks)} passed{when})", "bold")
     for check in checks:
         mark = paint("ok    ", "green") if check.ok else paint("FAILED", "red")
-        yield f"  {mark} {check.name:<13} {clean(check.evidence)}"
+        first, *more = beside(clean(check.evidence), EVIDENCE_COLUMN)
+        yield f"  {mark} {check.name:<13} {first}"
+        yield from (" " * EVIDENCE_COLUMN + line for line in more)
 
 
 def _last_check(value: Instance) -> str:

@@ -35,8 +35,8 @@ class SshCommand(HelpCommand):
             option = options.get(args[position].partition("=")[0])
             if option is None:
                 words += 1
-                # The first word is the user; the next one, or an option that is not ours, begins the remote command.
-                if words == 2 or args[position].startswith("-"):
+                # The first word is the user; whatever is not ours after it begins the remote command.
+                if words == 2:
                     return [*args[:position], "--", *args[position:]]
             elif not getattr(option, "is_flag", False) and "=" not in args[position]:
                 position += 1

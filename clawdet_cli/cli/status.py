@@ -1,5 +1,6 @@
 """`clawdet status [USER...]`."""
 
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -33,7 +34,8 @@ def status(
     wanted = [checked_user(user) for user in dict.fromkeys(users or ())]
     with output.progress(call, banner=live) as view:
         configured = configure(call, view, local=not live)
-        found = operations.status(configured.settings, wanted, live=live, watch=view.watch)
+        with view.working("Checking") if live else nullcontext():
+            found = operations.status(configured.settings, wanted, live=live, watch=view.watch)
     if len(wanted) == 1:
         content: documents.Document = {"instance": documents.instance(found[0])}
         screen = screens.status_detail(found[0], call)

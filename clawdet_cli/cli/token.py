@@ -20,5 +20,6 @@ def token(call: Call, user: User) -> None:
 
     with output.progress(call) as view:
         configured = configure(call, view)
-        found = operations.token(configured.settings, checked_user(user))
+        with view.working(f"Asking the VPS of {user}"):
+            found = operations.token(configured.settings, checked_user(user))
     output.secret(call, "token", found.reveal())

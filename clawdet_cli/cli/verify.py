@@ -26,7 +26,8 @@ def verify(call: Call, user: User) -> None:
 
     with output.progress(call) as view:
         configured = configure(call, view)
-        instance = operations.verify(configured.settings, checked_user(user), view.watch)
+        with view.working(f"Checking {user}"):
+            instance = operations.verify(configured.settings, checked_user(user), view.watch)
     content = {"instance": documents.instance(instance)}
     output.result(call, content, screens.verified(instance, call), label=configured.label)
     if not instance.checks or not all(check.ok for check in instance.checks):

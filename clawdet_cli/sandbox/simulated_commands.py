@@ -119,6 +119,8 @@ async def _follow(guest: Guest, match: re.Match[str], _stdin: Stdin) -> Said:
     offset, limit, first = (int(match[name]) for name in ("offset", "limit", "first"))
     if first != offset + 1 or limit < offset:
         return Said(127, err=b"simulated server: these numbers do not belong together\n")
+    if guest.knobs.takes_drop(match["verb"]):
+        guest.drop_connections()
     unit, log = guest.unit(match["verb"]), f"{LOGS}/{match['verb']}.log"
     err = b""
     try:

@@ -2,6 +2,7 @@
 
 import hmac
 import json
+import logging
 import secrets
 from dataclasses import dataclass, field
 
@@ -11,6 +12,9 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from clawdet_cli.sandbox.simulated_guest import Gateway
+
+_PROTOCOL_LOG = logging.getLogger(f"{__name__}.websocket")
+_PROTOCOL_LOG.setLevel(logging.WARNING)  # the library tells of every connection
 
 _WRONG_TOKENS = 10  # then 429
 _BLOCK_SECONDS = 300
@@ -69,7 +73,7 @@ class Conversation:
     def __init__(self, gateway: Gateway, request: bytes, origin: str) -> None:
         self._gateway = gateway
         self._origin = origin
-        self._protocol = ServerProtocol()
+        self._protocol = ServerProtocol(logger=_PROTOCOL_LOG)
         self._protocol.receive_data(request)
         handshake = self._protocol.events_received()[0]
         if not isinstance(handshake, Request):

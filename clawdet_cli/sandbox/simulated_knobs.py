@@ -11,7 +11,7 @@ KNOBS: dict[str, Any] = {
     "ssh_never": False,  # port 22 stays closed
     "ssh_wrong_host_key": False,  # another host key than the one in user_data
     "fail_step": {},  # {phase: step}, or {phase: {"step": ..., "times": n}}; a plain step fails once
-    "drop_connection_in_phase": {},  # {phase: n}: the SSH connections break in its middle, n times
+    "drop_connection_in_phase": {},  # {phase: n}: the SSH connections break when it is followed, n times
 }
 PATH = "/_sandbox/servers/knobs"
 

@@ -65,9 +65,7 @@ class _Phase:
                 self.say("Another run is at work; waiting for it.")
             async with self.guest.phase_lock:
                 self.begin()
-                for number, step in enumerate(steps):
-                    if number == len(steps) // 2 and self.guest.knobs.takes_drop(self.verb):
-                        self.guest.drop_connections()
+                for step in steps:
                     await self._carry_out(step)
                 self.say(f"@result ok {self.result()}")
         except ScriptError as error:

@@ -68,7 +68,7 @@ class SshDaemon:
         self._connections: set[_Connection] = set()
 
     def take(self, sock: socket.socket, host_key: str) -> None:
-        """Serve a connection with this host key, in a thread of its own; raise ConnectionRefusedError for one too many."""
+        """Serve a connection in a thread of its own; raise ConnectionRefusedError for one too many."""
         self._connections = {one for one in self._connections if one.is_alive}
         if len(self._connections) >= CONNECTIONS:
             raise ConnectionRefusedError

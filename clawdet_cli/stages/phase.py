@@ -85,6 +85,7 @@ class _Follower:
             case bootstrap.ScriptLine("begin"):
                 self.run.emit("step_started", step=parsed.step, text=parsed.text)
             case bootstrap.ScriptLine("done"):
+                self.run.steps_done.append(parsed.step)
                 self.run.emit("step_finished", step=parsed.step, status="done", seconds=parsed.seconds)
             case bootstrap.ScriptLine("skip"):
                 self.run.emit("step_finished", step=parsed.step, status="skipped", text=parsed.text)

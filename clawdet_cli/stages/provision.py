@@ -134,7 +134,8 @@ def configure_openclaw(run: Run) -> None:
     certificate = run.clouds.cloudflare.certificate(_known(run.instance.certificate_id))
     if certificate is None:
         raise CloudError("The certificate that was just signed is gone from Cloudflare.")
-    run_phase(run, "configure", bootstrap.configure_input(run.settings, run.instance, certificate.pem), {})
+    lines = bootstrap.configure_input(run.settings, run.instance, certificate.pem)
+    run.configured = run_phase(run, "configure", lines, {})
     run.record(url=f"https://{run.instance.host}/")
 
 
@@ -200,6 +201,10 @@ def _known(value: T | None) -> T:
     if value is None:
         raise ValueError("an earlier stage recorded nothing")
     return value
+
+
+RECONFIGURE = (Stage("configure_openclaw", Status.COMPLETE, "Handing over keys and model", configure_openclaw),)
+"""For a complete instance: what is changed by setting it in the environment and running the command again."""
 
 
 def _order(run: Run) -> Server:

@@ -1,10 +1,11 @@
 """Carries stages out: the only place for progress, failure and their record."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from clawdet_cli.adapters import Clouds
 from clawdet_cli.adapters.ssh import Ssh
@@ -61,6 +62,10 @@ class Run:
         """Set by the first stage of each list."""
         self.offers: Sequence[ServerOffer] = ()
         """Set by the first stage: what may be ordered, in the order in which it is tried."""
+        self.configured: Mapping[str, str] = {}
+        """Set by the configure stage: what the script says of the machine."""
+        self.steps_done: list[str] = []
+        """Steps of the script that changed the machine or checked it; the others were skipped."""
         self.removed: list[str] = []
         self.absent: list[str] = []
         self._ssh: Ssh | None = None
@@ -98,16 +103,18 @@ class Run:
             )
         return self._ssh
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.hang_up()
+        self.clouds.close()
+
     def hang_up(self) -> None:
         """Close the connection to the VPS."""
         if self._ssh is not None:
             self._ssh.close()
             self._ssh = None
-
-    def close(self) -> None:
-        """Close every connection."""
-        self.hang_up()
-        self.clouds.close()
 
 
 def execute(run: Run, stages: Sequence[Stage], *, on_failure: Status) -> None:
@@ -117,7 +124,6 @@ def execute(run: Run, stages: Sequence[Stage], *, on_failure: Status) -> None:
             _carry_out(run, stage, on_failure)
     finally:
         run.stage = ""
-        run.close()
 
 
 def _carry_out(run: Run, stage: Stage, on_failure: Status) -> None:
@@ -158,7 +164,8 @@ def _shaped(error: BaseException, title: str) -> ClawdetError:
         case Terminated():
             return StoppedError(f"Stopped by SIGTERM while: {title}.", signal_number=15)
         case _:
-            return ClawdetError(f"A bug in clawdet: {type(error).__name__}: {error}")
+            # Its text is not ours and may quote anything, so it goes to the log only, where secrets are masked.
+            return ClawdetError(f"A bug in clawdet: {type(error).__name__} while: {title}.")
 
 
 def _refused(error: ClawdetError) -> bool:

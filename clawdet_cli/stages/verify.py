@@ -2,6 +2,7 @@
 
 import secrets
 import socket
+import time
 from collections.abc import Callable, Sequence
 
 from clawdet_cli import bootstrap
@@ -89,8 +90,11 @@ def six_checks(run: Run, *, patience: float) -> list[Check]:
     checks = []
     for name, criterion in criteria:
         run.emit("step_started", step=name, text=f"check {name}")
+        started = time.monotonic()
         check = _checked(name, criterion, evidence)
-        run.emit("step_finished", step=name, status="done" if check.ok else "failed", text=check.evidence)
+        seconds = time.monotonic() - started
+        status = "done" if check.ok else "failed"
+        run.emit("step_finished", step=name, status=status, text=check.evidence, seconds=seconds)
         checks.append(check)
     return checks
 
@@ -230,14 +234,16 @@ def check_origin(run: Run) -> None:
     """Read the landing page from the VPS's own address through the SSH connection. Raises GuestError."""
     evidence = _Evidence(run, 0)
     try:
-        report = evidence.report()
         nonce = evidence.nonce()
     except NotMetError as unmet:
         raise GuestError(f"The VPS does not answer about itself: {unmet}.") from unmet
     # Not over loopback: OpenClaw answers 403 to a client that it can attribute to nobody but the machine itself.
-    ssh, address = run.ssh(), report.get("address", "")
+    ssh, address = run.ssh(), run.configured.get("address", "")
     visitor = Visitor(
-        run.instance.host, lambda: ssh.tunnel(address, 443), None, pinned_sha256=report.get("certificate_sha256")
+        run.instance.host,
+        lambda: ssh.tunnel(address, 443),
+        None,
+        pinned_sha256=run.configured.get("certificate_sha256"),
     )
     page, proof = visitor.get("/"), visitor.get(NONCE_PATH)
     gateway = visitor.get("/app/")

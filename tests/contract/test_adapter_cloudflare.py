@@ -265,6 +265,14 @@ class TestRecords:
             cloud.create_a_record(zone_id, HOST, "not-an-address", COMMENT)
         assert any("9005" in line for line in caught.value.details)
 
+    def test_an_inner_reason_may_be_chained(self, cloud: Cloudflare, cloudflare: Account, zone_id: str) -> None:
+        chain = [{"code": 9021, "message": "Invalid TTL."}]
+        error = {"code": 1004, "message": "DNS Validation Error", "error_chain": chain}
+        cloudflare.fault("answer", "POST", status=400, body={"success": False, "errors": [error]})
+        with pytest.raises(CloudError) as caught:
+            cloud.create_a_record(zone_id, HOST, IPV4, COMMENT)
+        assert caught.value.details == ("1004: DNS Validation Error", "9021: Invalid TTL.")
+
     @pytest.mark.parametrize("kind", ["drop_before", "drop_after"])
     def test_a_lost_update_and_a_lost_deletion_are_no_failures(
         self, cloud: Cloudflare, cloudflare: Account, zone_id: str, kind: str
@@ -309,6 +317,15 @@ class TestCertificates:
         first = cloud.sign(zone_id, HOST, csr)
         cloud.revoke(first.id)
         assert cloud.sign(zone_id, HOST, csr).id != first.id
+
+    def test_a_revoked_one_that_is_still_listed_is_left_out(
+        self, cloud: Cloudflare, cloudflare: Account, zone_id: str
+    ) -> None:
+        signed = cloud.sign(zone_id, HOST, a_csr())
+        listed = {**cloudflare.state["certificates"][signed.id], "id": signed.id, "revoked_at": "2026-11-22T05:20:00Z"}
+        body = {"success": True, "errors": [], "messages": [], "result": [listed]}
+        cloudflare.fault("answer", "GET", "/certificates", status=200, body=body)
+        assert cloud.certificates(zone_id) == []
 
     def test_a_lost_revocation_is_no_failure(self, cloud: Cloudflare, cloudflare: Account, zone_id: str) -> None:
         signed = cloud.sign(zone_id, HOST, a_csr())

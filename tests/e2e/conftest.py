@@ -6,6 +6,7 @@ from pathlib import Path
 
 import platformdirs
 import pytest
+
 from tests.e2e.operator import Operator
 
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,13 +61,13 @@ class Operator:
     def control(self, cloud: str, method: str, path: str, body: Any = None) -> Any:
         """Turn the sandbox's knobs, as its owner."""
         base = self.info()[f"{cloud}_url"].removesuffix("/v1").removesuffix("/client/v4")
-        request = urllib.request.Request(  # noqa: S310 - a loopback address of the sandbox's own
+        request = urllib.request.Request(
             f"{base}/_sandbox/{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - as above
+        with urllib.request.urlopen(request, timeout=10) as answer:
             content = answer.read()
         return json.loads(content) if content else None
 
@@ -76,18 +76,21 @@ class Operator:
         self.control("hetzner", "DELETE", "knobs")
         self.control("hetzner", "DELETE", "faults")
         self.control("cloudflare", "DELETE", "faults")
-        self.control(
-            "cloudflare", "PATCH", f"zones/{self.info()['zone']}", {"status": "active", "paused": False, "ssl": "strict"}
-        )
+        working = {"status": "active", "paused": False, "ssl": "strict", "plan": "free"}
+        self.control("cloudflare", "PATCH", f"zones/{self.info()['zone']}", working)
 
-    def cloud(self, url_key: str, path: str) -> Any:
-        """Read from an emulated API with nothing but HTTP."""
+    def cloud(self, name: str, path: str, method: str = "GET", body: Any = None) -> Any:
+        """Call an emulated API with nothing but HTTP."""
         info = self.info()
-        request = urllib.request.Request(  # noqa: S310 - a loopback address of the sandbox's own
-            info[f"{url_key}_url"] + path, headers={"Authorization": f"Bearer {info[f'{url_key}_token']}"}
+        request = urllib.request.Request(
+            info[f"{name}_url"] + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {info[f'{name}_token']}", "Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - as above
-            return json.loads(answer.read())
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            content = answer.read()
+        return json.loads(content) if content else None
 
     def servers(self) -> list[dict[str, Any]]:
         """Every server in the emulated Hetzner project."""
@@ -109,8 +112,3 @@ class Operator:
     def holdings(self) -> tuple[int, int, int]:
         """How many servers, records and certificates there are."""
         return len(self.servers()), len(self.records()), len(self.certificates())
-
-
-def sandboxed(arguments: Sequence[str]) -> list[str]:
-    """Append the flag that every command on the sandbox needs."""
-    return [*arguments, "--sandbox"]

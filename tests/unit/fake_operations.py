@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import clawdet_cli
 from clawdet_cli import cli
+from clawdet_cli.cli import output
 from clawdet_cli.errors import StoppedError
 from clawdet_cli.model import (
     CHECK_NAMES,
@@ -183,7 +184,15 @@ def _wait_for_a_signal(_user: str) -> None:
 if __name__ == "__main__":
     # A whole process with the fake in it, for what only a process has: signals, a terminal, an exit code.
     behaviour = FakeOperations()
-    if os.environ.get("FAKE") == "wait":
+    if os.environ.get("FAKE") in {"wait", "twice"}:
         behaviour.during = _wait_for_a_signal
+    if os.environ.get("FAKE") == "twice":
+        report = output.failure
+
+        def interrupted(*arguments: Any, **options: Any) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            report(*arguments, **options)
+
+        output.failure = interrupted
     install(behaviour)
     sys.exit(cli.main(sys.argv[1:]))

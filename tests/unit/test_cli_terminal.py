@@ -138,18 +138,11 @@ def test_a_signal_ends_the_command_with_a_message(tmp_path: Path, number: int, c
 
 def test_a_second_sigterm_at_once_does_not_interrupt_the_report_of_the_first(tmp_path: Path) -> None:
     # timeout(1) sends it to the process and then to its whole group.
-    done = subprocess.run(
-        ["timeout", "3", sys.executable, "-m", "tests.unit.fake_operations", "verify", "alice", "--json"],
-        env=environment(tmp_path, FAKE="wait"),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        start_new_session=True,
-        check=False,
-    )
-    assert done.returncode == 124
-    assert '"exit_code": 143' in done.stdout
+    with on_terminal(tmp_path, "verify", "alice", FAKE="twice") as terminal:
+        terminal.wait_for("waiting")
+        terminal.process.send_signal(signal.SIGTERM)
+        assert terminal.end() == 143
+        assert "Stopped: Stopped by SIGTERM." in terminal.shown
 
 
 def test_a_reader_that_left_is_no_failure_to_report(tmp_path: Path) -> None:

@@ -163,6 +163,10 @@ def test_verify_shows_what_was_seen(fake: FakeOperations, capsys: Captured) -> N
     text = capsys.readouterr().out
     assert "FAILED gateway       gateway was looked at" in text
     assert "clawdet provision alice" in text
+    fake.instances["alice"] = an_instance(checks=())
+    assert cli.main(["verify", "alice"]) == 6
+    fake.instances["alice"] = an_instance(failing=["gateway"])
+    capsys.readouterr()
     assert cli.main(["verify", "alice", "--json"]) == 6
     assert document(capsys)["instance"]["checks"][3] | {"at": ""} == {
         "name": "gateway",
@@ -228,6 +232,12 @@ def test_ssh_leaves_the_remote_command_alone(
     assert cli.main(["ssh", *argv]) == 0
     assert executed == [["echo", "alice", *remote]]
     assert fake.asked == [("ssh_command", "alice", *remote)]
+
+
+def test_an_option_before_the_user_is_ours(fake: FakeOperations, capsys: Captured) -> None:
+    assert cli.main(["ssh", "-L", "alice"]) == 2
+    assert "No such option: -L" in capsys.readouterr().err
+    assert fake.asked == []
 
 
 def test_ssh_says_what_to_install_when_openssh_is_missing(

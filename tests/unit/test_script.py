@@ -277,7 +277,7 @@ def test_the_units_let_nobody_be_root_and_hold_no_secret() -> None:
 def test_given_keys_replace_their_lines_and_everything_else_stays(tmp_path: Path) -> None:
     env = tmp_path / ".env"
     env.write_text(
-        "OPENCLAW_GATEWAY_TOKEN=abc\nOPENAI_API_KEY=old-one\n# mine\nx[$(touch pwned)]=1\nOPENAI_API_KEY=old-two\nMY_KEY=v\n"
+        "OPENCLAW_GATEWAY_TOKEN=abc\nOPENAI_API_KEY=one\n# mine\nx[$(touch pwned)]=1\nOPENAI_API_KEY=two\nMY_KEY=v\n"
     )
     code = f"cd {tmp_path} && current_secrets() {{ cat .env; }} && wanted_secrets"
     assert call(code, key_OPENAI_API_KEY="sk-new-0123", key_XAI_API_KEY="xai-0123").splitlines() == [

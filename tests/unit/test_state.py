@@ -159,10 +159,14 @@ class TestFile:
     def test_the_reason_is_told_where_sqlite_has_rolled_back_by_itself(self, state: State) -> None:
         state.add(instance())
         with pytest.raises(RecordError, match="disk is full"), state._transaction() as connection:
-            # As SQLite does on some errors of the disk, which no test can cause.
-            connection.execute("ROLLBACK")
-            raise sqlite3.OperationalError("database or disk is full")
+            _roll_back_and_fail(connection)
         assert state.record("alice", server_id=1).server_id == 1
+
+
+def _roll_back_and_fail(connection: sqlite3.Connection) -> None:
+    # As SQLite does on some errors of the disk, which no test can cause.
+    connection.execute("ROLLBACK")
+    raise sqlite3.OperationalError("database or disk is full")
 
 
 @contextmanager

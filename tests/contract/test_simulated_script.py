@@ -1,0 +1,107 @@
+"""Simulated servers against what they play: the script's own text, and every command that clawdet builds."""
+
+import ast
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clawdet_cli import bootstrap
+from clawdet_cli.sandbox import simulated_input
+from clawdet_cli.sandbox.simulated_commands import execute
+from clawdet_cli.sandbox.simulated_disk import SimulatedDisk
+from clawdet_cli.sandbox.simulated_guest import Guest
+from clawdet_cli.sandbox.simulated_knobs import Knobs
+from clawdet_cli.sandbox.simulated_phases import CONFIGURE_STEPS, PREPARE_STEPS
+
+SCRIPT = bootstrap.script().decode()
+VERBS = ("prepare", "configure")
+FOLDER = "/run/clawdet/00ff00ff00ff"
+
+
+def words_of(array: str) -> list[str]:
+    match = re.search(rf"{array}=\(([^)]*)\)", SCRIPT)
+    assert match
+    return match[1].split()
+
+
+def keys_of(function: str, verb: str) -> set[str]:
+    body = re.search(rf"^{function}\(\) {{\n(.*?)^}}", SCRIPT, re.DOTALL | re.MULTILINE)
+    assert body
+    line = re.search(rf"^    {verb}\) echo (.*?) ;;", body[1], re.DOTALL | re.MULTILINE)
+    assert line
+    return set(line[1].replace("\\\n", " ").split())
+
+
+@pytest.mark.parametrize(("array", "steps"), [("PREPARE_STEPS", PREPARE_STEPS), ("CONFIGURE_STEPS", CONFIGURE_STEPS)])
+def test_the_steps_are_the_scripts(array: str, steps: tuple[str, ...]) -> None:
+    assert words_of(array) == list(steps)
+
+
+def test_the_texts_of_the_steps_are_the_scripts() -> None:
+    said = re.findall(r"^  step ([a-z-]+) (?:'([^']*)'|\"([^\"]*)\")", SCRIPT, re.MULTILINE)
+    texts = {name: re.sub(r"\$\{IN\[(\w+)\]\}", r"{given['\1']}", one or two) for name, one, two in said}
+    module = Path(simulated_input.__file__).with_name("simulated_phases.py").read_text()
+    calls = [node for node in ast.walk(ast.parse(module)) if isinstance(node, ast.Call)]
+    made = {
+        ast.literal_eval(call.args[0]): ast.unparse(call.args[1]).lstrip("f")[1:-1]
+        for call in calls
+        if ast.unparse(call.func) == "_Step"
+    }
+    assert made == texts
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_keys_of_the_input_are_the_scripts(verb: str) -> None:
+    assert set(simulated_input._REQUIRED[verb]) == keys_of("required_keys", verb)
+    assert set(simulated_input._OPTIONAL[verb]) == keys_of("optional_keys", verb)
+
+
+def test_the_lines_of_the_report_are_the_scripts(tmp_path: Path) -> None:
+    printed = re.findall(r"^  print ([a-z0-9_]+) ", SCRIPT, re.MULTILINE)
+    answer = said(tmp_path, bootstrap.installed("report"), tool=True)
+    assert [line.partition("=")[0] for line in answer[1].splitlines()] == printed
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        bootstrap.upload(FOLDER),
+        *(bootstrap.start(verb, FOLDER) for verb in VERBS),
+        *(bootstrap.follow(verb, offset) for verb in VERBS for offset in (0, 12345)),
+        bootstrap.installed("certificate-request", "alice.clawdet.test"),
+        bootstrap.installed("report"),
+        bootstrap.installed("token"),
+        bootstrap.installed("nonce", "0123456789abcdef"),
+        bootstrap.CLOUD_INIT_DONE,
+        "uname -m",
+    ],
+)
+def test_every_command_of_clawdet_is_understood(tmp_path: Path, command: str) -> None:
+    assert "not simulated" not in said(tmp_path, command)[2]
+
+
+def test_another_command_is_not(tmp_path: Path) -> None:
+    assert "not simulated" in said(tmp_path, "uptime")[2]
+
+
+def said(folder: Path, command: str, *, tool: bool = False) -> tuple[int, str, str]:
+    """Run a command on a fresh simulated machine."""
+
+    async def no_stdin() -> bytes:
+        return b""
+
+    async def run() -> Any:
+        disk = SimulatedDisk(folder / "files")
+        if tool:
+            disk.write(bootstrap.INSTALLED_SCRIPT, "")
+        guest = Guest("server", "debian-12", disk, Knobs({}, lambda: None), 0.0)
+        guest.first_boot_over.set()
+        answer = await execute(guest, command, no_stdin)
+        await asyncio.gather(*guest.tasks)
+        return answer
+
+    answer = asyncio.run(run())
+    return answer.code, answer.out.decode(), answer.err.decode()
