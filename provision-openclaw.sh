@@ -48,7 +48,7 @@ on_exit() {
   local code=$?
   trap - ERR EXIT
   [[ -z $INPUT_FILE ]] || rm -f -- "$INPUT_FILE"
-  [[ -z $SCRATCH ]] || rm -rf -- "$SCRATCH"
+  [[ -z $SCRATCH ]] || clear_leftovers
   if ((code != 0)) && [[ $VERB == prepare || $VERB == configure ]]; then
     ((code != 137)) || REASON='a program was killed; the machine most likely ran out of memory'
     [[ -z $STEP || $STEP == input ]] || printf '@step fail %s %d %s\n' "$STEP" "$code" "${REASON//$'\n'/ }"
@@ -162,10 +162,12 @@ begin_phase() { # begin_phase STEP...
   # A second run waits for the first, for example one started by cloud-init.
   exec 9>/run/clawdet.lock
   flock -n 9 || { echo 'Another run is at work; waiting for it.' && flock -w 1800 9; } || die 'another run did not end'
-  # What a killed run left behind.
-  rm -rf "$RECORD"/scratch.* /opt/node/.new.* /opt/openclaw/.new.*
+  clear_leftovers
   SCRATCH=$(mktemp -d "$RECORD/scratch.XXXXXX")
 }
+
+# Of this run, or of one that was killed; only with the lock held.
+clear_leftovers() { rm -rf "$RECORD"/scratch.* /opt/node/.new.* /opt/openclaw/.new.*; }
 
 put() { # put FILE MODE: writes standard input to FILE at once or not at all
   local new
@@ -322,7 +324,12 @@ for (const [place, entry] of Object.entries(lock.packages)) {
 }
 fs.writeFileSync('package-lock.json', JSON.stringify(lock));
 JS
-  (umask 022 && cd "$1" && quiet npm ci --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error)
+  # Not in a subshell: that would end before npm does when both are told to stop, and npm would write on.
+  local code=0
+  umask 022
+  quiet npm ci --prefix "$1" --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error || code=$?
+  umask 077
+  return "$code"
 }
 
 openclaw_wrapper() {
@@ -353,7 +360,8 @@ do_openclaw() {
     check_digest 256 "${IN[lock_sha256]}" "$INPUT_FOLDER/package-lock.json" 'the lock of OpenClaw'
     install -d -m 0755 /opt/openclaw
     new=$(mktemp -d /opt/openclaw/.new.XXXXXX)
-    export npm_config_cache=$SCRATCH/npm npm_config_update_notifier=false NODE_EXTRA_CA_CERTS=$TRUST
+    export npm_config_cache=$SCRATCH/npm npm_config_update_notifier=false npm_config_fetch_retry_mintimeout=2000 \
+      npm_config_fetch_retry_maxtimeout=15000 NODE_EXTRA_CA_CERTS=$TRUST
     [[ ! -v IN[npm_registry] ]] || export npm_config_registry=${IN[npm_registry]}
     npm_ci "$new" addressed || { echo 'npm ci failed; once more, with the plain lock.' && npm_ci "$new" plain; } ||
       die 'npm could not install OpenClaw; its last lines are above'
@@ -653,6 +661,8 @@ const atFirst = {
       workspace: '/var/lib/openclaw/workspace',
       // Otherwise an OpenAI model makes OpenClaw fetch its Codex plugin from the registry, unpinned, while it starts.
       models: { 'openai/*': { agentRuntime: { id: 'openclaw' } } },
+      // Any model; without it OpenClaw's first own write would allow only those that `models` names.
+      modelPolicy: { allow: [] },
     },
     entries: { main: {} },
   },

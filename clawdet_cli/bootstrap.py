@@ -156,11 +156,12 @@ def prepare_input(settings: Settings, openclaw_version: str, architecture: str) 
 
 def configure_input(settings: Settings, instance: Instance, certificate_pem: str) -> bytes:
     """Build the input of the configure phase: this user's host, certificate and keys."""
+    pinned = pins.load().for_openclaw(instance.openclaw_version or settings.openclaw_version, "x86")
     values = {
         "host": instance.host,
         "user": instance.user,
         "certificate_base64": base64.b64encode(certificate_pem.encode()).decode(),
-        "model": settings.chosen_model or "",
+        "model": settings.model or pinned.default_model(settings.provider_keys) or "",
     }
     values.update({f"key_{name}": key.reveal() for name, key in settings.provider_keys.items()})
     return _lines(values)

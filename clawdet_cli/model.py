@@ -22,7 +22,8 @@ RESERVED_USERS = frozenset(
 _USER = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)
 USER_RULE = (
     "a user name is 1 to 40 characters of a-z, 0-9 and '-', neither beginning nor ending with '-',"
-    " not beginning with 'xn--' and not a reserved word such as www, mail or api"
+    " without dots (Cloudflare's certificate covers one level), not beginning with 'xn--', and not a reserved word"
+    " such as www, mail or api"
 )
 
 

@@ -236,8 +236,12 @@ def _run(
     from clawdet_cli.stages.runner import Run
 
     deadline = Deadline.after(settings.timeout)
-    clouds = connect(settings, deadline, watch=lambda text: watch(Event("note", now_text(), text=text)))
-    return Run(
+
+    def tell(text: str) -> None:
+        run.note(text)
+
+    clouds = connect(settings, deadline, watch=tell)
+    run = Run(
         instance,
         settings,
         clouds=clouds,
@@ -247,6 +251,7 @@ def _run(
         approve=approve,
         secrets=hidden,
     )
+    return run
 
 
 def _recorded(state: State, user: str) -> Instance:

@@ -25,13 +25,8 @@ CLOUDFLARE_HOW_TO = (
     " Zone Read, DNS Edit, SSL and Certificates Edit, Zone Settings Read"
 )
 
-PROVIDERS: Mapping[str, str] = {
-    "ANTHROPIC_API_KEY": "anthropic/claude-sonnet-4-6",
-    "OPENAI_API_KEY": "openai/gpt-5.4",
-    "XAI_API_KEY": "xai/grok-4",
-    "OPENROUTER_API_KEY": "openrouter/auto",
-}
-"""The variable that holds a provider's key, and the model that is the default where this key comes first."""
+PROVIDERS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "XAI_API_KEY", "OPENROUTER_API_KEY")
+"""The variables that hold providers' keys; where several are set, the first decides the default model."""
 
 
 class Secret:
@@ -106,17 +101,11 @@ class Settings:
         """Give the database's path."""
         return self.state_dir / "clawdet.db"
 
-    @property
-    def chosen_model(self) -> str | None:
-        """Give the model: the one asked for, else the default of the first provider that has a key."""
-        if self.model:
-            return self.model
-        return next((PROVIDERS[name] for name in PROVIDERS if name in self.provider_keys), None)
-
     def required_zone(self) -> str:
         """Give the zone. Raises ConfigError that says where it was looked for."""
         if self.zone is None:
-            raise self._missing("The DNS zone", "--zone, CLAWDET_ZONE", "zone", "it is your domain at Cloudflare")
+            how = "name your domain at Cloudflare: --zone example.com"
+            raise self._missing("The DNS zone", "--zone, CLAWDET_ZONE", "zone", how)
         return self.zone
 
     def required_hetzner_token(self) -> Secret:
@@ -307,7 +296,9 @@ def _in_file(variable: str) -> str:
 def _matching(value: Any, shape: re.Pattern[str], rule: str, where: str) -> str:
     text = value.strip() if isinstance(value, str) else value
     if not isinstance(text, str) or not shape.fullmatch(text):
-        raise ConfigError(f"{where} is {value!r}, but {rule} is expected.")
+        raise ConfigError(
+            f"{where} is {value!r}, but {rule} is expected.", next_steps=[f"correct {where} and run the command again"]
+        )
     return text
 
 

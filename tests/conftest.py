@@ -26,12 +26,12 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "CLOUDFLARE_EMAIL",
         "CLOUDFLARE_API_KEY",
         "CLAWDET_ZONE",
-        "CLAWDET_STATE",
         "ANTHROPIC_API_KEY",
         "OPENAI_API_KEY",
         "XAI_API_KEY",
         "OPENROUTER_API_KEY",
     ):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CLAWDET_STATE", str(tmp_path / "state"))
     (tmp_path / "empty.toml").touch()
     monkeypatch.setenv("CLAWDET_CONFIG", str(tmp_path / "empty.toml"))

@@ -384,7 +384,9 @@ def _offer(kind: BoundServerType, location: str, pricing: Mapping[str, Any]) -> 
         cores=int(kind.cores or 0),
         memory_gb=float(kind.memory or 0),
         disk_gb=int(kind.disk or 0),
-        monthly=(Decimal(price["price_monthly"]["net"]) + Decimal(address_price["price_monthly"]["net"])).quantize(CENT),
+        monthly=(Decimal(price["price_monthly"]["net"]) + Decimal(address_price["price_monthly"]["net"])).quantize(
+            CENT
+        ),
         available=bool(place.available),
     )
 

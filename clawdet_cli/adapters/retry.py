@@ -87,7 +87,6 @@ def change(
             found = look()
             if found is not None:
                 return (found,)
-            unknown = False
         try:
             return (act(),)
         except NotYet as reason:

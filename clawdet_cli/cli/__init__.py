@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
     with _sigterm_raised():
         try:
             command = typer.main.get_command(app)
-            code = command.main(args=list(argv) or ["--help"], prog_name="clawdet", standalone_mode=False, obj=calls)
+            code = command.main(args=list(argv), prog_name="clawdet", standalone_mode=False, obj=calls)
             return int(code or 0)
         except (SystemExit, GeneratorExit):
             raise

@@ -29,12 +29,12 @@ class HelpCommand(TyperCommand):
 
 
 class HelpGroup(TyperGroup):
-    """A group of commands with such a help page."""
+    """A group of commands with such a help page, which it shows when it is called without a command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse, without pydantic where it is not needed."""
         postpone(self.get_params(ctx))
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, args or ["--help"])
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the commands, section by section, and then the options."""

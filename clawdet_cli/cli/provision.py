@@ -14,8 +14,9 @@ from clawdet_cli.model import Instance, Plan, checked_user
 HELP = """Give a user a personal OpenClaw server, or bring a half-made one to its end.
 
 Orders a VPS at Hetzner Cloud, makes USER.ZONE at Cloudflare point to it, installs OpenClaw with strict TLS, and
-verifies it from outside. The VPS costs about EUR 4 to 9 per month, billed by the hour from the order until
-'clawdet destroy USER'; on a terminal the price is shown and asked for first. Everything else is free of charge.
+verifies it from outside. The VPS costs money (some EUR 6 to 20 per month, by type), billed by the hour
+from the order until 'clawdet destroy USER'; on a terminal its price is shown and asked for first. Everything else is
+free of charge.
 
 Run the same command again after a failure: it goes on from where it stopped, and never orders twice.
 

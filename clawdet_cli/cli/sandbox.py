@@ -20,7 +20,7 @@ from clawdet_cli.cli.output import Paint, View
 from clawdet_cli.errors import ConfigError, StateError, StoppedError
 from clawdet_cli.model import Event, now_text
 
-app = typer.Typer(cls=HelpGroup, rich_markup_mode=None, no_args_is_help=True)
+app = typer.Typer(cls=HelpGroup, rich_markup_mode=None)
 
 HELP = """The cloud on this machine that --sandbox uses: start, remove, look.
 
@@ -77,8 +77,8 @@ def description(call: Call, view: View, *, make: bool, local: bool = False) -> M
 
 The sandbox is a cloud on this machine: emulators of the Hetzner and Cloudflare APIs, a DNS server, an edge with TLS,
 and servers that are real systemd machines (root on Linux) or simulated ones. It needs no account and costs nothing.
-It goes on running in the background until 'clawdet sandbox down'. The first start of real machines makes their base
-image, which takes about a minute. 'clawdet provision alice --sandbox' starts it by itself.""",
+It goes on running in the background until 'clawdet sandbox down'. The first start of real machines makes their
+base image and packs what they install: some minutes. 'clawdet provision alice --sandbox' starts it by itself.""",
     epilog="Example: clawdet sandbox up --servers simulated",
 )
 @with_call
@@ -204,33 +204,20 @@ def _show(call: LocalCall, found: dict[str, Any]) -> None:
 
     home = _folder(call).parent
     described = {**found, "state_file": str(home / "clawdet.db"), "ssh_key_file": str(home / "ssh" / "id_ed25519")}
-    hidden = {
-        name: "(see --json)" if "token" in name else value for name, value in described.items() if name != "artifacts"
-    }
+    host = f"alice.{found['zone']}"
 
-    def screen(paint: Paint) -> Iterator[str]:
-        yield from _lines(hidden, paint)
+    def screen(_: Paint) -> Iterator[str]:
+        for name, value in described.items():
+            if name != "artifacts" and value != "":
+                shown = "(shown with --json)" if "token" in name else value
+                yield f"  {name.replace('_', ' '):<18} {shown}"
         yield ""
-        yield "Look at a name in it, for example of alice, once it is provisioned:"
-        yield from look.commands(f"alice.{found['zone']}", found["edge_address"], found["ca_file"])
+        yield f"To look at a name in it, such as {host} once alice is provisioned:"
+        yield from look.commands(host, found["edge_address"], found["ca_file"])
         yield ""
-        yield "Next: " + call.pasteable("clawdet provision alice") + " --sandbox"
+        yield "Next: " + call.pasteable("clawdet provision alice --sandbox")
 
     output.result(call, described, screen)
-
-
-def _lines(values: Mapping[str, Any], paint: Paint) -> Iterator[str]:
-    for name, value in values.items():
-        if isinstance(value, (list, tuple)):
-            yield f"  {paint(name.replace('_', ' '), 'bold')}:" + ("" if value else " none")
-            for item in value:
-                text = ", ".join(f"{k} {v}" for k, v in item.items()) if isinstance(item, Mapping) else str(item)
-                yield f"    {output.clean(text)}"
-        elif isinstance(value, Mapping):
-            yield f"  {paint(name.replace('_', ' '), 'bold')}:"
-            yield from (f"    {output.clean(f'{k}: {v}')}" for k, v in value.items())
-        else:
-            yield f"  {name.replace('_', ' '):<18} {output.clean(str(value))}"
 
 
 def _up(call: LocalCall, view: View, *, install_tools: bool = False, **wanted: Any) -> dict[str, Any]:

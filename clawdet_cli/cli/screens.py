@@ -179,7 +179,7 @@ def destroyed(value: Destroyed) -> Screen:
             yield paint(f"Nothing to destroy: {value.user} is gone.", "green")
         else:
             yield paint(f"{value.user} is destroyed: nothing of it exists any more that costs money.", "green")
-        yield ""
+            yield ""
         yield from (f"  removed   {clean(line)}" for line in value.removed)
         yield from (f"  absent    {clean(line)}" for line in value.absent)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -44,6 +44,8 @@ class Pinned:
     npm_version: str
     """The npm inside the vendor's archive of Node."""
     caddy: Download
+    models: Mapping[str, str]
+    """The default model by the variable that holds its provider's key."""
     package_json: bytes
     package_lock: bytes
     """Names every package with its integrity digest, and no download address."""
@@ -57,6 +59,10 @@ class Pinned:
     def caddy_version(self) -> str:
         """The web server's version."""
         return self.caddy.version
+
+    def default_model(self, keys: Iterable[str]) -> str | None:
+        """Give the model of the first provider that has a key; None where there is no key."""
+        return next((self.models[key] for key in keys), None)
 
     @property
     def lock_sha256(self) -> str:
@@ -105,6 +111,7 @@ class Pins:
             node=_download(chosen["node"], self._content["node"][chosen["node"]][architecture]),
             npm_version=self._content["npm"][chosen["node"]],
             caddy=_download(self._content["caddy"]["version"], self._content["caddy"][architecture]),
+            models=chosen["models"],
             package_json=(_FOLDER / f"openclaw-{version}" / "package.json").read_bytes(),
             package_lock=lock,
         )

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from starlette.routing import Route
+
 from clawdet_cli.sandbox import cgroups, network
 from clawdet_cli.sandbox.authority import Authority
 from clawdet_cli.sandbox.cloudflare_api import cloudflare_app
@@ -55,6 +57,9 @@ class Options:
 
 class RunningMachines(Machines, Protocol):
     """Servers as the process owns them."""
+
+    def routes(self) -> list[Route]:
+        """Return the control routes for faults of servers."""
 
     async def resume(self) -> None:
         """Take up what an earlier process left."""
@@ -99,6 +104,7 @@ async def _run_locked(options: Options, files: Files) -> None:
             tokens["hetzner"]: Token(project="sandbox"),
             tokens["hetzner_read"]: Token(project="sandbox", read_only=True),
         },
+        machines.routes(),
     )
     cloudflare = cloudflare_app(
         cloudflare_state,

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from starlette.routing import Route
+
 from clawdet_cli.sandbox import cgroups
 from clawdet_cli.sandbox.disks import Disk
 from clawdet_cli.sandbox.forwarder import Forwarder
@@ -57,6 +59,7 @@ class RealMachines:
         on_power_lost: Callable[[int], None],
     ) -> None:
         self._folder = folder
+        self._trash = folder.with_name("deleted")
         self._tag = tag
         self._base = base
         self._downloads = downloads
@@ -64,6 +67,10 @@ class RealMachines:
         self._forwarder = forwarder
         self._on_power_lost = on_power_lost
         self._running: dict[int, _Running] = {}
+
+    def routes(self) -> list[Route]:
+        """Return no control routes: a real machine is disturbed as one that is not emulated is."""
+        return []
 
     async def resume(self) -> None:
         """Listen for the servers of an earlier process; those that were on are booted by the emulated API."""
@@ -123,7 +130,7 @@ class RealMachines:
             return
         await self._forwarder.close(server_id, (folder / "address").read_text())
         await asyncio.to_thread(self._clear, server_id)
-        await asyncio.to_thread(Disk(folder).delete)
+        await asyncio.to_thread(Disk(folder).discard, self._trash)
 
     async def stop(self) -> None:
         """Shut all servers down, for the end of the sandbox's process."""

@@ -36,7 +36,7 @@ lengths of actions                                                     reported;
 import hashlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -101,11 +101,12 @@ def hetzner_app(  # noqa: PLR0917  # the two that follow the seams of all emulat
     on_change: Callable[[], None],
     faults: Faults,
     tokens: Mapping[str, Token],
+    machine_routes: Sequence[StarletteRoute] = (),
 ) -> Starlette:
     """Build the emulator over a state that may be empty; its lifespan resumes what the state shows as under way.
 
     Beside `/v1` it answers, without a token, `/_sandbox/faults`, `/_sandbox/requests` and `/_sandbox/knobs` (GET all,
-    PUT some, DELETE for the defaults; the knobs are listed in `hetzner_state.KNOBS`).
+    PUT some, DELETE for the defaults; the knobs are listed in `hetzner_state.KNOBS`), and what the machines bring.
     """
     cloud = Cloud(state, machines, clock, on_change)
     api = _Api(cloud, Actions(cloud, _EFFECTS), tokens)
@@ -119,6 +120,7 @@ def hetzner_app(  # noqa: PLR0917  # the two that follow the seams of all emulat
     routes = [
         *faults.routes(),
         StarletteRoute(f"{CONTROL_PREFIX}/knobs", api.knobs, methods=["GET", "PUT", "DELETE"]),
+        *machine_routes,
         StarletteRoute("/{path:path}", api.answer, methods=_METHODS),
     ]
     return Starlette(routes=routes, middleware=[Middleware(FaultMiddleware, faults=faults)], lifespan=lifespan)

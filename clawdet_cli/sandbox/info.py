@@ -95,6 +95,7 @@ class Files:
             *named,
             *(path.with_suffix(".new") for path in named),
             self.servers,
+            self.servers.with_name("deleted"),
             self.edge_authority,
             self.origin_authority,
         )

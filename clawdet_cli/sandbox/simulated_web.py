@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from http import HTTPStatus
 
 import h11
@@ -28,23 +29,23 @@ _SITE = (
 
 async def serve_connection(guest: Guest, caddy: Caddy, sock: socket.socket, client: str, *, tls: bool) -> None:
     """Serve one connection to its end."""
+    # A client that breaks off, stays silent, names another host or speaks no HTTP is no event.
+    with contextlib.suppress(OSError, TimeoutError, h11.ProtocolError):
+        reader, writer = await _open(sock, caddy.tls if tls else None)
+        try:
+            await _serve(_Site(guest, caddy, client, tls=tls), reader, writer)
+        finally:
+            writer.transport.abort()
+
+
+async def _open(sock: socket.socket, tls: ssl.SSLContext | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)
     transport, _ = await loop.connect_accepted_socket(
-        lambda: protocol,
-        sock,
-        ssl=caddy.tls if tls else None,
-        ssl_handshake_timeout=_HANDSHAKE_SECONDS if tls else None,
+        lambda: protocol, sock, ssl=tls, ssl_handshake_timeout=_HANDSHAKE_SECONDS if tls else None
     )
-    writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-    site = _Site(guest, caddy, client, tls=tls)
-    try:
-        # A client that breaks off, stays silent or speaks no HTTP is no event.
-        with contextlib.suppress(OSError, TimeoutError, h11.ProtocolError):
-            await _serve(site, reader, writer)
-    finally:
-        transport.abort()
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
 class _Site:

@@ -19,6 +19,7 @@ _PROGRAMS = {
     "slirp4netns": "slirp4netns",
     "systemd-nspawn": "systemd-container",
 }
+_DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")  # Ubuntu does not have it by itself
 _PROBE = "clawdet-probe"
 
 
@@ -65,7 +66,10 @@ def _obstacle(report: Callable[[str], None], *, install: bool) -> SandboxError |
 
 
 def _missing() -> list[str]:
-    return sorted({package for program, package in _PROGRAMS.items() if shutil.which(program) is None})
+    missing = {package for program, package in _PROGRAMS.items() if shutil.which(program) is None}
+    if not _DEBIAN_KEYRING.exists():
+        missing.add("debian-archive-keyring")
+    return sorted(missing)
 
 
 def _apt_get(arguments: list[str]) -> None:

@@ -17,6 +17,7 @@ def usable_zone(cloudflare: Cloudflare, name: str) -> Zone:
     """Give the zone if a proxied name in it can serve over strict TLS. Raises ConfigError with the exact fix."""
     zone = cloudflare.zone(name)
     if zone is None:
+        _refuse_a_deeper_name(cloudflare, name)
         raise ConfigError(
             f"The Cloudflare token sees no zone {name}: it is not in the account, or the token has no Zone Read on it.",
             next_steps=[f"add {name} at https://dash.cloudflare.com, or widen the token", CLOUDFLARE_HOW_TO],
@@ -31,6 +32,16 @@ def usable_zone(cloudflare: Cloudflare, name: str) -> Zone:
             next_steps=[fix],
         )
     return zone
+
+
+def _refuse_a_deeper_name(cloudflare: Cloudflare, name: str) -> None:
+    parent = name.partition(".")[2]
+    if "." in parent and cloudflare.zone(parent) is not None:
+        raise ConfigError(
+            f"{name} is not a zone but a name inside the zone {parent}, and Cloudflare's universal certificate covers"
+            " one level below a zone only.",
+            next_steps=[f"use the zone itself: --zone {parent}"],
+        )
 
 
 def strict_tls(cloudflare: Cloudflare, zone: Zone) -> str | None:
@@ -125,7 +136,7 @@ def make_plan(
         openclaw_version=version,
         node_version=pinned.node_version,
         caddy_version=pinned.caddy_version,
-        model=settings.chosen_model,
+        model=settings.model or pinned.default_model(settings.provider_keys),
         provider_keys=tuple(settings.provider_keys),
         exists=tuple(exists),
         notes=tuple(notes),

@@ -64,7 +64,8 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
     made = Front(network.claim(tmp_path / "dial.json"))
     await made.forwarder.open(SERVER, made.address)
     try:
-        yield made
+        async with asyncio.timeout(10):
+            yield made
     finally:
         await made.close()
 

@@ -54,9 +54,9 @@ def kill(pid: int) -> None:
 
 def answer(url: str, token: str) -> int:
     """Return the HTTP status."""
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})  # noqa: S310  # loopback
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
     try:
-        with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310  # as above
+        with urllib.request.urlopen(request, timeout=5) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         with error:
@@ -120,14 +120,25 @@ def test_down_keeps_what_somebody_else_put_into_the_folder(box: Box) -> None:
     assert [path.name for path in box.folder.iterdir()] == ["notes.txt"]
 
 
+def test_down_keeps_the_cache_unless_told_to_purge_it(box: Box) -> None:
+    for name in ("images", "artifacts", "somebody-elses"):
+        (box.cache / name).mkdir(parents=True)
+    box.up()
+    box.down()
+    assert len(list(box.cache.iterdir())) == 3
+    removed = sandbox.down(box.folder, box.cache, purge=True, report=box.said.append)
+    assert removed == [f"cache {box.cache / 'images'}", f"cache {box.cache / 'artifacts'}"]
+    assert [path.name for path in box.cache.iterdir()] == ["somebody-elses"]
+
+
 def test_a_killed_sandbox_is_not_running_and_comes_back_as_it_was(box: Box) -> None:
     info = box.up()
-    request = urllib.request.Request(  # noqa: S310  # loopback
+    request = urllib.request.Request(
         f"{info.hetzner_url}/firewalls",
         data=json.dumps({"name": "kept"}).encode(),
         headers={"Authorization": f"Bearer {info.hetzner_token}", "Content-Type": "application/json"},
     )
-    urllib.request.urlopen(request, timeout=5).close()  # noqa: S310  # as above
+    urllib.request.urlopen(request, timeout=5).close()
     kill(info.pid)
     assert sandbox.info(box.folder) is None
     assert not sandbox.status(box.folder).running
@@ -140,8 +151,8 @@ def test_a_killed_sandbox_is_not_running_and_comes_back_as_it_was(box: Box) -> N
         info.cloudflare_token,
         info.edge_address,
     )
-    with urllib.request.urlopen(  # noqa: S310  # as above
-        urllib.request.Request(  # noqa: S310  # as above
+    with urllib.request.urlopen(
+        urllib.request.Request(
             f"{again.hetzner_url}/firewalls", headers={"Authorization": f"Bearer {again.hetzner_token}"}
         ),
         timeout=5,

@@ -87,17 +87,34 @@ def test_another_command_is_not(tmp_path: Path) -> None:
     assert "not simulated" in said(tmp_path, "uptime")[2]
 
 
+def test_cloud_init_is_waited_for(tmp_path: Path) -> None:
+    async def run() -> None:
+        guest = fresh(tmp_path)
+        waiting = asyncio.create_task(execute(guest, bootstrap.CLOUD_INIT_DONE, no_stdin))
+        done, _ = await asyncio.wait([waiting], timeout=0.3)
+        assert not done
+        guest.first_boot_over.set()
+        assert (await waiting).out.endswith(b"\nstatus: done\n")
+
+    asyncio.run(run())
+
+
+async def no_stdin() -> bytes:
+    return b""
+
+
+def fresh(folder: Path) -> Guest:
+    """Return a machine that has just been powered on."""
+    return Guest("server", "debian-12", SimulatedDisk(folder / "files"), Knobs({}, lambda: None), 0.0)
+
+
 def said(folder: Path, command: str, *, tool: bool = False) -> tuple[int, str, str]:
     """Run a command on a fresh simulated machine."""
 
-    async def no_stdin() -> bytes:
-        return b""
-
     async def run() -> Any:
-        disk = SimulatedDisk(folder / "files")
+        guest = fresh(folder)
         if tool:
-            disk.write(bootstrap.INSTALLED_SCRIPT, "")
-        guest = Guest("server", "debian-12", disk, Knobs({}, lambda: None), 0.0)
+            guest.disk.write(bootstrap.INSTALLED_SCRIPT, "")
         guest.first_boot_over.set()
         answer = await execute(guest, command, no_stdin)
         await asyncio.gather(*guest.tasks)

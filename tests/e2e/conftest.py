@@ -1,7 +1,9 @@
 """Sandboxes for whole runs of the program: one with simulated servers, one with real ones."""
 
 import os
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import platformdirs
@@ -40,8 +42,12 @@ def operator(simulated_sandbox: Operator) -> Iterator[Operator]:
     assert simulated_sandbox.holdings() == (0, 0, 0)
     yield simulated_sandbox
     simulated_sandbox.reset()
-    for instance in simulated_sandbox.clawdet("status", "--sandbox", "--json").document["instances"]:
-        simulated_sandbox.clawdet("destroy", instance["user"], "--yes", "--sandbox")
+    if not Path(simulated_sandbox.info()["state_file"]).exists():
+        return
+    with closing(sqlite3.connect(simulated_sandbox.info()["state_file"])) as database:
+        left = database.execute("SELECT user FROM instances WHERE status != 'destroyed'").fetchall()
+    for (user,) in left:
+        simulated_sandbox.clawdet("destroy", user, "--yes", "--sandbox")
 
 
 @pytest.fixture(scope="session")

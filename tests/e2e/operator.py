@@ -6,7 +6,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Operator:
 
     state: Path
     cache: Path
+    known: dict[str, Any] = field(default_factory=dict)
 
     def clawdet(
         self, *arguments: str, env: Mapping[str, str] | None = None, stdin: str | None = None, timeout: float = 900
@@ -55,8 +56,10 @@ class Operator:
         return kept | own | dict(more or {})
 
     def info(self) -> dict[str, Any]:
-        """What the sandbox says of itself."""
-        return self.clawdet("sandbox", "info", "--json").document
+        """What the sandbox says of itself; it does not change while it runs."""
+        if not self.known:
+            self.known.update(self.clawdet("sandbox", "info", "--json").document)
+        return self.known
 
     def control(self, cloud: str, method: str, path: str, body: Any = None) -> Any:
         """Turn the sandbox's knobs, as its owner."""
@@ -74,6 +77,7 @@ class Operator:
     def reset(self) -> None:
         """Undo what `control` did, for the next test."""
         self.control("hetzner", "DELETE", "knobs")
+        self.control("hetzner", "DELETE", "servers/knobs")
         self.control("hetzner", "DELETE", "faults")
         self.control("cloudflare", "DELETE", "faults")
         working = {"status": "active", "paused": False, "ssl": "strict", "plan": "free"}

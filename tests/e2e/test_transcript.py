@@ -71,8 +71,7 @@ def test_a_simulated_server_says_what_a_real_one_says(
         for operator, name in ((simulated_sandbox, "simulated"), (real_sandbox, "real"))
     )
     assert [exchange.command for exchange in simulated] == [exchange.command for exchange in real]
-    for ours, theirs in zip(simulated, real, strict=True):
-        assert ours == theirs
+    assert [pair for pair in zip(simulated, real, strict=True) if pair[0] != pair[1]] == []
 
 
 def provisioned(operator: Operator, file: Path) -> list[Exchange]:
@@ -161,15 +160,15 @@ def progress(line: str) -> str:
 
 
 def kinds(text: str) -> list[str]:
-    return [kind(line) for line in text.splitlines() if line]
+    # cloud-init prints a dot for each look while one waits for it
+    return [kind(line) for line in text.splitlines() if line.strip(".")]
 
 
 def kind(line: str) -> str:
     """Give a line without the parts that are a machine's own."""
     line = re.sub(r"/run/clawdet/[0-9a-z]+", "FOLDER", line)
     line = re.sub(r"\b[0-9a-f]{32,}\b", "HEX", line)
-    line = re.sub(r" \([0-9a-f]{7,}\)", "", line)  # OpenClaw's own commit
-    return line.lstrip(".")
+    return re.sub(r" \([0-9a-f]{7,}\)", "", line)  # OpenClaw's own commit
 
 
 def report(text: str) -> list[str]:

@@ -162,7 +162,7 @@ class FakeOperations:
             openclaw_version=settings.openclaw_version,
             node_version="24.21.0",
             caddy_version="2.11.7",
-            model=settings.chosen_model,
+            model=settings.model,
             provider_keys=tuple(settings.provider_keys),
             exists=(),
         )

@@ -183,6 +183,8 @@ def test_a_bug_in_a_stage_is_traced_to_where_it_happened(
 def test_no_arguments_are_a_question_for_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 0
     assert "clawdet provision alice --sandbox" in capsys.readouterr().out
+    assert cli.main(["sandbox"]) == 0
+    assert "Start the sandbox" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 
 from clawdet_cli import pins
 from clawdet_cli.errors import ConfigError
+from clawdet_cli.settings import PROVIDERS
 
 ALL = [(version, architecture) for version in pins.load().openclaw_versions for architecture in ("x86", "arm")]
 
@@ -115,3 +116,11 @@ def _satisfies(version: str, comparators: str) -> bool:
         if (found >= limit) is not (operator == ">="):
             return False
     return True
+
+
+def test_the_default_model_follows_the_first_key_and_the_version() -> None:
+    newest, older = (pins.load().for_openclaw(version, "x86") for version in ("2026.9.6", "2026.9.2"))
+    assert newest.default_model([]) is None
+    assert newest.default_model(["OPENAI_API_KEY", "XAI_API_KEY"]) == newest.models["OPENAI_API_KEY"]
+    assert newest.default_model(["XAI_API_KEY"]) != older.default_model(["XAI_API_KEY"])
+    assert set(newest.models) == set(older.models) == set(PROVIDERS)

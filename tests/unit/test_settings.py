@@ -154,11 +154,9 @@ def test_a_providers_key_in_the_environment_beats_the_one_in_the_file(place: Pla
     assert place.load({}, {variable: OTHER_TOKEN}).provider_keys[variable].reveal() == OTHER_TOKEN
 
 
-def test_the_model_is_the_one_asked_for_else_of_the_first_provider_with_a_key(place: Place) -> None:
-    assert place.load().chosen_model is None
+def test_the_keys_come_in_an_order_of_their_own_however_they_are_set(place: Place) -> None:
     both = {"OPENROUTER_API_KEY": TOKEN, "OPENAI_API_KEY": TOKEN}
-    assert place.load({}, both).chosen_model == PROVIDERS["OPENAI_API_KEY"]
-    assert place.load({"model": "xai/grok-4"}, both).chosen_model == "xai/grok-4"
+    assert list(place.load({}, both).provider_keys) == ["OPENAI_API_KEY", "OPENROUTER_API_KEY"]
 
 
 def test_the_state_folder_is_the_flag_else_the_variable_else_the_platforms(
