@@ -1005,7 +1005,9 @@ report() {
   print lock_sha256 "$(sha 256 "/opt/openclaw/$(installed openclaw_version)/package-lock.json")"
   print openclaw_unit "$(systemctl show -P ActiveState openclaw-gateway)"
   print openclaw_restarts "$(systemctl show -P NRestarts openclaw-gateway)"
-  print openclaw_since "$(TZ=UTC systemctl show -P ActiveEnterTimestamp openclaw-gateway | awk 'NF {print $2 "T" $3 "Z"}')"
+  # Both in the machine's own monotonic time, which no clock correction moves.
+  print openclaw_active_seconds "$(awk -v since="$(systemctl show -P ActiveEnterTimestampMonotonic openclaw-gateway)" \
+    '{printf "%d", since ? $1 - since / 1e6 : 0}' /proc/uptime)"
   print gateway_ready "$ready"
   print gateway_health "$health"
   print gateway_listeners "$(listeners)"

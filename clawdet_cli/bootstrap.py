@@ -129,6 +129,8 @@ def parse_line(line: str) -> ScriptLine | None:
     match line.rstrip().split(" ", 3):
         case ["@step", "done", step, milliseconds] if _NUMBER.fullmatch(milliseconds):
             return ScriptLine("done", step, seconds=int(milliseconds) / 1000)
+        case ["@step", "fail", step, reason]:
+            return ScriptLine("fail", step, reason.partition(" ")[2])  # after the exit code
         case ["@step", "begin" | "skip" | "fail" as kind, step, *text]:
             return ScriptLine(kind, step, " ".join(text))
         case ["@steps", *_]:

@@ -1,6 +1,7 @@
 """The verbs of the installed script that answer at once: certificate-request, report, token, nonce."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from clawdet_cli.sandbox import simulated_certificate as certificates
 from clawdet_cli.sandbox import simulated_disk as at
@@ -67,7 +68,7 @@ async def _report(guest: Guest) -> str:
         "lock_sha256": prepared.get("lock_sha256", ""),
         "openclaw_unit": "active" if gateway else "inactive",
         "openclaw_restarts": "0",
-        "openclaw_since": gateway.since.strftime("%Y-%m-%dT%H:%M:%SZ") if gateway else "",
+        "openclaw_active_seconds": str(int((datetime.now(UTC) - gateway.since).total_seconds())) if gateway else "0",
         "gateway_ready": "true" if ready else "false",
         "gateway_health": "ok" if ready else "failed",
         "gateway_listeners": "127.0.0.1,[::1]" if ready else "",

@@ -56,8 +56,12 @@ class _Evidence:
         if self._visitor is None:
             run, endpoints = self.run, self.run.settings.endpoints
             zone = run.clouds.cloudflare.zone(run.instance.zone)
-            addresses = edge_addresses(
-                run.instance.host, zone.name_servers if zone else (), endpoints.dns_address, self.patience.within(30)
+            host, servers = run.instance.host, zone.name_servers if zone else ()
+            addresses = until(
+                lambda: edge_addresses(host, servers, endpoints.dns_address, self.patience.within(30)) or None,
+                deadline=self.patience,
+                what=f"the zone's name servers to know {host}",
+                catching=(GuestError,),
             )
             if run.instance.ipv4 in addresses:
                 raise NotMetError(f"DNS gives out the VPS's own address {run.instance.ipv4}: the name is not proxied")
@@ -78,6 +82,7 @@ class _Evidence:
 
 def six_checks(run: Run, *, patience: float) -> list[Check]:
     """Check all six, in order; `patience` is how long DNS and the edge may take to learn of a new name, in seconds."""
+    run.stage = run.stage or "verify"
     evidence = _Evidence(run, patience)
     criteria: Sequence[tuple[str, Callable[[_Evidence], str]]] = (
         ("server", _server),

@@ -4,6 +4,7 @@ Installs packages from the registries, through the machine's own network.
 """
 
 import json
+import socket
 import sqlite3
 import ssl
 import subprocess
@@ -86,8 +87,7 @@ class Instance:
         """Open the gateway's WebSocket through the edge."""
         return connect(
             f"wss://{self.host}:{self.edge_port}/app",
-            host=self.edge_ip,
-            port=int(self.edge_port),
+            sock=socket.create_connection((self.edge_ip, int(self.edge_port)), timeout=20),
             origin=Origin(origin),
             ssl=ssl.create_default_context(cafile=self.info["ca_file"]),
             proxy=None,

@@ -175,7 +175,6 @@ def report(text: str) -> list[str]:
     own = {
         "address": r"\d+\.\d+\.\d+\.\d+",
         "os": r"[a-z]+-[0-9.]+",
-        "openclaw_since": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ",
         "certificate_expires": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ",
         "openclaw_active_seconds": r"\d+",
     }
