@@ -2,7 +2,6 @@
 
 import ipaddress
 import socket
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ def _loopback_only(self: socket.socket, address: Any) -> None:
 
 
 @pytest.fixture(autouse=True)
-def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Make a call to a real cloud impossible, and the developer's tokens and files invisible."""
     monkeypatch.setattr(socket.socket, "connect", _loopback_only)
     for name in (
@@ -32,6 +31,7 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "OPENROUTER_API_KEY",
     ):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("CLAWDET_STATE", str(tmp_path / "state"))
-    (tmp_path / "empty.toml").touch()
-    monkeypatch.setenv("CLAWDET_CONFIG", str(tmp_path / "empty.toml"))
+    own = tmp_path_factory.mktemp("isolated")
+    monkeypatch.setenv("CLAWDET_STATE", str(own / "state"))
+    (own / "empty.toml").touch()
+    monkeypatch.setenv("CLAWDET_CONFIG", str(own / "empty.toml"))

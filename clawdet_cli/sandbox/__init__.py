@@ -3,10 +3,10 @@
 It is a process of its own, one for each folder, and knows nothing of the product that uses it.
 """
 
-from clawdet_cli.sandbox.artifacts import CaddyWanted, NodeWanted
 from clawdet_cli.sandbox.errors import SandboxError
 from clawdet_cli.sandbox.info import SandboxInfo
 from clawdet_cli.sandbox.lifecycle import SandboxStatus, ServerStatus, down, info, status, up
+from clawdet_cli.sandbox.real.artifacts import CaddyWanted, NodeWanted
 
 __all__ = [
     "CaddyWanted",

@@ -17,22 +17,23 @@ from typing import Any, Protocol
 
 from starlette.routing import Route
 
-from clawdet_cli.sandbox import cgroups, network
+from clawdet_cli.sandbox import network
 from clawdet_cli.sandbox.authority import Authority
-from clawdet_cli.sandbox.cloudflare_api import cloudflare_app
+from clawdet_cli.sandbox.cloudflare.api import cloudflare_app
 from clawdet_cli.sandbox.dns import serve_dns
-from clawdet_cli.sandbox.edge import Edge
+from clawdet_cli.sandbox.edge.proxy import Edge
 from clawdet_cli.sandbox.errors import SandboxError
 from clawdet_cli.sandbox.faults import Faults
 from clawdet_cli.sandbox.forwarder import Forwarder
-from clawdet_cli.sandbox.guests import RealMachines
-from clawdet_cli.sandbox.hetzner_api import HetznerClock, Token, firewall_allows, hetzner_app
+from clawdet_cli.sandbox.hetzner.api import HetznerClock, Token, firewall_allows, hetzner_app
 from clawdet_cli.sandbox.info import Files, SandboxInfo
 from clawdet_cli.sandbox.ledger import Ledger
 from clawdet_cli.sandbox.machines import Machines
-from clawdet_cli.sandbox.namespace import EDGE_RANGE_INSIDE
 from clawdet_cli.sandbox.network import AddressPool, Network
 from clawdet_cli.sandbox.process import start_time
+from clawdet_cli.sandbox.real import cgroups
+from clawdet_cli.sandbox.real.machines import RealMachines
+from clawdet_cli.sandbox.real.namespace import EDGE_RANGE_INSIDE
 from clawdet_cli.sandbox.serve import serve
 
 log = logging.getLogger(__name__)
@@ -187,7 +188,7 @@ def _machines(options: Options, files: Files, ledger: Ledger, net: Network) -> R
     forwarder = Forwarder(net, lambda server, peer, port: firewall_allows(hetzner_state, server, peer, port))
     if options.base is None:
         # Brings an SSH server along, which real machines have of their own.
-        from clawdet_cli.sandbox.simulated import SimulatedMachines  # noqa: PLC0415  # see above
+        from clawdet_cli.sandbox.simulated.machines import SimulatedMachines  # noqa: PLC0415  # see above
 
         return SimulatedMachines(
             folder=files.servers,

@@ -19,7 +19,7 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
-from clawdet_cli.sandbox import cloudflare_state as account
+from clawdet_cli.sandbox.cloudflare import state as account
 
 NEGATIVE_TTL = 1800  # the vendor's SOA minimum: for so long a resolver remembers that a name does not exist
 NAME_SERVER_TTL = 86400

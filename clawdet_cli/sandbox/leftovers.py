@@ -9,10 +9,10 @@ import signal
 import sys
 from pathlib import Path
 
-from clawdet_cli.sandbox import cgroups, namespace
-from clawdet_cli.sandbox.disks import Disk, unmount_below
 from clawdet_cli.sandbox.info import Files
 from clawdet_cli.sandbox.process import arguments
+from clawdet_cli.sandbox.real import cgroups, namespace
+from clawdet_cli.sandbox.real.disks import Disk, unmount_below
 
 _PROCESS_SECONDS = 10.0
 _NSPAWN_TRACES = Path("/run/systemd/nspawn/propagate")

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clawdet_cli.sandbox import disks, images, leftovers, tools
-from clawdet_cli.sandbox.artifacts import CaddyWanted, NodeWanted, Processor, build
+from clawdet_cli.sandbox import leftovers, tools
 from clawdet_cli.sandbox.errors import SandboxError
 from clawdet_cli.sandbox.info import Files, SandboxInfo, write_private
-from clawdet_cli.sandbox.namespace import DOWNLOAD_ADDRESS
 from clawdet_cli.sandbox.process import is_alive
+from clawdet_cli.sandbox.real import disks, images
+from clawdet_cli.sandbox.real.artifacts import CaddyWanted, NodeWanted, Processor, build
+from clawdet_cli.sandbox.real.namespace import DOWNLOAD_ADDRESS
 
 Report = Callable[[str], None]
 

@@ -9,12 +9,12 @@ from cloudflare import APIStatusError, Cloudflare
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from served import Served
 from starlette.types import ASGIApp
 
 from clawdet_cli.sandbox.authority import Authority
-from clawdet_cli.sandbox.cloudflare_api import cloudflare_app
+from clawdet_cli.sandbox.cloudflare.api import cloudflare_app
 from clawdet_cli.sandbox.faults import Faults
+from tests.contract.served import Served
 
 ZONE = "clawdet.test"
 PENDING = "clawdet-pending.test"

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from hetzner_emulator import Emulator
-from served import LoopThread, Served
 from starlette.types import ASGIApp
+
+from tests.contract.hetzner_emulator import Emulator
+from tests.contract.served import LoopThread, Served
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,12 @@ from hcloud.images import Image
 from hcloud.locations import Location
 from hcloud.server_types import ServerType
 from hcloud.servers import CreateServerResponse
-from served import Served
 from starlette.types import ASGIApp
 
 from clawdet_cli.sandbox.faults import Faults
-from clawdet_cli.sandbox.hetzner_api import HetznerClock, Token, hetzner_app
+from clawdet_cli.sandbox.hetzner.api import HetznerClock, Token, hetzner_app
 from clawdet_cli.sandbox.machines import MachineSpec, OutOfAddressesError
+from tests.contract.served import Served
 
 TOKEN, READ_ONLY, OTHER_PROJECT = "token-of-one", "token-that-reads", "token-of-two"
 TOKENS = {TOKEN: Token("one"), READ_ONLY: Token("one", read_only=True), OTHER_PROJECT: Token("two")}

@@ -10,18 +10,18 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
-from served import Served
 from starlette.types import ASGIApp
 
 from clawdet_cli.adapters import cloudflare as adapter
 from clawdet_cli.adapters.cloudflare import Cloudflare
 from clawdet_cli.errors import CloudError, ConfigError, StateError, WaitError
 from clawdet_cli.model import Deadline
-from clawdet_cli.sandbox import cloudflare_state as account
 from clawdet_cli.sandbox.authority import Authority
-from clawdet_cli.sandbox.cloudflare_api import cloudflare_app
+from clawdet_cli.sandbox.cloudflare import state as account
+from clawdet_cli.sandbox.cloudflare.api import cloudflare_app
 from clawdet_cli.sandbox.faults import Faults
 from clawdet_cli.settings import Secret
+from tests.contract.served import Served
 
 ZONE, HOST, IPV4, COMMENT = "clawdet.test", "alice.clawdet.test", "127.18.0.1", "clawdet:alice:abcdefghijkl"
 TOKEN = "token-with-all-rights"

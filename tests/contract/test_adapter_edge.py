@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from served import LoopThread
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
@@ -24,12 +23,13 @@ from clawdet_cli.adapters import edge as adapter
 from clawdet_cli.adapters.edge import CONNECT_REQUEST, Visitor, edge_addresses, explain_52x
 from clawdet_cli.errors import GuestError
 from clawdet_cli.model import Deadline
-from clawdet_cli.sandbox import cloudflare_records as records
-from clawdet_cli.sandbox import cloudflare_state as account
 from clawdet_cli.sandbox.authority import Authority
+from clawdet_cli.sandbox.cloudflare import records
+from clawdet_cli.sandbox.cloudflare import state as account
 from clawdet_cli.sandbox.dns import serve_dns
-from clawdet_cli.sandbox.edge import Edge
-from clawdet_cli.sandbox.edge_origin import Timeouts
+from clawdet_cli.sandbox.edge.origin import Timeouts
+from clawdet_cli.sandbox.edge.proxy import Edge
+from tests.contract.served import LoopThread
 
 ZONE, HOST, ORIGIN = "clawdet.test", "alice.clawdet.test", "127.18.0.1"
 EDGE = "127.17.0.1"

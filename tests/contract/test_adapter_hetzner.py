@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hetzner_emulator import FOREVER, READ_ONLY, TOKEN, Emulator, eventually, public_key
 
 from clawdet_cli.adapters import hetzner as adapter
 from clawdet_cli.adapters import retry
@@ -15,6 +14,7 @@ from clawdet_cli.adapters.hetzner import Hetzner
 from clawdet_cli.errors import CloudError, ConfigError, SoldOutError, StateError, WaitError
 from clawdet_cli.model import Deadline, ServerOrder
 from clawdet_cli.settings import Secret
+from tests.contract.hetzner_emulator import FOREVER, READ_ONLY, TOKEN, Emulator, eventually, public_key
 
 LABELS = {"managed-by": "clawdet", "user": "alice", "run": "abcdefghijkl"}
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from clawdet_cli.sandbox import artifacts
-from clawdet_cli.sandbox.artifacts import CaddyWanted, NodeWanted
 from clawdet_cli.sandbox.errors import SandboxError
+from clawdet_cli.sandbox.real import artifacts
+from clawdet_cli.sandbox.real.artifacts import CaddyWanted, NodeWanted
 
 # The digests of the vendors' own executables.
 NODE = NodeWanted("24.21.0", "11.19.1", "7fde7b8afa198da66257f42ee2001d874c7355631e6d1579a5fb5ef1f246df4c")

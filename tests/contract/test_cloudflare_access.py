@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 from cloudflare import APIStatusError, AuthenticationError, Cloudflare, PermissionDeniedError, RateLimitError
-from cloudflare_emulator import PENDING, TOKEN, ZONE, Emulator, codes
-from served import Served
 from starlette.types import ASGIApp
 
-from clawdet_cli.sandbox.cloudflare_state import ACCOUNT_ID
+from clawdet_cli.sandbox.cloudflare.state import ACCOUNT_ID
+from tests.contract.cloudflare_emulator import PENDING, TOKEN, ZONE, Emulator, codes
+from tests.contract.served import Served
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 from cloudflare import APIStatusError, BadRequestError, NotFoundError
-from cloudflare_emulator import PENDING, ZONE, Emulator, codes, make_csr
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from served import Served
 from starlette.types import ASGIApp
+
+from tests.contract.cloudflare_emulator import PENDING, ZONE, Emulator, codes, make_csr
+from tests.contract.served import Served
 
 
 @pytest.fixture

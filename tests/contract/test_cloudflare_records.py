@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 from cloudflare import APIStatusError, BadRequestError, NotFoundError
-from cloudflare_emulator import TOKEN, ZONE, Emulator, codes
-from served import Served
 from starlette.types import ASGIApp
+
+from tests.contract.cloudflare_emulator import TOKEN, ZONE, Emulator, codes
+from tests.contract.served import Served
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import jsonschema  # type: ignore[import-untyped]  # its stubs are a package of 
 import pytest
 import referencing
 import referencing.jsonschema
-from cloudflare_emulator import TOKEN, Emulator, make_csr
-from served import Served
 from starlette.types import ASGIApp
 
-from clawdet_cli.sandbox.cloudflare_state import ACCOUNT_ID
+from clawdet_cli.sandbox.cloudflare.state import ACCOUNT_ID
+from tests.contract.cloudflare_emulator import TOKEN, Emulator, make_csr
+from tests.contract.served import Served
 
 SCHEMAS = os.environ.get("CLAWDET_SCHEMAS")
 pytestmark = pytest.mark.skipif(

@@ -4,9 +4,10 @@ from typing import Any, Literal
 
 import pytest
 from cloudflare import BadRequestError
-from cloudflare_emulator import EDGE_CIDRS, PENDING, ZONE, Emulator
-from served import Served
 from starlette.types import ASGIApp
+
+from tests.contract.cloudflare_emulator import EDGE_CIDRS, PENDING, ZONE, Emulator
+from tests.contract.served import Served
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import dns.opcode
 import dns.rcode
 import pytest
 
-from clawdet_cli.sandbox import cloudflare_records as records
-from clawdet_cli.sandbox import cloudflare_state as account
+from clawdet_cli.sandbox.cloudflare import records
+from clawdet_cli.sandbox.cloudflare import state as account
 from clawdet_cli.sandbox.dns import serve_dns
 
 ZONE = "clawdet.test"

@@ -18,11 +18,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from clawdet_cli.sandbox import cloudflare_records as records
-from clawdet_cli.sandbox import cloudflare_state as account
 from clawdet_cli.sandbox.authority import Authority
-from clawdet_cli.sandbox.edge import Edge
-from clawdet_cli.sandbox.edge_origin import Timeouts
+from clawdet_cli.sandbox.cloudflare import records
+from clawdet_cli.sandbox.cloudflare import state as account
+from clawdet_cli.sandbox.edge.origin import Timeouts
+from clawdet_cli.sandbox.edge.proxy import Edge
 
 ZONE = "clawdet.test"
 HOST = "alice.clawdet.test"

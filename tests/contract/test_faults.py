@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import requests
-from served import Served
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -17,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from clawdet_cli.sandbox.faults import FaultMiddleware, Faults
+from tests.contract.served import Served
 
 
 class Counter:

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from hcloud import APIException
-from hetzner_emulator import OTHER_PROJECT, READ_ONLY, Emulator, id_of, public_key, refused
+
+from tests.contract.hetzner_emulator import OTHER_PROJECT, READ_ONLY, Emulator, id_of, public_key, refused
 
 
 @pytest.mark.parametrize(

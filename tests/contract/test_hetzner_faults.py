@@ -3,7 +3,8 @@
 import pytest
 import requests
 from hcloud import APIException
-from hetzner_emulator import Emulator, order
+
+from tests.contract.hetzner_emulator import Emulator, order
 
 
 def posts(hetzner: Emulator) -> int:

@@ -6,9 +6,9 @@ import pytest
 from hcloud import APIException, Client
 from hcloud.firewalls import BoundFirewall, FirewallResource, FirewallResourceLabelSelector, FirewallRule
 from hcloud.servers import Server
-from hetzner_emulator import FOREVER, Emulator, eventually, id_of, order, order_running
 
-from clawdet_cli.sandbox.hetzner_api import firewall_allows
+from clawdet_cli.sandbox.hetzner.api import firewall_allows
+from tests.contract.hetzner_emulator import FOREVER, Emulator, eventually, id_of, order, order_running
 
 SSH = FirewallRule("in", "tcp", ["203.0.113.0/24", "2001:db8::/32"], port="22", description="ssh")
 WEB = FirewallRule("in", "tcp", ["0.0.0.0/0"], port="80-443")

@@ -3,7 +3,8 @@
 import pytest
 from hcloud import APIException
 from hcloud.actions import ActionFailedException
-from hetzner_emulator import FOREVER, OTHER_PROJECT, Emulator, id_of, order, order_running, refused
+
+from tests.contract.hetzner_emulator import FOREVER, OTHER_PROJECT, Emulator, id_of, order, order_running, refused
 
 
 def test_a_sold_out_pair_is_a_412_and_not_available(hetzner: Emulator) -> None:

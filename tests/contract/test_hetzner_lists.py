@@ -3,7 +3,8 @@
 import pytest
 from hcloud import APIException
 from hcloud.images import Image
-from hetzner_emulator import Emulator, order, public_key
+
+from tests.contract.hetzner_emulator import Emulator, order, public_key
 
 
 def names(hetzner: Emulator, query: str, path: str = "/v1/servers") -> list[str]:

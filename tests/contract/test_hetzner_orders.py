@@ -5,7 +5,8 @@ from hcloud import APIException
 from hcloud.images import Image
 from hcloud.locations import Location
 from hcloud.servers import Server, ServerCreatePublicNetwork
-from hetzner_emulator import (
+
+from tests.contract.hetzner_emulator import (
     FOREVER,
     OTHER_PROJECT,
     Emulator,

@@ -5,7 +5,8 @@ from hcloud import APIException, Client
 from hcloud.locations import Location
 from hcloud.primary_ips import BoundPrimaryIP
 from hcloud.servers import ServerCreatePublicNetwork
-from hetzner_emulator import Emulator, eventually, id_of, order, order_running
+
+from tests.contract.hetzner_emulator import Emulator, eventually, id_of, order, order_running
 
 NBG1 = Location(name="nbg1")
 

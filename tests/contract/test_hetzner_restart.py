@@ -1,6 +1,6 @@
 """The emulator's process ends and starts again over the saved state."""
 
-from hetzner_emulator import FOREVER, Emulator, eventually, id_of, order, order_running
+from tests.contract.hetzner_emulator import FOREVER, Emulator, eventually, id_of, order, order_running
 
 
 def test_servers_that_ran_are_booted_again_and_those_that_were_off_are_not(hetzner: Emulator) -> None:

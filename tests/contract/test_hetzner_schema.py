@@ -14,8 +14,9 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]  # it comes without types
 import pytest
-from hetzner_emulator import Emulator, public_key
-from served import LoopThread
+
+from tests.contract.hetzner_emulator import Emulator, public_key
+from tests.contract.served import LoopThread
 
 FOLDER = os.environ.get("CLAWDET_SCHEMAS")
 pytestmark = pytest.mark.skipif(

@@ -6,7 +6,17 @@ from hcloud.firewalls import FirewallRule
 from hcloud.images import Image
 from hcloud.server_types import ServerType
 from hcloud.servers import Server
-from hetzner_emulator import FOREVER, Emulator, eventually, id_of, order, order_running, public_key, refused
+
+from tests.contract.hetzner_emulator import (
+    FOREVER,
+    Emulator,
+    eventually,
+    id_of,
+    order,
+    order_running,
+    public_key,
+    refused,
+)
 
 
 def status(client: Client, server: Server) -> str:

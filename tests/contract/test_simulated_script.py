@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from clawdet_cli import bootstrap
-from clawdet_cli.sandbox import simulated_input
-from clawdet_cli.sandbox.simulated_commands import execute
-from clawdet_cli.sandbox.simulated_disk import SimulatedDisk
-from clawdet_cli.sandbox.simulated_guest import Guest
-from clawdet_cli.sandbox.simulated_knobs import Knobs
-from clawdet_cli.sandbox.simulated_phases import CONFIGURE_STEPS, PREPARE_STEPS
+from clawdet_cli.sandbox.simulated import input as simulated_input
+from clawdet_cli.sandbox.simulated.commands import execute
+from clawdet_cli.sandbox.simulated.disk import SimulatedDisk
+from clawdet_cli.sandbox.simulated.guest import Guest
+from clawdet_cli.sandbox.simulated.knobs import Knobs
+from clawdet_cli.sandbox.simulated.phases import CONFIGURE_STEPS, PREPARE_STEPS
 
 SCRIPT = bootstrap.script().decode()
 VERBS = ("prepare", "configure")
@@ -43,7 +43,7 @@ def test_the_steps_are_the_scripts(array: str, steps: tuple[str, ...]) -> None:
 def test_the_texts_of_the_steps_are_the_scripts() -> None:
     said = re.findall(r"^  step ([a-z-]+) (?:'([^']*)'|\"([^\"]*)\")", SCRIPT, re.MULTILINE)
     texts = {name: re.sub(r"\$\{IN\[(\w+)\]\}", r"{given['\1']}", one or two) for name, one, two in said}
-    module = Path(simulated_input.__file__).with_name("simulated_phases.py").read_text()
+    module = Path(simulated_input.__file__).with_name("phases.py").read_text()
     calls = [node for node in ast.walk(ast.parse(module)) if isinstance(node, ast.Call)]
     made = {
         ast.literal_eval(call.args[0]): ast.unparse(call.args[1]).lstrip("f")[1:-1]

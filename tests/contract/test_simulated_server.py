@@ -34,7 +34,7 @@ from clawdet_cli.sandbox.authority import Authority
 from clawdet_cli.sandbox.forwarder import Forwarder
 from clawdet_cli.sandbox.machines import MachineSpec
 from clawdet_cli.sandbox.network import AddressPool
-from clawdet_cli.sandbox.simulated import SimulatedMachines
+from clawdet_cli.sandbox.simulated.machines import SimulatedMachines
 from tests.contract.served import LoopThread, Served
 
 T = TypeVar("T")

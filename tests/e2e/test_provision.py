@@ -144,9 +144,8 @@ def test_the_clouds_hold_exactly_what_the_document_says(demo: Instance) -> None:
 
 
 def test_openclaw_runs_as_its_own_unprivileged_user(demo: Instance) -> None:
-    seen = demo.ssh(
-        "systemctl show -P User openclaw-gateway; systemctl show -P NRestarts openclaw-gateway; id -u openclaw; ss -Hltn 'sport = 18789'"
-    )
+    unit = "systemctl show -P User openclaw-gateway; systemctl show -P NRestarts openclaw-gateway"
+    seen = demo.ssh(f"{unit}; id -u openclaw; ss -Hltn 'sport = 18789'")
     user, restarts, uid, *listeners = seen.stdout.split("\n")
     assert (user, restarts) == ("openclaw", "0")
     assert int(uid) > 0

@@ -274,7 +274,7 @@ class TestParseLine:
             ("@step done node 1250", ScriptLine("done", "node", seconds=1.25)),
             ("@step done node 0\n", ScriptLine("done", "node")),
             ("@step skip caddy", ScriptLine("skip", "caddy")),
-            ("@step fail node 22 no route to host", ScriptLine("fail", "node", "22 no route to host")),
+            ("@step fail node 22 no route to host", ScriptLine("fail", "node", "no route to host")),
             (
                 "@result ok host=alice.example.com address=192.0.2.1",
                 ScriptLine("result", text="ok", values={"host": "alice.example.com", "address": "192.0.2.1"}),
@@ -341,7 +341,7 @@ class TestInput:
             "host=alice.example.com\n"
             "user=alice\n"
             f"certificate_base64={base64.b64encode(pem.encode()).decode()}\n"
-            "model=xai/grok-4\n"
+            f"model={pins.load().for_openclaw(default_version(), 'x86').models['XAI_API_KEY']}\n"
             f"key_XAI_API_KEY={KEY}\n"
         )
 

@@ -162,8 +162,8 @@ def test_a_stage_begins_with_a_forecast_from_earlier_runs(story: Story) -> None:
         (WaitError("not ready"), WaitError, 7, "not ready"),
         (KeyboardInterrupt(), StoppedError, 130, "Stopped by Ctrl-C while: the title of second."),
         (Terminated(), StoppedError, 143, "Stopped by SIGTERM while: the title of second."),
-        (KeyError("id"), ClawdetError, 1, "A bug in clawdet: KeyError: 'id'"),
-        (SystemExit(3), ClawdetError, 1, "A bug in clawdet: SystemExit: 3"),
+        (KeyError("id"), ClawdetError, 1, "A bug in clawdet: KeyError while: the title of second."),
+        (SystemExit(3), ClawdetError, 1, "A bug in clawdet: SystemExit while: the title of second."),
     ],
     ids=["config", "state", "cloud", "guest", "wait", "Ctrl-C", "SIGTERM", "bug", "exit"],
 )
@@ -309,10 +309,12 @@ def test_the_connection_to_the_vps_is_closed_at_every_end(story: Story, error: B
             raise error
 
     stages = [story.stage("only", Status.INSTALLING, act)]
-    if error:
-        story.failure(stages)
-    else:
-        execute(story.run, stages, on_failure=Status.FAILED)
+    with story.run:
+        if error:
+            story.failure(stages)
+        else:
+            execute(story.run, stages, on_failure=Status.FAILED)
+        assert not connection.closed
     assert connection.closed
     assert story.run._ssh is None
 

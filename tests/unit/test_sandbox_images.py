@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from clawdet_cli.sandbox import images
 from clawdet_cli.sandbox.errors import SandboxError
-from clawdet_cli.sandbox.images import Recipe
+from clawdet_cli.sandbox.real import images
+from clawdet_cli.sandbox.real.images import Recipe
 
 RECIPE = Recipe(suite="trixie", sources=(), apt_settings=(), certificates=(), npm_settings=())
 

@@ -2,7 +2,7 @@ import base64
 
 import pytest
 
-from clawdet_cli.sandbox.guests import unpacked
+from clawdet_cli.sandbox.real.machines import unpacked
 
 
 @pytest.mark.parametrize("text", ["", "#cloud-config\n{}\n", "#!/bin/sh\ntrue\n"])

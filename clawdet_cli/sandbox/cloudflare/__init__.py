@@ -1,0 +1,1 @@
+"""An emulated Cloudflare account: zones, DNS records, Origin CA, settings, tokens."""

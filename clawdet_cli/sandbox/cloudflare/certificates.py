@@ -1,0 +1,99 @@
+"""Cloudflare's Origin CA: it really signs, so that a real web server can serve what it gives.
+
+What a revocation leaves behind is not documented. Here a revoked certificate can still be read by its id, with
+`revoked_at`, and is no longer listed; the Terraform provider reads that field to tell a revoked certificate.
+"""
+
+import re
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from clawdet_cli.sandbox.authority import Authority
+from clawdet_cli.sandbox.cloudflare import state as account
+from clawdet_cli.sandbox.cloudflare.envelope import ApiError
+
+VALIDITIES = (7, 30, 90, 365, 730, 1095, 5475)  # days
+KEY_TYPES: dict[str, type] = {"origin-ecc": ec.EllipticCurvePublicKey, "origin-rsa": rsa.RSAPublicKey}
+HOSTNAME = re.compile(r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}")
+MOST_NAMES = 200
+
+
+def create(state: dict[str, Any], authority: Authority, body: dict[str, Any]) -> dict[str, Any]:
+    """Sign a CSR for host names of the account's zones.
+
+    The codes of the refusals but 1010 are guesses: they are documented nowhere.
+    """
+    hostnames, csr = body.get("hostnames"), body.get("csr")
+    if not isinstance(hostnames, list) or not 0 < len(hostnames) <= MOST_NAMES:
+        raise ApiError(400, 1005, f"The hostnames field must hold between 1 and {MOST_NAMES} host names")
+    names = [_hostname(state, name) for name in hostnames]
+    days = body.get("requested_validity", 5475)
+    if days not in VALIDITIES:
+        raise ApiError(400, 1008, f"The requested_validity field must be one of {', '.join(map(str, VALIDITIES))}")
+    request_type = body.get("request_type")
+    if request_type not in KEY_TYPES:
+        raise ApiError(400, 1007, "The request_type field must be one of origin-rsa, origin-ecc")
+    try:
+        key = x509.load_pem_x509_csr(str(csr).encode()).public_key()
+        if not isinstance(key, KEY_TYPES[request_type]):
+            raise ApiError(400, 1009, f"The key of the CSR does not fit the request type {request_type}")
+        issued = authority.sign_csr(str(csr), names, days)
+    except ValueError:
+        raise ApiError(400, 1006, "The csr field does not hold a valid certificate signing request") from None
+    certificate = {
+        "id": str(issued.serial),
+        "certificate": issued.certificate,
+        "hostnames": names,
+        "expires_on": issued.not_after.strftime("%Y-%m-%d %H:%M:%S +0000 UTC"),
+        "request_type": request_type,
+        "requested_validity": days,
+        "csr": csr,
+    }
+    state["certificates"][certificate["id"]] = certificate
+    return certificate
+
+
+def listed(state: dict[str, Any], zone: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the certificates in force that name a host of the zone, newest first."""
+    rows = [row for row in state["certificates"].values() if not row.get("revoked_at")]
+    return [row for row in reversed(rows) if zone["id"] in _zone_ids(state, row)]
+
+
+def find(state: dict[str, Any], certificate_id: str) -> dict[str, Any]:
+    """Return the certificate of an id."""
+    if certificate_id not in state["certificates"]:
+        # the text is the vendor's (python-cloudflare issue 38), the status and the number are guesses
+        raise ApiError(404, 1101, "Failed to read certificate from Database")
+    certificate: dict[str, Any] = state["certificates"][certificate_id]
+    return certificate
+
+
+def revoke(state: dict[str, Any], certificate_id: str) -> dict[str, Any]:
+    """Revoke a certificate; a second time changes nothing and answers the first time's date."""
+    certificate = find(state, certificate_id)
+    certificate.setdefault("revoked_at", account.now())
+    return {"id": certificate_id, "revoked_at": certificate["revoked_at"]}
+
+
+def zone_names(state: dict[str, Any], certificate: dict[str, Any]) -> set[str]:
+    """Return the names of the zones that a certificate's host names lie in."""
+    return {state["zones"][zone_id]["name"] for zone_id in _zone_ids(state, certificate)}
+
+
+def _zone_ids(state: dict[str, Any], certificate: dict[str, Any]) -> set[str]:
+    zones = (account.zone_holding(state, name.removeprefix("*.")) for name in certificate["hostnames"])
+    return {zone["id"] for zone in zones if zone is not None}
+
+
+def _hostname(state: dict[str, Any], name: object) -> str:
+    lower = str(name).lower()
+    if HOSTNAME.fullmatch(lower) and account.zone_holding(state, lower.removeprefix("*.")) is not None:
+        return lower
+    raise ApiError(
+        400,
+        1010,
+        f"Failed to validate requested hostname {name}: This zone is either not part of your account, "
+        "or you do not have access to it",
+    )

@@ -1,0 +1,93 @@
+"""The edge's connection to an origin, and the reading of every way in which it fails."""
+
+import asyncio
+import errno
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import h11
+
+from clawdet_cli.sandbox.cloudflare import state as account
+from clawdet_cli.sandbox.edge.errors import EdgeError
+from clawdet_cli.sandbox.edge.stream import HttpStream
+
+Dial = Callable[[str, int], tuple[str, int]]
+UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL)
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """The vendor's time limits, in seconds."""
+
+    connect: float = 19.0  # until the origin has taken the connection and finished the handshake: 522
+    response: float = 100.0  # until the next bytes of an answer: 524
+    websocket: float = 100.0  # without a byte in either direction
+    visitor: float = 400.0  # a kept-alive connection between two requests
+
+    def scaled(self, factor: float) -> "Timeouts":
+        """Return the limits multiplied by a factor."""
+        return Timeouts(*(factor * limit for limit in (self.connect, self.response, self.websocket, self.visitor)))
+
+
+class Origins:
+    """Opens connections to origins.
+
+    `dial` maps an origin's public address and port to where it can be reached on this machine. It may raise OSError
+    for an address where nothing is: TimeoutError then becomes 522 and EHOSTUNREACH 523.
+    """
+
+    def __init__(
+        self, state: dict[str, Any], origin_ca_pem: str, dial: Dial, source_address: str | None, seconds: float
+    ) -> None:
+        self._state = state
+        self._dial = dial
+        self._local = None if source_address is None else (source_address, 0)
+        self._seconds = seconds
+        self._strict = ssl.create_default_context(cadata=origin_ca_pem)
+        self._unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._unverified.check_hostname = False
+        self._unverified.verify_mode = ssl.CERT_NONE
+
+    async def open(self, address: str, host: str, mode: str, *, tls: bool) -> HttpStream:
+        """Connect to an origin, over TLS with the host name as SNI or plainly; raises EdgeError."""
+        context = None
+        if tls:
+            context = self._strict if mode == "strict" else self._unverified
+        try:
+            async with asyncio.timeout(self._seconds):
+                where, port = self._dial(address, 443 if tls else 80)
+                reader, writer = await asyncio.open_connection(
+                    where,
+                    port,
+                    ssl=context,
+                    server_hostname=host if tls else None,
+                    local_addr=self._local,
+                    # the limit around it decides; asyncio's own error would be taken for a failed handshake
+                    ssl_handshake_timeout=self._seconds * 2 if tls else None,
+                )
+        except OSError as error:
+            raise _reading(error, tls=tls) from error
+        stream = HttpStream(h11.CLIENT, reader, writer)
+        if mode == "strict" and tls and self._is_revoked(writer):
+            stream.abort()
+            raise EdgeError(526)
+        return stream
+
+    def _is_revoked(self, writer: asyncio.StreamWriter) -> bool:
+        certificate = writer.get_extra_info("peercert")
+        return account.is_revoked(self._state, int(certificate["serialNumber"], 16))
+
+
+def _reading(error: OSError, *, tls: bool) -> EdgeError:
+    if isinstance(error, TimeoutError):
+        # also a silent handshake: a dropping firewall behind a forwarder looks like that
+        return EdgeError(522)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return EdgeError(526)
+    if isinstance(error, ConnectionRefusedError):
+        return EdgeError(521)
+    if error.errno in UNREACHABLE and not isinstance(error, ssl.SSLError):
+        return EdgeError(523)
+    return EdgeError(525 if tls else 520)

@@ -1,0 +1,202 @@
+"""The Hetzner Cloud API, version 1, as far as clawdet and the operators' usual tools use it.
+
+BEHAVIOURS: where each rule comes from. `spec` is the vendor's OpenAPI document, `live` was recorded or reported by
+users of the real API, `guess` is ours.
+
+=====================================================================  =======================================
+rule                                                                   source
+=====================================================================  =======================================
+key sets of all answers, action commands                               spec; create, delete, lists also live
+no `datacenter`; `locations[].available/recommended`                   vendor's changelog (2026-04-01, 2026-07-01)
+/datacenters, GET /actions without ids: 410                            changelog; the code is a guess
+public IPs in the answer to POST /servers, `locked` false, `parent_id`  live
+unrouted path 404 before the token is looked at; 401 texts             live
+unknown body field 422, host name and user_data texts                  live
+other field messages                                                   guess, in the style of the live ones
+400 json_error, 405, codes of primary IPs, firewalls, change_type      spec; texts are guesses
+SSH key unique by MD5 fingerprint and by name, "SSH key not unique"    live
+"server name is already used"; reserved until the deletion ended       live
+type x location, deprecated, disk size: 422 texts; 412 "placement"     live
+"invalid server type", "image not found"                               live texts, guessed status
+403 server and primary IP limit                                        live
+423 while an action runs, texts of `locked` and "snapshot ... protected"  live
+DELETE accepted while `initializing`; what becomes of its actions      live; guess (they fail)
+shutdown succeeds when sent, `off` later                               live
+firewalls and IPs leave some hundred ms after a deletion               live; the length is a guess
+selector attachments go pending -> applied                             live; the length is a guess
+5 firewalls/server, 50 rules, 100 networks, 10 servers/group, ...      spec; which error is a guess
+DELETE of a firewall is refused by attached servers only               guess
+per_page above 50 is clamped, page 0 refused                           guess
+must_be_unassigned is 422                                              spec (409 was seen too)
+token bucket of 3600 per project, one refilled per second, 429 text    live
+lengths of actions                                                     reported; see hetzner_state
+=====================================================================  =======================================
+"""
+
+import hashlib
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route as StarletteRoute
+
+from clawdet_cli.sandbox.faults import CONTROL_PREFIX, FaultMiddleware, Faults
+from clawdet_cli.sandbox.hetzner import action_api as hetzner_action_api
+from clawdet_cli.sandbox.hetzner import catalog_api as hetzner_catalog_api
+from clawdet_cli.sandbox.hetzner import firewalls as hetzner_firewalls
+from clawdet_cli.sandbox.hetzner import images as hetzner_images
+from clawdet_cli.sandbox.hetzner import orders as hetzner_orders
+from clawdet_cli.sandbox.hetzner import placement_groups as hetzner_placement_groups
+from clawdet_cli.sandbox.hetzner import primary_ips as hetzner_primary_ips
+from clawdet_cli.sandbox.hetzner import server_actions as hetzner_server_actions
+from clawdet_cli.sandbox.hetzner import servers as hetzner_servers
+from clawdet_cli.sandbox.hetzner import ssh_keys as hetzner_ssh_keys
+from clawdet_cli.sandbox.hetzner.actions import Actions
+from clawdet_cli.sandbox.hetzner.call import Call, Route
+from clawdet_cli.sandbox.hetzner.errors import ApiError
+from clawdet_cli.sandbox.hetzner.firewall_rules import firewall_allows
+from clawdet_cli.sandbox.hetzner.rate_limit import RateLimit
+from clawdet_cli.sandbox.hetzner.state import Cloud, HetznerClock, Token
+from clawdet_cli.sandbox.machines import Machines
+
+__all__ = ["HetznerClock", "Token", "firewall_allows", "hetzner_app"]
+
+log = logging.getLogger(__name__)
+
+_VERSION = "/v1"
+_METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH"]
+_ROUTES: tuple[Route, ...] = (
+    *hetzner_orders.ROUTES,
+    *hetzner_servers.ROUTES,
+    *hetzner_server_actions.ROUTES,
+    *hetzner_ssh_keys.ROUTES,
+    *hetzner_firewalls.ROUTES,
+    *hetzner_images.ROUTES,
+    *hetzner_primary_ips.ROUTES,
+    *hetzner_placement_groups.ROUTES,
+    *hetzner_catalog_api.ROUTES,
+    *hetzner_action_api.ROUTES,
+)
+_EFFECTS = {
+    **hetzner_servers.EFFECTS,
+    **hetzner_server_actions.EFFECTS,
+    **hetzner_firewalls.EFFECTS,
+    **hetzner_images.EFFECTS,
+    **hetzner_primary_ips.EFFECTS,
+}
+
+
+def hetzner_app(  # noqa: PLR0917  # the two that follow the seams of all emulators come last
+    state: dict[str, Any],
+    machines: Machines,
+    clock: HetznerClock,
+    on_change: Callable[[], None],
+    faults: Faults,
+    tokens: Mapping[str, Token],
+    machine_routes: Sequence[StarletteRoute] = (),
+) -> Starlette:
+    """Build the emulator over a state that may be empty; its lifespan resumes what the state shows as under way.
+
+    Beside `/v1` it answers, without a token, `/_sandbox/faults`, `/_sandbox/requests` and `/_sandbox/knobs` (GET all,
+    PUT some, DELETE for the defaults; the knobs are listed in `hetzner.state.KNOBS`), and what the machines bring.
+    """
+    cloud = Cloud(state, machines, clock, on_change)
+    api = _Api(cloud, Actions(cloud, _EFFECTS), tokens)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        hetzner_servers.resume(api.actions)
+        yield
+        await api.actions.stop()
+
+    routes = [
+        *faults.routes(),
+        StarletteRoute(f"{CONTROL_PREFIX}/knobs", api.knobs, methods=["GET", "PUT", "DELETE"]),
+        *machine_routes,
+        StarletteRoute("/{path:path}", api.answer, methods=_METHODS),
+    ]
+    return Starlette(routes=routes, middleware=[Middleware(FaultMiddleware, faults=faults)], lifespan=lifespan)
+
+
+class _Api:
+    def __init__(self, cloud: Cloud, actions: Actions, tokens: Mapping[str, Token]) -> None:
+        self.cloud = cloud
+        self.actions = actions
+        self._tokens = tokens
+        self._limits: dict[str, RateLimit] = {}
+
+    async def answer(self, request: Request) -> Response:
+        headers = {"X-Correlation-Id": secrets.token_hex(8)}
+        try:
+            response = self._answer(request, await request.body(), headers)
+        except ApiError as error:
+            response = error.response()
+        except Exception:  # the real API would not drop the connection either
+            log.exception("%s %s failed", request.method, request.url.path)
+            response = ApiError(500, "server_error", "internal server error").response()
+        for name, value in headers.items():
+            response.headers[name] = value
+        return response
+
+    def _answer(self, request: Request, body: bytes, headers: dict[str, str]) -> Response:
+        found = self._routes_of(request.url.path)
+        if not found:
+            raise ApiError(404, "not_found", "api route not found")
+        text, token = self._authorise(request)
+        limit = self._limits.setdefault(
+            token.project, RateLimit(self.cloud.clock.requests_per_hour, self.cloud.clock.now)
+        )
+        allowed = limit.take()
+        headers.update(limit.headers())
+        if not allowed:
+            # A digest, so that the token itself stays out of answers and logs.
+            shown = hashlib.sha256(text.encode()).hexdigest()[:12]
+            message = f"Limit of '{limit.per_hour}' requests per hour for token '{shown}' reached."
+            raise ApiError(429, "rate_limit_exceeded", message)
+        if request.method not in found:
+            raise ApiError(405, "method_not_allowed", "the request method is not allowed")
+        if token.read_only and request.method != "GET":
+            raise ApiError(401, "token_readonly", "token is only allowed to perform GET requests")
+        route, ids = found[request.method]
+        project = self.cloud.project(token.project)
+        response = route.answer(Call(project, self.actions, ids, request.query_params, body, request.url))
+        if request.method != "GET":
+            self.cloud.changed()
+        return response
+
+    @staticmethod
+    def _routes_of(path: str) -> dict[str, tuple[Route, tuple[int, ...]]]:
+        """Return the routes of a path by method, with the numbers in it."""
+        found: dict[str, tuple[Route, tuple[int, ...]]] = {}
+        if path.startswith(_VERSION + "/"):
+            for route in _ROUTES:
+                if match := route.pattern.fullmatch(path.removeprefix(_VERSION)):
+                    found.setdefault(route.method, (route, tuple(int(number) for number in match.groups())))
+        return found
+
+    def _authorise(self, request: Request) -> tuple[str, Token]:
+        scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not text:
+            raise ApiError(401, "unauthorized", "token is required")
+        token = self._tokens.get(text)
+        if token is None:
+            raise ApiError(401, "unauthorized", "the token you have provided is invalid")
+        return text, token
+
+    async def knobs(self, request: Request) -> Response:
+        if request.method == "DELETE":
+            self.cloud.state["knobs"].clear()
+            self.cloud.changed()
+        if request.method == "PUT":
+            try:
+                self.cloud.set_knobs(await request.json())
+            except (ValueError, TypeError, AttributeError) as exc:
+                return JSONResponse({"error": str(exc)}, 422)
+            self.cloud.changed()
+        return JSONResponse(self.cloud.knobs())

@@ -1,0 +1,188 @@
+"""The commands that a simulated server understands: exactly those that clawdet sends, and nothing else."""
+
+import asyncio
+import io
+import re
+import tarfile
+from collections.abc import Awaitable, Callable
+
+from clawdet_cli.sandbox.simulated import disk as at
+from clawdet_cli.sandbox.simulated.guest import Guest
+from clawdet_cli.sandbox.simulated.phases import run_phase
+from clawdet_cli.sandbox.simulated.verbs import ARCHITECTURE, Said, run_verb
+
+Stdin = Callable[[], Awaitable[bytes]]
+_Run = Callable[[Guest, re.Match[str], Stdin], Awaitable[Said]]
+
+LOGS = "/var/log/clawdet"
+_NEWS_SECONDS = 5.0  # 20 pauses of 0.25 s in the command
+_DOT_SECONDS = 0.25  # cloud-init prints one for each look while it waits
+
+# A name in braces is one word, the same one wherever it stands.
+_PATTERNS = {
+    "upload": "umask 077; rm -rf {folder} && mkdir -p {folder} && tar -x -C {folder} --no-same-owner",
+    "start": (
+        'if [ "$(systemctl show -P ActiveState clawdet-{verb}.service)" = activating ]; then echo attached; exit; fi; '
+        "systemctl stop clawdet-{verb}.service 2>/dev/null; systemctl reset-failed clawdet-{verb}.service 2>/dev/null; "
+        "install -d -m 700 /var/log/clawdet && rm -f /var/log/clawdet/{verb}.log && touch /var/log/clawdet/{verb}.log "
+        "&& systemd-run --quiet --no-block --unit=clawdet-{verb}.service -p Type=oneshot -p RemainAfterExit=yes "
+        "-p TimeoutStartSec=30min -p StandardInput=null -p StandardOutput=append:/var/log/clawdet/{verb}.log "
+        "-p StandardError=inherit /bin/bash {folder}/provision-openclaw.sh {verb} {folder}/input && echo started"
+    ),
+    "follow": (
+        'n=0; while [ $n -lt 20 ] && [ "$(stat -c %s /var/log/clawdet/{verb}.log)" -le {offset} ] '
+        '&& [ "$(systemctl show -P ActiveState clawdet-{verb}.service)" = activating ]; do sleep 0.25; n=$((n+1)); '
+        "done; systemctl show -p ActiveState -p Result -p ExecMainStatus clawdet-{verb}.service | tr '\\n' ' '; "
+        "size=$(stat -c %s /var/log/clawdet/{verb}.log); end=$((size < {limit} ? size : {limit})); "
+        'echo "Offset=$end"; tail -c +{first} /var/log/clawdet/{verb}.log | head -c $((end - {offset}))'
+    ),
+    "verb": "/bin/bash /usr/local/lib/clawdet/provision-openclaw.sh {simple}",
+    "verb_of": "/bin/bash /usr/local/lib/clawdet/provision-openclaw.sh {named} {value}",
+    "cloud_init": "cloud-init status --wait",
+    "architecture": "uname -m",
+    "openclaw": "openclaw --version && systemctl is-active openclaw-gateway",
+}
+_WORDS = {
+    "folder": r"/run/clawdet/[a-z0-9]+",
+    "verb": "prepare|configure",
+    "offset": "[0-9]+",
+    "limit": "[0-9]+",
+    "first": "[0-9]+",
+    "simple": "report|token",
+    "named": "certificate-request|nonce",
+    "value": "[a-z0-9.-]+",
+}
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    seen: set[str] = set()
+    parts = re.split(r"\{(\w+)\}", pattern)
+    text = re.escape(parts[0])
+    for name, literal in zip(parts[1::2], parts[2::2], strict=True):
+        text += f"(?P={name})" if name in seen else f"(?P<{name}>{_WORDS[name]})"
+        text += re.escape(literal)
+        seen.add(name)
+    return re.compile(text)
+
+
+async def execute(guest: Guest, command: str, stdin: Stdin) -> Said:
+    """Run a command that is simulated; refuse any other one by name, with exit code 127."""
+    for pattern, run in _COMMANDS:
+        if match := pattern.fullmatch(command):
+            return await run(guest, match, stdin)
+    return Said(127, err=f"simulated server: this command is not simulated: {command[:500]}\n".encode())
+
+
+async def _upload(guest: Guest, match: re.Match[str], stdin: Stdin) -> Said:
+    content = await stdin()
+    guest.uploads[match["folder"]] = files = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+            for member in archive:
+                file = archive.extractfile(member)
+                if file is None or "/" in member.name:
+                    return Said(127, err=f"simulated server: only plain files are simulated: {member.name}\n".encode())
+                files[member.name] = file.read()
+    except tarfile.TarError:
+        return Said(2, err=b"tar: This does not look like a tar archive\ntar: Exiting with failure status\n")
+    return Said()
+
+
+async def _start(guest: Guest, match: re.Match[str], _stdin: Stdin) -> Said:
+    verb, folder = match["verb"], match["folder"]
+    unit = guest.unit(verb)
+    if unit.state == "activating":
+        return Said(out=b"attached\n")
+    unit.state, unit.result, unit.code = "activating", "success", 0
+    log = f"{LOGS}/{verb}.log"
+    guest.disk.write(log, "")
+
+    def say(line: str) -> None:
+        guest.disk.append(log, line + "\n")
+        unit.changed()
+
+    async def run() -> None:
+        unit.code = 1
+        try:
+            unit.code = await run_phase(guest, verb, folder, say)
+        finally:
+            unit.state, unit.result = ("failed", "exit-code") if unit.code else ("active", "success")
+            unit.changed()
+
+    task = asyncio.create_task(run())
+    guest.tasks.add(task)
+    task.add_done_callback(guest.tasks.discard)
+    return Said(out=b"started\n")
+
+
+async def _follow(guest: Guest, match: re.Match[str], _stdin: Stdin) -> Said:
+    offset, limit, first = (int(match[name]) for name in ("offset", "limit", "first"))
+    if first != offset + 1 or limit < offset:
+        return Said(127, err=b"simulated server: these numbers do not belong together\n")
+    if guest.knobs.takes_drop(match["verb"]):
+        guest.drop_connections()
+    unit, log = guest.unit(match["verb"]), f"{LOGS}/{match['verb']}.log"
+    err = b""
+    try:
+        if unit.state == "activating" and guest.disk.size(log) <= offset:
+            await _news(unit.news)
+        state = unit.state
+        end = min(guest.disk.size(log), limit)
+        news = guest.disk.part(log, offset, end)
+    except FileNotFoundError:
+        state, end, news = unit.state, 0, b""
+        err = f"stat: cannot statx '{log}': No such file or directory\n".encode()
+    line = f"ActiveState={state} Result={unit.result} ExecMainStatus={unit.code} Offset={end}\n"
+    return Said(out=line.encode() + news, err=err)
+
+
+async def _news(event: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(_NEWS_SECONDS):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+async def _verb(guest: Guest, match: re.Match[str], _stdin: Stdin) -> Said:
+    return await run_verb(guest, match["simple"], "")
+
+
+async def _verb_of(guest: Guest, match: re.Match[str], _stdin: Stdin) -> Said:
+    return await run_verb(guest, match["named"], match["value"])
+
+
+async def _cloud_init(guest: Guest, _match: re.Match[str], _stdin: Stdin) -> Said:
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    await guest.first_boot_over.wait()
+    dots = "." * int((loop.time() - started) / _DOT_SECONDS)
+    if guest.not_simulated:
+        text = f"simulated server: this part of user_data is not simulated: {guest.not_simulated}\n"
+        return Said(1, f"{dots}\nstatus: error\n".encode(), text.encode())
+    return Said(out=f"{dots}\nstatus: done\n".encode())
+
+
+async def _architecture(_guest: Guest, _match: re.Match[str], _stdin: Stdin) -> Said:
+    return Said(out=f"{ARCHITECTURE}\n".encode())
+
+
+async def _openclaw(guest: Guest, _match: re.Match[str], _stdin: Stdin) -> Said:
+    version = guest.values(at.PREPARED).get("openclaw_version")
+    if not version:
+        return Said(127, err=b"bash: line 1: openclaw: command not found\n")
+    state = b"active" if guest.gateway else b"inactive"
+    return Said(0 if guest.gateway else 3, f"OpenClaw {version}\n".encode() + state + b"\n")
+
+
+_RUN: dict[str, _Run] = {
+    "upload": _upload,
+    "start": _start,
+    "follow": _follow,
+    "verb": _verb,
+    "verb_of": _verb_of,
+    "cloud_init": _cloud_init,
+    "architecture": _architecture,
+    "openclaw": _openclaw,
+}
+_COMMANDS = [(_compiled(pattern), _RUN[name]) for name, pattern in _PATTERNS.items()]

@@ -1,0 +1,326 @@
+"""The phases `prepare` and `configure` as a client sees them: progress lines, skips, refusals, and their effects.
+
+Step names and texts are those of provision-openclaw.sh; a test compares them. Nothing is downloaded or installed.
+"""
+
+import asyncio
+import hashlib
+import html
+import json
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from clawdet_cli.sandbox.simulated import certificate as certificates
+from clawdet_cli.sandbox.simulated import disk as at
+from clawdet_cli.sandbox.simulated.guest import ADDRESS, Guest
+from clawdet_cli.sandbox.simulated.input import ScriptError, read_input
+
+PREPARE_STEPS = tuple("machine packages swap users node caddy openclaw gateway-token units tool prepared".split())
+CONFIGURE_STEPS = tuple(
+    "certificate workspace gateway-secrets gateway-config gateway-start landing-page caddy-config caddy-start"
+    " gateway-ready promises".split()
+)
+SCRIPT, INPUT = "provision-openclaw.sh", "input"
+_IMAGES = ("ubuntu-24.04", "debian-12", "debian-13")
+_PROVIDERS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "XAI_API_KEY", "OPENROUTER_API_KEY")
+_LONGEST_SCRIPT = 2000  # characters of a failure's text, as one line of the log
+
+
+@dataclass(frozen=True)
+class _Step:
+    name: str
+    text: str
+    seconds: float
+    """On a real server with two cores and a near mirror."""
+    act: Callable[[], Awaitable[None] | None]
+    holds: Callable[[], bool] | None = None
+    """Whether what the step promises is so already; without it the step always runs."""
+
+
+class _Phase:
+    """One run of a phase of the script."""
+
+    def __init__(self, guest: Guest, verb: str, folder: str, say: Callable[[str], None]) -> None:
+        self.guest = guest
+        self.disk = guest.disk
+        self.verb = verb
+        self.files = guest.uploads.get(folder, {})
+        self.say = say
+        self.step = ""
+        self.given: dict[str, str] = {}
+
+    async def run(self) -> int:
+        """Run to the end and return the exit code."""
+        try:
+            try:
+                self.given = read_input(self.verb, self.files.get(INPUT))
+            finally:
+                self.files.pop(INPUT, None)
+            steps = self.steps()
+            self.say(f"@steps {len(steps)} {' '.join(step.name for step in steps)}")
+            self.step = steps[0].name
+            if self.guest.phase_lock.locked():
+                self.say("Another run is at work; waiting for it.")
+            async with self.guest.phase_lock:
+                self.begin()
+                for step in steps:
+                    await self._carry_out(step)
+                self.say(f"@result ok {self.result()}")
+        except ScriptError as error:
+            self.say(f"{self.step or SCRIPT}: {error.reason}")
+            if self.step:
+                self.say(f"@step fail {self.step} {error.code} {error.reason[:_LONGEST_SCRIPT]}")
+            self.say(f"@result failed step={self.step or 'input'} code={error.code}")
+            return error.code
+        return 0
+
+    async def _carry_out(self, step: _Step) -> None:
+        self.step = step.name
+        started = time.monotonic()
+        if step.holds is not None and step.holds():
+            self.say(f"@step skip {step.name}")
+            return
+        self.say(f"@step begin {step.name} {step.text}")
+        await self.guest.take(step.seconds)
+        if self.guest.knobs.takes_failure(self.verb, step.name):
+            raise ScriptError("a failure that was asked for")
+        waiting = step.act()
+        if waiting is not None:
+            await waiting
+        if step.holds is not None and not step.holds():
+            raise ScriptError(f"{step.name} was carried out, but what it promises does not hold")
+        self.say(f"@step done {step.name} {int((time.monotonic() - started) * 1000)}")
+
+    def steps(self) -> list[_Step]:
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """Refuse to start where the phase has no ground."""
+
+    def result(self) -> str:
+        raise NotImplementedError
+
+    def mark(self, name: str, text: str) -> tuple[Callable[[], None], Callable[[], bool]]:
+        """Return the act and the test of a step that installs something."""
+        path = f"{at.INSTALLED}/{name}"
+        return (lambda: self.disk.write(path, text)), (lambda: self.disk.text(path) == text)
+
+    def file(self, path: str, text: Callable[[], str]) -> tuple[Callable[[], None], Callable[[], bool]]:
+        """Return the act and the test of a step that writes a file."""
+        return (lambda: self.disk.write(path, text())), (lambda: self.disk.text(path) == text())
+
+
+class _Prepare(_Phase):
+    def steps(self) -> list[_Step]:
+        given = self.given
+        script = self.files[SCRIPT].decode(errors="replace")
+        versions = f"{given['node_version']} {given['openclaw_version']}"
+        return [
+            _Step("machine", "Check the machine", 0.1, self._machine),
+            _Step("packages", "Install missing system packages", 0, _nothing, lambda: True),
+            _Step("swap", "Add swap", 0, _nothing, lambda: True),
+            _Step("users", "Create the service users", 0.1, *self.mark("users", "openclaw caddy")),
+            _Step(
+                "node",
+                f"Install Node {given['node_version']}",
+                5.0,
+                *self.mark("node", f"{given['node_version']} {given['node_executable_sha256']}"),
+            ),
+            _Step(
+                "caddy",
+                f"Install Caddy {given['caddy_version']}",
+                1.7,
+                self._caddy,
+                self.mark("caddy", given["caddy_executable_sha256"])[1],
+            ),
+            _Step(
+                "openclaw",
+                f"Install OpenClaw {given['openclaw_version']}",
+                36.0,
+                self._openclaw,
+                self.mark("openclaw", f"{given['openclaw_version']} {given['lock_sha256']}")[1],
+            ),
+            _Step("gateway-token", "Make the gateway token", 0.1, self._token, self._has_token),
+            _Step("units", "Install the services", 0.4, *self.mark("units", versions)),
+            _Step("tool", "Keep this script on the machine", 0, *self.file(at.TOOL, lambda: script)),
+            _Step("prepared", "Check what was installed", 0.6, self._prepared),
+        ]
+
+    def result(self) -> str:
+        return " ".join(f"{name}={self.given[name]}" for name in ("openclaw_version", "node_version", "caddy_version"))
+
+    def _machine(self) -> None:
+        if self.guest.image not in _IMAGES:
+            raise ScriptError("the operating system is not Ubuntu 24.04, Debian 12 or Debian 13", 3)
+
+    def _caddy(self) -> None:
+        if not {"caddy_archive_sha256", "caddy_archive_sha512"} & set(self.given):
+            raise ScriptError("no digest of the archive of Caddy is given", 2)
+        self.mark("caddy", self.given["caddy_executable_sha256"])[0]()
+
+    def _openclaw(self) -> None:
+        if not {"package.json", "package-lock.json"} <= set(self.files):
+            raise ScriptError("package.json and package-lock.json are not beside the input file", 2)
+        lock, wanted = self.files["package-lock.json"], self.given["lock_sha256"]
+        found = hashlib.sha256(lock).hexdigest()
+        if found != wanted:
+            raise ScriptError(
+                f"the lock of OpenClaw has the wrong digest: sha256 {found[:16]}…, expected {wanted[:16]}…"
+            )
+        if _locked_version(lock) != self.given["openclaw_version"]:
+            raise ScriptError("the lock installs another version of OpenClaw")
+        self.mark("openclaw", f"{self.given['openclaw_version']} {found}")[0]()
+
+    def _has_token(self) -> bool:
+        return len(self.guest.values(at.ENVIRONMENT).get("OPENCLAW_GATEWAY_TOKEN", "")) >= 24
+
+    def _token(self) -> None:
+        self.disk.write(at.ENVIRONMENT, f"OPENCLAW_GATEWAY_TOKEN={secrets.token_hex(24)}\n")
+
+    def _prepared(self) -> None:
+        names = "openclaw_version node_version caddy_version node_executable_sha256 caddy_executable_sha256 lock_sha256"
+        self.disk.write(at.PREPARED, "".join(f"{name}={self.given[name]}\n" for name in names.split()))
+
+
+class _Configure(_Phase):
+    def steps(self) -> list[_Step]:
+        return [
+            _Step("certificate", "Install the certificate", 0.1, self._certificate, self._has_certificate),
+            _Step(
+                "workspace",
+                "Write the workspace's first files",
+                0.1,
+                self._workspace,
+                lambda: self.disk.exists(f"{at.WORKSPACE}/AGENTS.md"),
+            ),
+            _Step(
+                "gateway-secrets", "Store the provider keys", 0.1, *self.file(at.ENVIRONMENT, self._wanted_environment)
+            ),
+            _Step("gateway-config", "Configure the gateway", 2.2, self._configuration, self._has_configuration),
+            _Step("gateway-start", "Start the gateway", 0.5, self._start_gateway, self._gateway_runs),
+            _Step("landing-page", "Write the landing page", 0.1, *self.file(at.LANDING_PAGE, self._landing_page)),
+            _Step("caddy-config", "Configure Caddy", 0.2, *self.file(at.CADDYFILE, lambda: self.given["host"])),
+            _Step("caddy-start", "Start Caddy", 0.3, self._start_caddy, self._caddy_runs),
+            _Step("gateway-ready", "Wait for the gateway", 0, self._gateway_ready),
+            _Step("promises", "Check what was promised", 2.7, self._promises),
+        ]
+
+    def begin(self) -> None:
+        if not self.disk.exists(at.PREPARED):
+            raise ScriptError("the machine is not prepared", 3)
+
+    def result(self) -> str:
+        self.disk.write(at.CONFIGURED, f"host={self.given['host']}\nuser={self.given['user']}\n")
+        values = {
+            "host": self.given["host"],
+            "address": ADDRESS,
+            "certificate_sha256": certificates.evidence(self.disk)[0],
+            "openclaw_version": self._version("openclaw_version"),
+        }
+        return " ".join(f"{name}={value}" for name, value in values.items())
+
+    def _version(self, name: str) -> str:
+        return self.guest.values(at.PREPARED)[name]
+
+    def _certificate(self) -> None:
+        pem = certificates.decoded(self.given["certificate_base64"])
+        certificates.check(self.disk, pem, self.given["host"])
+        self.disk.write(at.TLS_CERTIFICATE, pem)
+
+    def _has_certificate(self) -> bool:
+        try:
+            pem = certificates.decoded(self.given["certificate_base64"])
+            certificates.check(self.disk, pem, self.given["host"])
+        except ScriptError:
+            return False
+        return self.disk.text(at.TLS_CERTIFICATE) == pem
+
+    def _workspace(self) -> None:
+        # AGENTS.md last: it says that the others were written.
+        for name in ("SOUL.md", "USER.md", "IDENTITY.md", "AGENTS.md"):
+            if not self.disk.exists(f"{at.WORKSPACE}/{name}"):
+                self.disk.write(f"{at.WORKSPACE}/{name}", f"# {name}: a simulated server has no agent\n")
+
+    def _wanted_environment(self) -> str:
+        values = self.guest.values(at.ENVIRONMENT)
+        values.update({name: self.given[f"key_{name}"] for name in _PROVIDERS if f"key_{name}" in self.given})
+        return "".join(f"{name}={value}\n" for name, value in values.items())
+
+    def _wanted_configuration(self) -> Mapping[str, object]:
+        text = self.disk.text(at.CONFIGURATION)
+        wanted = json.loads(text) if text else {}
+        origin = f"https://{self.given['host']}"
+        wanted["gateway"] = {"port": 18789, "publicOrigin": origin, "controlUi": {"basePath": "/app"}}
+        model = self.given.get("model")
+        if model and (not text or model != self.disk.text(at.MODEL).strip()):
+            wanted["agents"] = {"defaults": {"model": {"primary": model}}}
+        return dict(wanted)
+
+    def _has_configuration(self) -> bool:
+        text = self.disk.text(at.CONFIGURATION)
+        return bool(text) and json.loads(text) == self._wanted_configuration()
+
+    def _configuration(self) -> None:
+        self.disk.write(at.CONFIGURATION, json.dumps(self._wanted_configuration(), indent=1))
+        if self.given.get("model"):
+            self.disk.write(at.MODEL, self.given["model"] + "\n")
+
+    def _gateway_stamp(self) -> str:
+        return self.guest.stamp(f"{at.INSTALLED}/units", at.ENVIRONMENT) + self.given["host"]
+
+    def _gateway_runs(self) -> bool:
+        return self.guest.gateway is not None and self.disk.text(at.GATEWAY_STAMP) == self._gateway_stamp()
+
+    def _start_gateway(self) -> None:
+        self.guest.start_gateway()
+        self.disk.write(at.GATEWAY_STAMP, self._gateway_stamp())
+
+    def _landing_page(self) -> str:
+        user, host = html.escape(self.given["user"]), html.escape(self.given["host"])
+        title = html.escape(self.given.get("landing_title") or f"OpenClaw of {self.given['user']}")
+        return (
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>\n<body>\n'
+            f"<h1>{title}</h1>\n<p>{user}, {host}</p>\n"
+            "<p><strong>This is a simulated server</strong> of the clawdet sandbox: no OpenClaw runs here.</p>\n"
+            '<p><a href="/app/">Open the Control UI</a></p>\n</body></html>\n'
+        )
+
+    def _caddy_stamp(self) -> str:
+        return self.guest.stamp(f"{at.INSTALLED}/caddy", at.CADDYFILE, at.TLS_CERTIFICATE, at.TLS_KEY)
+
+    def _caddy_runs(self) -> bool:
+        return self.guest.caddy is not None and self.disk.text(at.CADDY_STAMP) == self._caddy_stamp()
+
+    def _start_caddy(self) -> None:
+        self.guest.start_caddy()
+        self.disk.write(at.CADDY_STAMP, self._caddy_stamp())
+
+    async def _gateway_ready(self) -> None:
+        if self.guest.gateway is not None:
+            await asyncio.sleep(max(0.0, self.guest.gateway.ready_at - asyncio.get_running_loop().time()))
+
+    def _promises(self) -> None:
+        if not self.guest.gateway_is_ready or self.guest.caddy is None:
+            raise ScriptError("the gateway does not stay up")
+
+
+async def run_phase(guest: Guest, verb: str, folder: str, say: Callable[[str], None]) -> int:
+    """Run a phase with the files uploaded to a folder, and return the script's exit code."""
+    if SCRIPT not in guest.uploads.get(folder, {}):
+        say(f"/bin/bash: {folder}/{SCRIPT}: No such file or directory")
+        return 127
+    return await {"prepare": _Prepare, "configure": _Configure}[verb](guest, verb, folder, say).run()
+
+
+def _nothing() -> None:
+    """Act of a step that always holds already."""
+
+
+def _locked_version(lock: bytes) -> str | None:
+    try:
+        version = json.loads(lock)["packages"]["node_modules/openclaw"]["version"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return str(version)

@@ -1,0 +1,97 @@
+"""The verbs of the installed script that answer at once: certificate-request, report, token, nonce."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from clawdet_cli.sandbox.simulated import certificate as certificates
+from clawdet_cli.sandbox.simulated import disk as at
+from clawdet_cli.sandbox.simulated.guest import ADDRESS, Guest
+from clawdet_cli.sandbox.simulated.input import HOST, ScriptError
+from clawdet_cli.sandbox.simulated.phases import SCRIPT
+
+ARCHITECTURE = "x86_64"
+_NONCE_LENGTHS = range(8, 65)
+_REPORT_SECONDS = 1.8
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended, and what it said."""
+
+    code: int = 0
+    out: bytes = b""
+    err: bytes = b""
+
+
+async def run_verb(guest: Guest, verb: str, argument: str) -> Said:
+    """Run a verb of the script that `prepare` left on the machine."""
+    if not guest.disk.exists(at.TOOL):
+        return Said(127, err=f"/bin/bash: {at.TOOL}: No such file or directory\n".encode())
+    try:
+        match verb:
+            case "certificate-request":
+                text = _certificate_request(guest, argument)
+            case "report":
+                text = await _report(guest)
+            case "token":
+                text = _token(guest)
+            case _:
+                text = _nonce(guest, argument)
+    except ScriptError as error:
+        return Said(error.code, err=f"{SCRIPT}: {error.reason}\n".encode())
+    return Said(out=text.encode())
+
+
+def _certificate_request(guest: Guest, host: str) -> str:
+    if not HOST.fullmatch(host):
+        raise ScriptError("the host name is missing or malformed", 2)
+    return certificates.request(guest.disk, host)
+
+
+async def _report(guest: Guest) -> str:
+    await guest.take(_REPORT_SECONDS if guest.gateway_is_ready else 0)
+    disk, gateway, ready = guest.disk, guest.gateway, guest.gateway_is_ready
+    prepared = guest.values(at.PREPARED)
+    sha256, expires = certificates.evidence(disk)
+    phase = "configured" if disk.exists(at.CONFIGURED) else "prepared" if prepared else "none"
+    values = {
+        "phase": phase,
+        "host": guest.values(at.CONFIGURED).get("host", ""),
+        "address": ADDRESS,
+        "os": guest.image,
+        "arch": ARCHITECTURE,
+        "openclaw_version": prepared.get("openclaw_version", ""),
+        "node_version": prepared.get("node_version", ""),
+        "caddy_version": prepared.get("caddy_version", ""),
+        "node_sha256": prepared.get("node_executable_sha256", ""),
+        "caddy_sha256": prepared.get("caddy_executable_sha256", ""),
+        "lock_sha256": prepared.get("lock_sha256", ""),
+        "openclaw_unit": "active" if gateway else "inactive",
+        "openclaw_restarts": "0",
+        "openclaw_active_seconds": str(int((datetime.now(UTC) - gateway.since).total_seconds())) if gateway else "0",
+        "gateway_ready": "true" if ready else "false",
+        "gateway_health": "ok" if ready else "failed",
+        "gateway_listeners": "127.0.0.1,[::1]" if ready else "",
+        "listener_owner": "unit" if ready else "none",
+        "caddy_unit": "active" if guest.caddy else "inactive",
+        "certificate_sha256": sha256,
+        "certificate_expires": expires,
+        "landing": "present" if disk.exists(at.LANDING_PAGE) else "missing",
+    }
+    return "".join(f"{name}={value}\n" for name, value in values.items())
+
+
+def _token(guest: Guest) -> str:
+    token = guest.values(at.ENVIRONMENT).get("OPENCLAW_GATEWAY_TOKEN")
+    if not token:
+        raise ScriptError("there is no gateway token; the machine is not prepared")
+    return token + "\n"
+
+
+def _nonce(guest: Guest, value: str) -> str:
+    if len(value) not in _NONCE_LENGTHS or not value.isascii() or not value.isalnum() or value != value.lower():
+        raise ScriptError("a nonce is 8 to 64 characters of a-z and 0-9", 2)
+    if not guest.disk.exists(at.LANDING_PAGE):
+        raise ScriptError("there is no landing page yet; the machine is not configured")
+    guest.disk.write(at.NONCE, value + "\n")
+    return ""
