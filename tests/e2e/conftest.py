@@ -28,7 +28,7 @@ def cache() -> Path:
 @pytest.fixture(scope="session")
 def simulated_sandbox(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Operator]:
     """A sandbox whose servers install nothing and boot at once."""
-    operator = Operator(tmp_path_factory.mktemp("simulated"), cache)
+    operator = Operator(tmp_path_factory.mktemp("simulated"), cache, in_process=True)
     up = operator.clawdet("sandbox", "up", "--servers", "simulated", "--boot-seconds", "0")
     assert up.code == 0, up.err
     yield operator

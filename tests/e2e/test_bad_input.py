@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -251,18 +252,16 @@ def test_another_host_key_is_refused_at_once(operator: Operator) -> None:
     recovers(operator)
 
 
-@pytest.mark.parametrize(
-    ("phase", "step"), [*(("prepare", step) for step in PREPARE), *(("configure", step) for step in CONFIGURE)]
-)
-def test_the_script_failing_at_any_step_shows_its_last_lines_and_goes_on_from_there(
-    operator: Operator, phase: str, step: str
-) -> None:
-    server_knobs(operator, fail_step={phase: step})
-    said = provision(operator)
-    error = error_of(said, 6, "guest")
-    assert f"'{phase}' failed on the VPS at the step '{step}'" in error["what"]
-    assert error["log_file"]
-    assert error["left_behind"]
+def test_the_script_failing_at_each_of_its_steps_shows_why_and_goes_on_from_there(operator: Operator) -> None:
+    """One instance, run again and again, each time failing one step further on."""
+    for phase, step in [*(("prepare", step) for step in PREPARE), *(("configure", step) for step in CONFIGURE)]:
+        server_knobs(operator, fail_step={phase: step})
+        error = error_of(provision(operator), 6, "guest")
+        assert f"'{phase}' failed on the VPS at the step '{step}'" in error["what"]
+        assert Path(error["log_file"]).exists()
+        assert error["details"]
+        assert "EUR 19.99 per month" in error["left_behind"][0]
+        assert operator.holdings()[:2] == (1, 1)
     recovers(operator)
 
 
