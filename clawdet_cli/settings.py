@@ -230,7 +230,7 @@ def load(
         zone=zone,
         hetzner_token=hetzner_token,
         cloudflare_token=cloudflare_token,
-        server_types=lookup.words("server_types", "CLAWDET_SERVER_TYPE", ("cpx22", "cx23", "cx33", "cpx32")),
+        server_types=lookup.words("server_types", "CLAWDET_SERVER_TYPE", ("cpx22", "cx23", "cx33")),
         locations=lookup.words("locations", "CLAWDET_LOCATION", ("nbg1", "fsn1", "hel1")),
         image=lookup.text("image", "CLAWDET_IMAGE", _WORD, "an image name such as ubuntu-24.04") or "ubuntu-24.04",
         openclaw_version=lookup.text(
