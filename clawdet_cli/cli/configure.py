@@ -29,14 +29,20 @@ class Configured:
 
 
 def configure(
-    call: Call, view: View, flags: Mapping[str, str | None] | None = None, *, make: bool = False, local: bool = False
+    call: Call,
+    view: View,
+    flags: Mapping[str, str | None] | None = None,
+    *,
+    make: bool = False,
+    install_tools: bool = False,
+    local: bool = False,
 ) -> Configured:
-    """Find every setting of this call. `make` and `local` are those of `sandbox.description`. Raises ConfigError."""
+    """Find every setting of this call; the last three are those of `sandbox.description`. Raises ConfigError."""
     from clawdet_cli import operations, settings  # not above: --help must stay fast
 
     sandbox: Mapping[str, Any] | None = None
     if call.sandbox:
-        sandbox = description(call, view, make=make, local=local)
+        sandbox = description(call, view, make=make, install_tools=install_tools, local=local)
     elif call.servers:
         raise UsageError("--servers says what the sandbox's servers are: add --sandbox.")
     found = settings.load(

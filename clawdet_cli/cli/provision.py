@@ -125,7 +125,7 @@ def _provision_one(call: Call, user: str, flags: dict[str, str | None], *, ask: 
     from clawdet_cli import operations  # not above: --help must stay fast
 
     with output.progress(call) as view:
-        configured = configure(call, view, flags, make=True)
+        configured = configure(call, view, flags, make=True, install_tools=not ask)
         outcome = operations.provision(
             configured.settings, user, view.watch, lambda plan: not ask or _approved(plan, call, view)
         )

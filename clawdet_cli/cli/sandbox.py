@@ -49,11 +49,14 @@ NOT_RUNNING: Mapping[str, Any] = {
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.", show_default=False)]
 
 
-def description(call: Call, view: View, *, make: bool, local: bool = False) -> Mapping[str, Any]:
+def description(
+    call: Call, view: View, *, make: bool, install_tools: bool = False, local: bool = False
+) -> Mapping[str, Any]:
     """Give what the sandbox of this call says of itself.
 
     `make` starts one where none is; otherwise one that stopped is started again, and one that never was is a
-    StateError. `local` is content with a sandbox that does not run.
+    StateError. `install_tools` is the consent to
+    install what real servers need. `local` is content with a sandbox that does not run.
     """
     folder = _folder(call)
     # No call may bring in the sandbox's own imports for the sake of a local record.
@@ -68,7 +71,7 @@ def description(call: Call, view: View, *, make: bool, local: bool = False) -> M
         running = cloud.info(folder)
     if running is not None and call.servers in {None, Servers.AUTO, running.servers}:
         return asdict(running)
-    return NOT_RUNNING if local else _up(call, view, servers=call.servers)
+    return NOT_RUNNING if local else _up(call, view, servers=call.servers, install_tools=install_tools)
 
 
 @app.command(

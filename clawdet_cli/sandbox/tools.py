@@ -15,6 +15,7 @@ _PROGRAMS = {
     "ip": "iproute2",
     "mmdebstrap": "mmdebstrap",
     "mount": "mount",
+    "npm": "npm",  # fetches Node and npm for the mirror, and knows how this machine reaches the registry
     "setpriv": "util-linux",
     "slirp4netns": "slirp4netns",
     "systemd-nspawn": "systemd-container",
@@ -27,30 +28,40 @@ def servers_possible(wanted: str, report: Callable[[str], None], *, install: boo
     """Return `real` or `simulated` for `real`, `simulated` or `auto`; raise SandboxError where `real` cannot be had."""
     if wanted == "simulated":
         return wanted
-    obstacle = _obstacle(report, install=install)
+    if install and _is_root_on_linux():
+        _install_missing(report)
+    obstacle = _obstacle()
     if obstacle is None:
         return "real"
-    if wanted == "real":
+    # What only needs to be installed is worth a question: simulated servers prove much less.
+    if wanted == "real" or (_is_root_on_linux() and _missing()):
         raise obstacle
     report(f"servers are simulated: {obstacle.what}. For real ones: {obstacle.next_step}")
     return "simulated"
 
 
-def _obstacle(report: Callable[[str], None], *, install: bool) -> SandboxError | None:
+def _is_root_on_linux() -> bool:
+    return sys.platform.startswith("linux") and os.geteuid() == 0
+
+
+def _install_missing(report: Callable[[str], None]) -> None:
+    missing = _missing()
+    if missing and shutil.which("apt-get"):
+        report(f"installing {' '.join(missing)}")
+        _apt_get(["update"])
+        _apt_get(["install", "--yes", "--no-install-recommends", *missing])
+
+
+def _obstacle() -> SandboxError | None:
     if not sys.platform.startswith("linux"):
         return SandboxError("real servers need Linux", "run this on a Linux machine, or use --servers simulated")
     if os.geteuid() != 0:
         return SandboxError("real servers need root", "run this as root, or use --servers simulated")
     missing = _missing()
-    if missing and install and shutil.which("apt-get"):
-        report(f"installing {' '.join(missing)}")
-        _apt_get(["update"])
-        _apt_get(["install", "--yes", "--no-install-recommends", *missing])
-        missing = _missing()
     if missing:
         return SandboxError(
             f"real servers need programs of the packages {', '.join(missing)}",
-            f"apt-get install {' '.join(missing)}, or add --install-tools",
+            f"add --yes to have them installed, or apt-get install {' '.join(missing)}, or use --servers simulated",
         )
     if not Path("/dev/net/tun").exists():
         return SandboxError("real servers need /dev/net/tun", "modprobe tun, or use --servers simulated")

@@ -314,7 +314,8 @@ def test_the_connection_to_the_vps_is_closed_at_every_end(story: Story, error: B
             story.failure(stages)
         else:
             execute(story.run, stages, on_failure=Status.FAILED)
-        assert not connection.closed
+        open_inside = not connection.closed
+    assert open_inside
     assert connection.closed
     assert story.run._ssh is None
 

@@ -20,16 +20,17 @@ def no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("root_on_linux", "no_programs")
 def test_missing_programs_are_named_with_the_line_that_installs_them() -> None:
-    with pytest.raises(SandboxError, match="mmdebstrap, mount, slirp4netns, systemd-container") as refused:
+    with pytest.raises(SandboxError, match="mmdebstrap, mount, npm, slirp4netns, systemd-container") as refused:
         tools.servers_possible("real", print, install=False)
     assert "apt-get install iproute2 mmdebstrap" in refused.value.next_step
 
 
 @pytest.mark.usefixtures("root_on_linux", "no_programs")
-def test_auto_falls_back_to_simulated_servers_and_says_why() -> None:
-    said: list[str] = []
-    assert tools.servers_possible("auto", said.append, install=False) == "simulated"
-    assert "slirp4netns" in said[0]
+def test_auto_asks_for_what_could_be_installed_rather_than_simulate() -> None:
+    with pytest.raises(SandboxError, match="slirp4netns") as refused:
+        tools.servers_possible("auto", print, install=False)
+    assert "--yes" in refused.value.next_step
+    assert "--servers simulated" in refused.value.next_step
 
 
 def test_an_ordinary_user_gets_simulated_servers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ def test_flags_beat_the_environment_beats_the_file_beats_the_default(
 @pytest.mark.parametrize(
     ("setting", "variable", "default"),
     [
-        ("server_types", "CLAWDET_SERVER_TYPE", ("cpx22", "cx23", "cx33", "cpx32")),
+        ("server_types", "CLAWDET_SERVER_TYPE", ("cpx22", "cx23", "cx33")),
         ("locations", "CLAWDET_LOCATION", ("nbg1", "fsn1", "hel1")),
     ],
 )
