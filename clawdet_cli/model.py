@@ -225,7 +225,12 @@ class Instance:
     @property
     def comment(self) -> str:
         """Give the DNS comment that makes a record ours; free zones have no tags."""
-        return f"clawdet:{self.user}:{self.run_id}"
+        return f"{self.comment_start}{self.run_id}"
+
+    @property
+    def comment_start(self) -> str:
+        """Give what the comments of all runs for this user begin with."""
+        return f"clawdet:{self.user}:"
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,19 @@
 """What clawdet can do, as a Python API: no terminal in it, and every failure a ClawdetError."""
 
+import re
 import secrets
 import string
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from clawdet_cli import pins, runlog
-from clawdet_cli.errors import ClawdetError, GuestError, StateError
+from clawdet_cli.errors import ClawdetError, GuestError, StateError, Terminated
 from clawdet_cli.model import (
     Deadline,
     Destroyed,
+    DnsRecord,
     Event,
     Holdings,
     Instance,
@@ -27,6 +29,10 @@ from clawdet_cli.state import State
 
 if TYPE_CHECKING:
     from clawdet_cli.stages.runner import Run
+
+
+USER = re.compile(r"\bUSER\b")
+"""Stands for the user in the next steps of adapters, which know no users."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ def plan(settings: Settings, user: str, watch: Watcher) -> Plan:
     from clawdet_cli.stages import preflight
 
     checked_user(user)
-    with _database(settings) as state, _run(settings, _known_or_new(settings, state, user), state, watch) as run:
+    with _database(settings, user) as state, _run(settings, _known_or_new(settings, state, user), state, watch) as run:
         instance, clouds = run.instance, run.clouds
         clouds.hetzner.check()
         clouds.cloudflare.check()
@@ -70,15 +76,15 @@ def provision(settings: Settings, user: str, watch: Watcher, approve: Callable[[
 
     checked_user(user)
     pins.load().for_openclaw(settings.openclaw_version, "x86")
-    with _database(settings) as state:
-        known = _known_or_new(settings, state, user)
-        with state.lease(user), _logged(settings, user, "provision", watch) as (watching, hidden):
-            existing = state.instance(user)
-            if existing is None or existing.run_id != known.run_id:
-                state.add(known)
-                existing = known
-            with _run(settings, existing, state, watching, approve=approve, hidden=hidden) as run:
-                if existing.status == Status.COMPLETE and _still_complete(run):
+    with _database(settings, user) as state, state.lease(user):
+        # Only now: what was read before the lease may be what another command has changed since.
+        instance = _known_or_new(settings, state, user)
+        with _logged(settings, user, "provision", watch) as (watching, hidden):
+            recorded = state.instance(user)
+            if recorded is None or recorded.run_id != instance.run_id:
+                state.add(instance)
+            with _run(settings, instance, state, watching, approve=approve, hidden=hidden) as run:
+                if instance.status == Status.COMPLETE and _still_complete(run):
                     changed = set(run.steps_done) - {"gateway-ready", "promises"}
                     return Outcome(_recorded(state, user), already_complete=not changed)
                 execute(run, PROVISION, on_failure=Status.FAILED)
@@ -90,7 +96,7 @@ def verify(settings: Settings, user: str, watch: Watcher) -> Instance:
     """Check the six criteria now and record what was seen; a failing check is in the answer, not an error."""
     from clawdet_cli.stages.verify import six_checks
 
-    with _database(settings) as state:
+    with _database(settings, user) as state:
         instance = _recorded(state, user)
         with (
             _logged(settings, user, "verify", watch) as (watching, hidden),
@@ -114,7 +120,7 @@ def holdings(settings: Settings, user: str) -> Holdings:
     from clawdet_cli.stages import destroy as way_back
 
     checked_user(user)
-    with _database(settings) as state:
+    with _database(settings, user) as state:
         instance = _recorded_or_adopted(settings, state, user, add=False)
         if instance is None or instance.status == Status.DESTROYED:
             zone = settings.zone or (instance.zone if instance else "")
@@ -134,7 +140,7 @@ def destroy(settings: Settings, user: str, watch: Watcher) -> Destroyed:
 
     checked_user(user)
     with (
-        _database(settings) as state,
+        _database(settings, user) as state,
         state.lease(user),
         _logged(settings, user, "destroy", watch) as (watching, hidden),
     ):
@@ -151,21 +157,23 @@ def token(settings: Settings, user: str) -> Secret:
     """Read the gateway token from the VPS; it is stored nowhere else."""
     from clawdet_cli import bootstrap
 
-    with _database(settings) as state, _run(settings, _recorded(state, user), state, lambda _: None) as run:
-        answer = run.ssh(run.deadline.within(60)).run(bootstrap.installed("token"), timeout=30)
-    if answer.code != 0 or not answer.out.strip():
-        raise GuestError(
-            f"The VPS of {user} has no gateway token: the installation is not finished.",
-            next_steps=[f"clawdet provision {user}"],
+    with _database(settings, user) as state, _run(settings, _recorded(state, user), state, lambda _: None) as run:
+        answer = run.ssh(run.deadline.within(60)).run(
+            bootstrap.installed("token"), timeout=run.deadline.within(30).left()
         )
-    return Secret(answer.out.strip())
+        if answer.code != 0:
+            raise GuestError(
+                f"The VPS of {user} has no gateway token: the installation is not finished.",
+                next_steps=[f"clawdet provision {user}"],
+            )
+        return bootstrap.parse_token(answer.out)
 
 
 def ssh_command(settings: Settings, user: str, command: Sequence[str]) -> list[str]:
     """Give the OpenSSH command line that reaches the VPS with the right key and the pinned host key."""
     from clawdet_cli.adapters import ssh
 
-    with _database(settings) as state:
+    with _database(settings, user) as state:
         instance = _recorded(state, user)
     if instance.ipv4 is None or instance.host_key is None or instance.server_id is None:
         raise StateError(f"{user} has no VPS yet.", next_steps=[f"clawdet provision {user}"])
@@ -179,10 +187,24 @@ def ssh_command(settings: Settings, user: str, command: Sequence[str]) -> list[s
 
 
 @contextmanager
-def _database(settings: Settings) -> Iterator[State]:
+def _database(settings: Settings, user: str = "") -> Iterator[State]:
+    """Open the database; a failure that ends the work on a user tells what exists, also outside of every stage."""
     state = State(settings.state_file)
     try:
         yield state
+    except (ClawdetError, KeyboardInterrupt, Terminated) as error:
+        if not user or (isinstance(error, ClawdetError) and error.stage):
+            raise
+        from clawdet_cli.stages.runner import left_behind, shaped
+
+        failure = shaped(error, f"working on {user}")
+        with suppress(StateError):
+            instance = state.instance(user)
+            failure.left_behind = left_behind(instance) if instance else ()
+        failure.next_steps = tuple(USER.sub(user, step) for step in failure.next_steps)
+        if failure is error:
+            raise
+        raise failure from error
     finally:
         state.close()
 
@@ -296,36 +318,44 @@ def _never_ordered(instance: Instance) -> bool:
 
 
 def _recorded_or_adopted(settings: Settings, state: State, user: str, *, add: bool) -> Instance | None:
-    """Give the recorded instance, else one that the labels of a server tell of; None when there is neither."""
+    """Give the recorded instance, else one that a server's labels or a record's comment tell of; None for neither."""
     instance = state.instance(user)
-    if instance is not None and instance.status != Status.DESTROYED:
+    if instance is not None and instance.status != Status.DESTROYED and not _never_ordered(instance):
         return instance
     blank = _known_or_new(settings, state, user)
     with _run(settings, blank, state, lambda _: None) as run:
         server = run.clouds.hetzner.find_server(blank.server_name)
-    if server is None:
+        zone = run.clouds.cloudflare.zone(blank.zone)
+        records = run.clouds.cloudflare.records(zone.id, blank.host) if zone else []
+    runs = [record.comment.removeprefix(blank.comment_start) for record in records if _made_for(blank, record)]
+    if server is not None:
+        labels = dict(server.labels)
+        if labels.get("managed-by") != "clawdet" or labels.get("user") != user or not labels.get("run"):
+            raise StateError(
+                f"A server named {server.name} (id {server.id}) exists at Hetzner that clawdet did not make:"
+                " it was not touched.",
+                next_steps=["look at it in the Hetzner console"],
+            )
+        adopted = _adopted(blank, labels["run"], server)
+    elif runs:
+        adopted = _adopted(blank, runs[0], None)
+    else:
         return instance
-    labels = dict(server.labels)
-    if labels.get("managed-by") != "clawdet" or labels.get("user") != user or not labels.get("run"):
-        raise StateError(
-            f"A server named {server.name} (id {server.id}) exists at Hetzner that clawdet did not make:"
-            " it was not touched.",
-            next_steps=["look at it in the Hetzner console"],
-        )
-    adopted = _from_labels(blank, server)
     if add:
         state.add(adopted)
     return adopted
 
 
-def _from_labels(blank: Instance, server: Server) -> Instance:
+def _made_for(instance: Instance, record: DnsRecord) -> bool:
+    return record.comment.startswith(instance.comment_start)
+
+
+def _adopted(blank: Instance, run_id: str, server: Server | None) -> Instance:
+    found = replace(
+        blank, run_id=run_id, status=Status.FAILED, error="found in the cloud, not in the database"
+    )
+    if server is None:
+        return found
     return replace(
-        blank,
-        run_id=server.labels["run"],
-        status=Status.FAILED,
-        server_id=server.id,
-        server_type=server.server_type,
-        location=server.location,
-        ipv4=server.ipv4,
-        error="found in the cloud, not in the database",
+        found, server_id=server.id, server_type=server.server_type, location=server.location, ipv4=server.ipv4
     )

@@ -44,13 +44,18 @@ def provision(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be made and what it costs; make nothing.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before something is bought.")] = False,
+    yes: Annotated[
+        bool,
+        typer.Option(
+            "--yes", "-y", help="Do not ask before something is bought; with --sandbox, install missing packages."
+        ),
+    ] = False,
     server_type: Annotated[
         str | None,
         typer.Option(
             "--server-type",
             metavar="TYPES",
-            help="Hetzner types in the order to try, such as cpx22,cx23. Default: $CLAWDET_SERVER_TYPE.",
+            help="Hetzner types in the order to try. Default: $CLAWDET_SERVER_TYPE or cpx22,cx23,cx33.",
             show_default=False,
             rich_help_panel=SERVER,
         ),
@@ -60,7 +65,7 @@ def provision(
         typer.Option(
             "--location",
             metavar="PLACES",
-            help="Hetzner locations in the order to try, such as nbg1,fsn1. Default: $CLAWDET_LOCATION.",
+            help="Hetzner locations in the order to try. Default: $CLAWDET_LOCATION or nbg1,fsn1,hel1.",
             show_default=False,
             rich_help_panel=SERVER,
         ),

@@ -63,11 +63,18 @@ def prove_absence(run: Run) -> None:
     if left:
         raise CloudError("Not everything is gone.", details=left)
     instance = run.instance
-    run.absent += [
-        f"DNS record {instance.host}",
-        f"Origin CA certificate for {instance.host}",
-        f"server {instance.server_name}",
-    ]
+    foreign = _foreign(run)
+    for thing in foreign.values():
+        run.note(f"{thing} is not provably this instance's, and was not touched")
+    absent = {
+        "DNS record": f"DNS record {instance.host}",
+        "certificate": f"Origin CA certificate for {instance.host}",
+        "server": f"server {instance.server_name}",
+    }
+    if not _zone_id(run):
+        run.note(f"Cloudflare shows this token no zone {instance.zone}: look for what is left of {instance.host} there")
+        del absent["DNS record"], absent["certificate"]
+    run.absent += [what for kind, what in absent.items() if kind not in foreign]
     run.record(ipv4=None, host_key=None, csr=None, url=None, error=None)
 
 
@@ -81,12 +88,12 @@ DESTROY = (
 
 
 def own_records(run: Run) -> list[DnsRecord]:
-    """Give the records at the instance's name that carry its comment."""
-    zone_id = _zone_id(run)
+    """Give the records at the instance's name that are recorded or carry its comment."""
+    zone_id, instance = _zone_id(run), run.instance
     if not zone_id:
         return []
-    records = run.clouds.cloudflare.records(zone_id, run.instance.host)
-    return [record for record in records if record.comment == run.instance.comment]
+    records = run.clouds.cloudflare.records(zone_id, instance.host)
+    return [record for record in records if record.id == instance.record_id or record.comment == instance.comment]
 
 
 def own_certificates(run: Run) -> list[Certificate]:
@@ -107,13 +114,29 @@ def own_certificates(run: Run) -> list[Certificate]:
 
 
 def own_server(run: Run) -> Server | None:
-    """Give the instance's server, by recorded id or by name, if it carries the instance's labels."""
+    """Give the instance's server: the recorded one, whatever its labels say now, else the one with its labels."""
     hetzner, instance = run.clouds.hetzner, run.instance
     by_id = hetzner.server(instance.server_id) if instance.server_id is not None else None
-    server = by_id or hetzner.find_server(instance.server_name)
-    if server is None or not _ours(server, instance):
-        return None
-    return server
+    if by_id is not None:
+        return by_id
+    server = hetzner.find_server(instance.server_name)
+    return server if server is not None and _ours(server, instance) else None
+
+
+def _foreign(run: Run) -> dict[str, str]:
+    """Tell what has the names of the instance and is not provably its own."""
+    instance, zone_id = run.instance, _zone_id(run)
+    found = {}
+    server = run.clouds.hetzner.find_server(instance.server_name)
+    if server is not None:
+        found["server"] = f"server {server.name} (id {server.id})"
+    if zone_id:
+        for record in run.clouds.cloudflare.records(zone_id, instance.host):
+            found["DNS record"] = f"DNS record {record.type} {record.name} -> {record.content}"
+        for certificate in run.clouds.cloudflare.certificates(zone_id):
+            if certificate.hostnames == (instance.host,):
+                found["certificate"] = f"Origin CA certificate {certificate.id} for {instance.host}"
+    return found
 
 
 def _ours(server: Server, instance: Instance) -> bool:

@@ -74,23 +74,39 @@ def own_server(clouds: Clouds, instance: Instance) -> Server | None:
     raise StateError(
         f"A server named {server.name} (id {server.id}) exists at Hetzner that is not this instance's:"
         " it was not touched.",
-        next_steps=["choose another user name, or rename or remove that server in the Hetzner console"],
+        next_steps=_steps_past(
+            server.labels.get("managed-by") == "clawdet" and server.labels.get("user") == instance.user,
+            instance,
+            "rename or remove that server in the Hetzner console",
+        ),
     )
 
 
 def own_record(clouds: Clouds, zone: Zone, instance: Instance) -> DnsRecord | None:
     """Find the instance's DNS record. Raises StateError where the name is used by something else."""
     records = clouds.cloudflare.records(zone.id, instance.host)
-    foreign = [record for record in records if record.comment != instance.comment and record.type != "TXT"]
+    ours = [record for record in records if record.comment == instance.comment or record.id == instance.record_id]
+    foreign = [record for record in records if record not in ours and record.type != "TXT"]
     if foreign:
         taken = ", ".join(f"{record.type} {record.content}" for record in foreign)
         raise StateError(
             f"The name {instance.host} is taken by a DNS record that is not this instance's ({taken}):"
             " it was not touched.",
-            next_steps=["choose another user name, or remove that record in the Cloudflare dashboard"],
+            next_steps=_steps_past(
+                all(record.comment.startswith(instance.comment_start) for record in foreign),
+                instance,
+                "remove that record in the Cloudflare dashboard",
+            ),
         )
-    ours = [record for record in records if record.type == "A"]
-    return ours[0] if ours else None
+    return next((record for record in ours if record.type == "A"), None)
+
+
+def _steps_past(clawdets: bool, instance: Instance, otherwise: str) -> list[str]:
+    """Say what to do about what has the instance's name; clawdet's own, of another database, can be destroyed."""
+    steps = [f"choose another user name, or {otherwise}"]
+    return [f"clawdet destroy {instance.user}    (removes it: clawdet made it, with another database)"] + steps if (
+        clawdets
+    ) else steps
 
 
 def choose_offers(clouds: Clouds, settings: Settings) -> tuple[ServerOffer, ...]:

@@ -24,6 +24,7 @@ from clawdet_cli.adapters import ssh
 from clawdet_cli.errors import CloudError, GuestError, SoldOutError, StateError, StoppedError
 from clawdet_cli.model import HostKey, Server, ServerOrder, Status
 from clawdet_cli.stages import preflight, verify
+from clawdet_cli.stages.destroy import own_certificates
 from clawdet_cli.stages.phase import run_phase
 from clawdet_cli.stages.runner import Run, Stage
 
@@ -42,6 +43,9 @@ def check_accounts(run: Run) -> None:
     if record is None:
         preflight.check_quota(clouds.cloudflare, run.zone)
     run.record(zone_id=run.zone.id)
+    if server is None and instance.server_id is not None:
+        run.note(f"the server {instance.server_name} (id {instance.server_id}) is gone from Hetzner")
+        run.record(server_id=None)
     if server is not None:
         run.note(f"the server {server.name} (id {server.id}) is there already and is kept")
         return
@@ -59,13 +63,16 @@ def create_server(run: Run) -> None:
     server = preflight.own_server(run.clouds, run.instance)
     if server is None:
         server = _order(run)
-    _refuse_another_host_key(run, server)
-    monthly = next(
-        (o.monthly for o in run.offers if (o.server_type, o.location) == (server.server_type, server.location)), None
+    what = (server.server_type, server.location)
+    prices = [str(offer.monthly) for offer in run.offers if (offer.server_type, offer.location) == what]
+    run.record(
+        server_id=server.id,
+        server_type=server.server_type,
+        location=server.location,
+        ipv4=server.ipv4,
+        monthly=prices[0] if prices else run.instance.monthly,
     )
-    run.record(server_id=server.id, server_type=server.server_type, location=server.location, ipv4=server.ipv4)
-    if monthly is not None:
-        run.record(monthly=str(monthly))
+    _refuse_another_host_key(run, server)
     if server.ipv4 is None:
         raise CloudError(
             f"Hetzner gave the server {server.name} no IPv4 address: the project's quota of primary IPs may be spent.",
@@ -82,7 +89,7 @@ def create_dns_record(run: Run) -> None:
     if record is None:
         run.intend("create_dns_record", name=instance.host, content=ipv4, comment=instance.comment)
         record = cloudflare.create_a_record(zone_id, instance.host, ipv4, instance.comment)
-    elif record.content != ipv4 or not record.proxied:
+    elif (record.content, record.proxied, record.comment) != (ipv4, True, instance.comment):
         run.intend("update_dns_record", id=record.id, content=ipv4)
         record = cloudflare.update_a_record(zone_id, record, ipv4, instance.comment)
     run.record(record_id=record.id)
@@ -118,10 +125,10 @@ def install_certificate(run: Run) -> None:
         raise GuestError("The VPS could not make a key and request.", details=answer.err.splitlines()[-5:])
     csr.check(answer.out, instance.host)
     if instance.csr is None or not csr.same_key(instance.csr, answer.out):
-        if instance.certificate_id is not None:
-            # Another key means another machine: what the old one had must not stay valid beside it.
-            run.intend("revoke_certificate", id=instance.certificate_id)
-            cloudflare.revoke(instance.certificate_id)
+        # Another key means another machine: what the old one had must not stay valid beside it.
+        for certificate in own_certificates(run):
+            run.intend("revoke_certificate", id=certificate.id)
+            cloudflare.revoke(certificate.id)
         # Certificates carry no label: this request, written before the call, is what makes one ours.
         run.record(csr=answer.out, certificate_id=None)
     run.intend("sign_certificate", host=instance.host)
@@ -189,7 +196,6 @@ def _refuse_another_host_key(run: Run, server: Server) -> None:
     """Compare the label that the order carried with the key that is recorded."""
     recorded = run.instance.host_key
     if recorded is None or server.labels.get("host-key") != ssh.pin_label(recorded):
-        run.record(server_id=server.id)
         raise StateError(
             f"The server {server.name} was ordered with a host key that is not recorded here, so it cannot be trusted.",
             next_steps=[f"clawdet destroy {run.instance.user}", f"clawdet provision {run.instance.user}"],
@@ -212,6 +218,7 @@ def _order(run: Run) -> Server:
     hetzner, instance, settings = run.clouds.hetzner, run.instance, run.settings
     public = ssh.operator_key(settings.ssh_key, make=settings.ssh_key.is_relative_to(settings.state_dir))
     key_id = hetzner.ensure_ssh_key(public, f"clawdet-{ssh.pin_label(public)[:16].lower()}", {"managed-by": "clawdet"})
+    run.hang_up()  # from a server that is gone
     host_key = ssh.make_host_key()
     run.record(host_key=host_key.public, image=settings.image)
     labels = {**instance.labels, "host-key": ssh.pin_label(host_key.public)}

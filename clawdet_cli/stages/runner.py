@@ -139,7 +139,7 @@ def _carry_out(run: Run, stage: Stage, on_failure: Status) -> None:
         run.state.end_stage(row, "done", seconds)
     except BaseException as error:
         seconds = time.monotonic() - started
-        failure = _shaped(error, stage.title)
+        failure = shaped(error, stage.title)
         failure.stage = stage.name
         failure.left_behind = left_behind(run.instance, sure=_refused(failure))
         failure.next_steps = (*failure.next_steps, *_ways_on(run.instance, on_failure))
@@ -155,7 +155,8 @@ def _carry_out(run: Run, stage: Stage, on_failure: Status) -> None:
     run.emit("stage_finished", text=stage.title, status="done", seconds=seconds)
 
 
-def _shaped(error: BaseException, title: str) -> ClawdetError:
+def shaped(error: BaseException, title: str) -> ClawdetError:
+    """Give a failure as an error of ours; `title` says what was being done."""
     match error:
         case ClawdetError():
             return error
