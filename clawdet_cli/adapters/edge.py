@@ -164,7 +164,7 @@ class Visitor:
         self._connect = connect
         self._pinned = pinned_sha256.lower() if pinned_sha256 else None
         self._hop = hop
-        self._timeout = timeout
+        self._timeout = max(1.0, timeout)
         self._tls = ssl.create_default_context(cafile=ca_file)
         self._tls.set_alpn_protocols(["http/1.1"])
         if pinned_sha256:
@@ -216,12 +216,13 @@ class Visitor:
     def _converse(self, connection: ClientConnection, path: str, request: Mapping[str, Any] | None) -> SocketAnswer:
         first: Mapping[str, Any] | None = None
         refusal = None
+        end = Deadline.after(self._timeout)  # of all frames together: a gateway may send some for ever
         try:
             first = _object(connection.recv(self._timeout))
             if request is not None:
                 connection.send(json.dumps(request))
                 while True:
-                    answer = _object(connection.recv(self._timeout))
+                    answer = _object(connection.recv(end.left()))
                     if answer and answer.get("id") == request.get("id"):
                         refusal = _refusal_code(answer)
         except ConnectionClosed as closed:
@@ -258,7 +259,7 @@ class Visitor:
         return GuestError(
             f"https://{self._host}, as {self._hop} serves it: {what}.",
             details=[str(error) or type(error).__name__] if error else [],
-            next_steps=["clawdet verify USER says which hop is at fault"],
+            next_steps=["clawdet verify USER    (says which hop is at fault)"],
         )
 
 

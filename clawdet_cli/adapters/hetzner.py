@@ -223,7 +223,10 @@ class Hetzner:
                 raise CloudError(
                     f"Server {server.name} ({server.id}) runs without a public IPv4 address.",
                     details=["Hetzner leaves it out when the project's quota of primary IPs is spent."],
-                    next_steps=[f"raise the limit at {CONSOLE}/limits", "clawdet destroy USER, then provision again"],
+                    next_steps=[
+                        f"raise the limit at {CONSOLE}/limits",
+                        "clawdet destroy USER    (then provision again)",
+                    ],
                 )
             return replace(found, actions=server.actions)
 

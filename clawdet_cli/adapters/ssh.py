@@ -44,6 +44,9 @@ _ALIAS = "clawdet-server"  # the pinned key belongs to this one connection, so a
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
+CLOSE_SECONDS = 2.0
+
+
 class ConnectionLost(GuestError):  # noqa: N818  # it reads as what happened
     """The connection ended while something ran over it: what ran may go on, or not."""
 
@@ -113,8 +116,12 @@ class Ssh:
         self.close()
 
     def close(self) -> None:
-        """Close the connection and everything that goes over it."""
-        self._client.close()
+        """Close the connection and everything that goes over it, within CLOSE_SECONDS."""
+        # A signal may have cut a call short that held one of paramiko's locks: then its close() waits for ever, and
+        # with it the whole run that was told to stop.
+        closing = threading.Thread(target=self._client.close, daemon=True)
+        closing.start()
+        closing.join(CLOSE_SECONDS)
 
     @property
     def alive(self) -> bool:
@@ -127,7 +134,7 @@ class Ssh:
         Raises ConnectionLost when the connection ends first, GuestError when a signal ended the command or it said
         more than MOST_OUTPUT, WaitError when it did not end in time.
         """
-        end = Deadline.after(timeout)
+        end = Deadline.after(max(1.0, timeout))
         channel = self._session(end)
         streams = _Streams(channel, end)
         try:
@@ -198,7 +205,8 @@ def openssh_command(
     """Give the OpenSSH command line that trusts exactly what clawdet trusts; without a command it is a shell."""
     options = [
         f"HostKeyAlias={alias}",
-        f"UserKnownHostsFile={known_hosts_file}",
+        # Without quotes a blank would make two files of it, and % begins a word of OpenSSH's own.
+        'UserKnownHostsFile="{}"'.format(str(known_hosts_file).replace("%", "%%")),
         "GlobalKnownHostsFile=/dev/null",
         "StrictHostKeyChecking=yes",
         "IdentitiesOnly=yes",
@@ -344,7 +352,7 @@ def _wrong_host_key(address: tuple[str, int], host_key: str, error: paramiko.Bad
             f"shown:  {fingerprint(f'{shown.get_name()} {shown.get_base64()}')}",
             "Either the address belongs to another machine now, or the server was reinstalled, or somebody is between.",
         ],
-        next_steps=["see the server at https://console.hetzner.cloud", "if it is lost: clawdet destroy USER"],
+        next_steps=["see the server at https://console.hetzner.cloud", "clawdet destroy USER    (if it is lost)"],
     )
 
 

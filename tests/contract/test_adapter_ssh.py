@@ -366,3 +366,16 @@ def test_an_interrupt_closes_what_it_was_waiting_for(sshd: Sshd) -> None:
             connection.run("sleep 60", timeout=60)
         timer.join()
         assert connection.run("echo on", timeout=10).out == "on\n"
+
+
+def test_closing_does_not_wait_for_a_lock_that_an_interrupted_call_kept(sshd: Sshd) -> None:
+    """Seen: SIGTERM in the middle of opening a channel, and a command that never ended."""
+    connection = sshd.connect()
+    kept = vars(connection._transport)["_channels"]._lock
+    kept.acquire()
+    closing = threading.Thread(target=connection.close, daemon=True)
+    closing.start()
+    closing.join(10)
+    ended = not closing.is_alive()
+    kept.release()
+    assert ended
