@@ -12,7 +12,7 @@ from pathlib import Path
 from clawdet_cli import pins
 from clawdet_cli.errors import ConfigError, GuestError
 from clawdet_cli.model import Instance
-from clawdet_cli.settings import Settings
+from clawdet_cli.settings import Secret, Settings
 
 SCRIPT_NAME = "provision-openclaw.sh"
 INSTALLED_SCRIPT = f"/usr/local/lib/clawdet/{SCRIPT_NAME}"
@@ -23,6 +23,8 @@ MAX_NEWS = 262144
 
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 """What the VPS may say as a number: `int` refuses some of what `str.isdigit` lets through."""
+
+_TOKEN = re.compile(r"[!-~]{24,512}", re.ASCII)
 
 CLOUD_INIT_DONE = "cloud-init status --wait"
 """Exits 2 for warnings that do not matter to us; apt and the keys are only at rest once it has ended."""
@@ -138,6 +140,19 @@ def parse_line(line: str) -> ScriptLine | None:
         case ["@result", outcome, *_]:
             return ScriptLine("result", text=outcome, values=parse_values(line.replace(" ", "\n")))
     return None
+
+
+def parse_token(answer: str) -> Secret:
+    """Read the answer of `token`. Raises GuestError, without the answer, for what no terminal or header should get."""
+    token = answer.strip()
+    if not _TOKEN.fullmatch(token):
+        raise GuestError("The VPS's answer is no gateway token.", next_steps=["clawdet verify USER"])
+    return Secret(token)
+
+
+def parse_number(text: str) -> int:
+    """Read a number that the VPS gives; 0 for anything else."""
+    return int(text) if _NUMBER.fullmatch(text) else 0
 
 
 def parse_values(text: str) -> dict[str, str]:

@@ -193,15 +193,16 @@ def _database(settings: Settings, user: str = "") -> Iterator[State]:
     try:
         yield state
     except (ClawdetError, KeyboardInterrupt, Terminated) as error:
-        if not user or (isinstance(error, ClawdetError) and error.stage):
+        if not user:
             raise
         from clawdet_cli.stages.runner import left_behind, shaped
 
         failure = shaped(error, f"working on {user}")
-        with suppress(StateError):
-            instance = state.instance(user)
-            failure.left_behind = left_behind(instance) if instance else ()
         failure.next_steps = tuple(USER.sub(user, step) for step in failure.next_steps)
+        if failure.stage is None:
+            with suppress(StateError):
+                instance = state.instance(user)
+                failure.left_behind = left_behind(instance) if instance else ()
         if failure is error:
             raise
         raise failure from error
@@ -322,6 +323,8 @@ def _recorded_or_adopted(settings: Settings, state: State, user: str, *, add: bo
     instance = state.instance(user)
     if instance is not None and instance.status != Status.DESTROYED and not _never_ordered(instance):
         return instance
+    if instance is not None and settings.zone is None:
+        settings = replace(settings, zone=instance.zone)
     blank = _known_or_new(settings, state, user)
     with _run(settings, blank, state, lambda _: None) as run:
         server = run.clouds.hetzner.find_server(blank.server_name)
@@ -331,6 +334,8 @@ def _recorded_or_adopted(settings: Settings, state: State, user: str, *, add: bo
     if server is not None:
         labels = dict(server.labels)
         if labels.get("managed-by") != "clawdet" or labels.get("user") != user or not labels.get("run"):
+            if instance is not None and instance.status != Status.DESTROYED:
+                return instance
             raise StateError(
                 f"A server named {server.name} (id {server.id}) exists at Hetzner that clawdet did not make:"
                 " it was not touched.",
@@ -351,9 +356,7 @@ def _made_for(instance: Instance, record: DnsRecord) -> bool:
 
 
 def _adopted(blank: Instance, run_id: str, server: Server | None) -> Instance:
-    found = replace(
-        blank, run_id=run_id, status=Status.FAILED, error="found in the cloud, not in the database"
-    )
+    found = replace(blank, run_id=run_id, status=Status.FAILED, error="found in the cloud, not in the database")
     if server is None:
         return found
     return replace(

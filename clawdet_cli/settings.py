@@ -132,8 +132,11 @@ class Settings:
 _ZONE = re.compile(r"(?=.{3,200}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]", re.ASCII)
 _WORD = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}", re.ASCII)
 _VERSION = re.compile(r"\d{4}\.\d{1,2}\.\d{1,3}", re.ASCII)
-_MODEL = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9._:/-]+", re.ASCII)
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._:@-]*)+", re.ASCII)
 _TOKEN = re.compile(r"[!-~]{8,512}", re.ASCII)
+_PROVIDER_KEY = re.compile(r"[A-Za-z0-9._~+/=:@-]{8,512}", re.ASCII)
+"""What means itself in an .env file. This and the model are as the script takes them: it would refuse others only
+after a server was bought."""
 
 _FILE_KEYS = frozenset(
     "zone hcloud_token cloudflare_api_token server_types locations image openclaw_version model ssh_key"
@@ -174,15 +177,16 @@ class _Lookup:
             raise ConfigError(f"{where} must be one name or a list of names, such as cpx22,cx23.")
         return tuple(_matching(item, _WORD, "names of a-z, 0-9, '.' and '-'", where) for item in items)
 
-    def secret(self, key: str, variable: str) -> Secret | None:
+    def secret(self, key: str, variable: str, shape: re.Pattern[str] = _TOKEN) -> Secret | None:
         value, where = self.find(key, variable)
         if value is None:
             return None
         text = value.strip() if isinstance(value, str) else ""
-        if not _TOKEN.fullmatch(text):
+        if not shape.fullmatch(text):
             # The value itself is never shown: half a token is still half a secret.
             raise ConfigError(
-                f"{where} does not look like a token: 8 to 512 visible characters without blanks are expected.",
+                f"{where} does not look like a token: 8 to 512 visible characters without blanks are expected"
+                f"{', of these: A-Z a-z 0-9 . _ ~ + / = : @ -' if shape is _PROVIDER_KEY else ''}.",
                 next_steps=[f"set it again, for example: read -rs {variable} && export {variable}"],
             )
         return Secret(text)
@@ -222,7 +226,7 @@ def load(
         hetzner_token = lookup.secret("hcloud_token", "HCLOUD_TOKEN")
         cloudflare_token = lookup.secret("cloudflare_api_token", "CLOUDFLARE_API_TOKEN")
         endpoints = Endpoints()
-    keys = {name: lookup.secret(f"provider_keys.{_in_file(name)}", name) for name in PROVIDERS}
+    keys = {name: lookup.secret(f"provider_keys.{_in_file(name)}", name, _PROVIDER_KEY) for name in PROVIDERS}
     return Settings(
         state_dir=state_dir,
         config_file=config_file,

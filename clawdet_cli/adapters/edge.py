@@ -221,7 +221,7 @@ class Visitor:
             first = _object(connection.recv(self._timeout))
             if request is not None:
                 connection.send(json.dumps(request))
-                while True:
+                while end.left() > 0:
                     answer = _object(connection.recv(end.left()))
                     if answer and answer.get("id") == request.get("id"):
                         refusal = _refusal_code(answer)

@@ -5,6 +5,7 @@ The SDK's own retries are off: they repeat a POST whose answer was lost without 
 
 import base64
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -35,6 +36,9 @@ T = TypeVar("T")
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 CENT = Decimal("0.01")
+
+OFF_SECONDS = 15.0
+"""A new server is off for a moment before it starts; one that stays off waits for somebody."""
 
 POLL_SECONDS = 0.75
 """Between 0.5 and 1 s: an action ends seconds after it began, and the API allows 3600 calls an hour."""
@@ -206,17 +210,28 @@ class Hetzner:
     def await_running(self, server: Server) -> Server:
         """Wait until the server's actions are done and it runs with a public IPv4 address.
 
-        Raises CloudError when an action failed, the server vanished, or it has no address.
+        Raises CloudError when an action failed, the server vanished, was switched off, or it has no address.
         """
-        self._await_actions(server.actions or self.actions_of(server.id), f"server {server.name}")
+        # Not of one that runs: an action may have failed long ago, for reasons of its own.
+        if server.status != "running":
+            self._await_actions(server.actions or self.actions_of(server.id), f"server {server.name}")
+        off_since: float | None = None
 
         def running() -> Server:
+            nonlocal off_since
             found = self.server(server.id)
             if found is None:
                 raise CloudError(
                     f"Server {server.name} ({server.id}) vanished while it was waited for.",
                     next_steps=["see who deleted it in the console's activity log, then run the command again"],
                 )
+            if found.status == "off":
+                off_since = time.monotonic() if off_since is None else off_since
+                if time.monotonic() - off_since >= OFF_SECONDS:
+                    raise CloudError(
+                        f"Server {server.name} ({server.id}) is switched off.",
+                        next_steps=[f"switch it on at {CONSOLE} (Power), then run the command again"],
+                    )
             if found.status != "running":
                 raise NotYet(f"it is {found.status}")
             if found.ipv4 is None:

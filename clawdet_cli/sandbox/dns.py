@@ -4,6 +4,8 @@ Left out: DNSSEC, ANY beyond the minimal answer of RFC 8482, IPv6 addresses of t
 """
 
 import asyncio
+import contextlib
+import logging
 import socket
 import struct
 from collections.abc import Sequence
@@ -15,11 +17,14 @@ import dns.message
 import dns.name
 import dns.opcode
 import dns.rcode
+import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
 from clawdet_cli.sandbox.cloudflare import state as account
+
+log = logging.getLogger(__name__)
 
 NEGATIVE_TTL = 1800  # the vendor's SOA minimum: for so long a resolver remembers that a name does not exist
 NAME_SERVER_TTL = 86400
@@ -71,14 +76,23 @@ class _Answering:
     def answer(self, wire: bytes, *, largest: int | None) -> bytes | None:
         """Return the answer to a query; None for what is no DNS query at all."""
         try:
+            return self._answer(wire, largest=largest)
+        except Exception:  # a resolver waits for seconds when it gets nothing, and then asks again
+            log.exception("a DNS query failed")
+            return _failure(wire, dns.rcode.SERVFAIL)
+
+    def _answer(self, wire: bytes, *, largest: int | None) -> bytes | None:
+        try:
             query = dns.message.from_wire(wire)
         except dns.exception.DNSException:
-            return _format_error(wire)
+            return _failure(wire, dns.rcode.FORMERR)
         if query.flags & dns.flags.QR:
             return None
         response = dns.message.make_response(query, our_payload=UDP_SIZE)
         response.flags &= ~dns.flags.RA
-        if query.opcode() != dns.opcode.QUERY:
+        if query.edns > 0:
+            response.set_rcode(dns.rcode.BADVERS)
+        elif query.opcode() != dns.opcode.QUERY:
             response.set_rcode(dns.rcode.NOTIMP)
         elif len(query.question) != 1:
             response.set_rcode(dns.rcode.FORMERR)
@@ -191,11 +205,11 @@ async def _serve_stream(answering: _Answering, reader: asyncio.StreamReader, wri
         writer.close()
 
 
-def _format_error(wire: bytes) -> bytes | None:
+def _failure(wire: bytes, rcode: dns.rcode.Rcode) -> bytes | None:
     if len(wire) < 12 or wire[2] & 0x80:
         return None
-    # the id of the query, QR, FORMERR, and no records
-    return wire[:2] + bytes([0x80 | (wire[2] & 0x79), dns.rcode.FORMERR]) + bytes(8)
+    # the id of the query, QR, the code, and no records
+    return wire[:2] + bytes([0x80 | (wire[2] & 0x79), rcode]) + bytes(8)
 
 
 def _texts(
@@ -229,11 +243,19 @@ def _presentation(record: dict[str, Any]) -> str:
         case "CNAME" | "NS":
             return f"{content}."
         case "TXT":
-            raw = content.strip('"').encode()
-            parts = [raw[start : start + 255] for start in range(0, len(raw), 255)]
-            return " ".join('"' + "".join(_escaped(byte) for byte in part) + '"' for part in parts)
+            return _text_presentation(content)
         case _:
             return content
+
+
+def _text_presentation(content: str) -> str:
+    """Return a TXT record's strings in quotes; content that has quotes already holds as many strings as it shows."""
+    if content.startswith('"') and content.endswith('"'):
+        with contextlib.suppress(dns.exception.DNSException):
+            return dns.rdata.from_text("IN", "TXT", content).to_text()
+    raw = content.strip('"').encode()
+    parts = [raw[start : start + 255] for start in range(0, len(raw), 255)] or [b""]
+    return " ".join('"' + "".join(_escaped(byte) for byte in part) + '"' for part in parts)
 
 
 def _escaped(byte: int) -> str:

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from clawdet_cli.sandbox.request_body import read_object
 from clawdet_cli.sandbox.serve import abort_connection
 
 CONTROL_PREFIX = "/_sandbox"
@@ -27,6 +28,35 @@ KINDS = {
     "hang_before": "no effect, and no answer until the client gives up",
     "hang_after": "the effect happens, and no answer until the client gives up",
     "delay": "everything as usual, `seconds` late",
+}
+
+
+_COUNTS = range(1_000_000)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[\x21-\x7e]([\t\x20-\x7e]*[\x21-\x7e])?|")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_headers(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        _HEADER_NAME.fullmatch(name) and isinstance(text, str) and _HEADER_VALUE.fullmatch(text)
+        for name, text in value.items()
+    )
+
+
+# Checked at the door: a fault that cannot be carried out would break whatever request it hits.
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "method": lambda value: isinstance(value, str),
+    "path": lambda value: isinstance(value, str),
+    "times": lambda value: value is None or (_is_number(value) and value in _COUNTS),
+    "after": lambda value: _is_number(value) and value in _COUNTS,
+    "status": lambda value: _is_number(value) and value in range(200, 600),
+    "headers": _are_headers,
+    "content_type": lambda value: isinstance(value, str) and bool(_HEADER_VALUE.fullmatch(value)),
+    "seconds": lambda value: _is_number(value) and value >= 0,
 }
 
 
@@ -52,8 +82,11 @@ class Fault:
     hits: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
             raise ValueError(f"unknown kind {self.kind!r}; there are {', '.join(KINDS)}")
+        for name, fits in _FITS.items():
+            if not fits(getattr(self, name)):
+                raise ValueError(f"{getattr(self, name)!r} is no value of {name}")
         try:
             re.compile(self.path)
         except re.error as exc:
@@ -124,8 +157,8 @@ class Faults:
     async def _control(self, request: Request) -> Response:
         if request.method == "POST":
             try:
-                return JSONResponse({"id": self.add(await request.json())}, 201)
-            except (ValueError, TypeError) as exc:
+                return JSONResponse({"id": self.add(await read_object(request))}, 201)
+            except ValueError as exc:
                 return JSONResponse({"error": str(exc)}, 422)
         if request.method == "DELETE":
             self.clear()

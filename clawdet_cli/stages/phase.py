@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from clawdet_cli import bootstrap
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.adapters.ssh import ConnectionLost
-from clawdet_cli.errors import GuestError
+from clawdet_cli.errors import GuestError, WaitError
 from clawdet_cli.stages.runner import Run
 
 SHOWN_LINES = 15
@@ -17,11 +17,13 @@ SHOWN_LINES = 15
 def run_phase(run: Run, verb: str, input_lines: bytes, files: Mapping[str, bytes]) -> dict[str, str]:
     """Run `prepare` or `configure` to its end and give the values of its result line. Raises GuestError."""
     folder = f"/run/clawdet/{secrets.token_hex(6)}"
-    answer = run.ssh().run(bootstrap.upload(folder), stdin=bootstrap.package(input_lines, files), timeout=120)
+    answer = run.ssh().run(
+        bootstrap.upload(folder), stdin=bootstrap.package(input_lines, files), timeout=run.deadline.within(120).left()
+    )
     if answer.code != 0:
         raise GuestError("The script could not be copied to the VPS.", details=answer.err.splitlines()[-5:])
     while True:
-        answer = run.ssh().run(bootstrap.start(verb, folder), timeout=60)
+        answer = run.ssh().run(bootstrap.start(verb, folder), timeout=run.deadline.within(60).left())
         if answer.code != 0:
             raise GuestError(f"The VPS would not start '{verb}'.", details=answer.err.splitlines()[-5:])
         attached = answer.out.strip() == "attached"
@@ -63,7 +65,13 @@ class _Follower:
 
     def _look(self) -> bootstrap.UnitState | None:
         """Take in what is new; give the unit's state once it has ended."""
-        answer = self.run.ssh().run(bootstrap.follow(self.verb, self.offset), timeout=40)
+        ssh = self.run.ssh()
+        try:
+            answer = ssh.run(bootstrap.follow(self.verb, self.offset), timeout=self.run.deadline.within(40).left())
+        except WaitError:
+            # The answer is due after 5 s: this connection is dead and does not know it, as after a sleep of the laptop.
+            self.run.hang_up()
+            return None
         if answer.code != 0:
             raise GuestError("The log of the installation cannot be read.", details=answer.err.splitlines()[-5:])
         state, news = bootstrap.parse_follow(answer.out)

@@ -104,9 +104,9 @@ def own_record(clouds: Clouds, zone: Zone, instance: Instance) -> DnsRecord | No
 def _steps_past(clawdets: bool, instance: Instance, otherwise: str) -> list[str]:
     """Say what to do about what has the instance's name; clawdet's own, of another database, can be destroyed."""
     steps = [f"choose another user name, or {otherwise}"]
-    return [f"clawdet destroy {instance.user}    (removes it: clawdet made it, with another database)"] + steps if (
-        clawdets
-    ) else steps
+    if clawdets:
+        steps.insert(0, f"clawdet destroy {instance.user}    (removes it: clawdet made it, with another database)")
+    return steps
 
 
 def choose_offers(clouds: Clouds, settings: Settings) -> tuple[ServerOffer, ...]:

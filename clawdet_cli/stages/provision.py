@@ -112,7 +112,9 @@ def prepare_vps(run: Run) -> None:
     """Install Node.js, Caddy and OpenClaw: nothing personal yet."""
     instance = run.instance
     version = instance.openclaw_version or run.settings.openclaw_version
-    architecture = {"x86_64": "x86", "aarch64": "arm"}.get(run.ssh().run("uname -m", timeout=20).out.strip(), "")
+    architecture = {"x86_64": "x86", "aarch64": "arm"}.get(
+        run.ssh().run("uname -m", timeout=run.deadline.within(20).left()).out.strip(), ""
+    )
     run.record(openclaw_version=version)
     run_phase(run, "prepare", *bootstrap.prepare_input(run.settings, version, architecture))
 
@@ -120,7 +122,9 @@ def prepare_vps(run: Run) -> None:
 def install_certificate(run: Run) -> None:
     """Have the VPS's own key certified for strict TLS; the key never leaves the VPS."""
     instance, cloudflare = run.instance, run.clouds.cloudflare
-    answer = run.ssh().run(bootstrap.installed("certificate-request", instance.host), timeout=60)
+    answer = run.ssh().run(
+        bootstrap.installed("certificate-request", instance.host), timeout=run.deadline.within(60).left()
+    )
     if answer.code != 0:
         raise GuestError("The VPS could not make a key and request.", details=answer.err.splitlines()[-5:])
     csr.check(answer.out, instance.host)

@@ -30,6 +30,8 @@ class _Evidence:
         self.run = run
         self.patience = Deadline.after(patience)
         self._report: dict[str, str] | None = None
+        self.unreachable: Exception | None = None
+        """Why the VPS is not asked any more: one wait is enough to know that it does not answer."""
         self._visitor: Visitor | None = None
 
     def report(self) -> dict[str, str]:
@@ -41,7 +43,7 @@ class _Evidence:
 
     def token(self) -> Secret:
         """Read the gateway token; it is used for one request and forgotten."""
-        token = Secret(self._on_vps("token").strip())
+        token = bootstrap.parse_token(self._on_vps("token"))
         self.run.secrets.append(token)
         return token
 
@@ -57,8 +59,19 @@ class _Evidence:
             run, endpoints = self.run, self.run.settings.endpoints
             zone = run.clouds.cloudflare.zone(run.instance.zone)
             host, servers = run.instance.host, zone.name_servers if zone else ()
+            ask_anyone = endpoints.dns_address is None
+
+            def addresses_now() -> list[str] | None:
+                soon = self.patience.within(30)
+                return (
+                    edge_addresses(
+                        host, servers, endpoints.dns_address, soon, system_resolver=ask_anyone, watch=run.note
+                    )
+                    or None
+                )
+
             addresses = until(
-                lambda: edge_addresses(host, servers, endpoints.dns_address, self.patience.within(30)) or None,
+                addresses_now,
                 deadline=self.patience,
                 what=f"the zone's name servers to know {host}",
                 catching=(GuestError,),
@@ -67,14 +80,23 @@ class _Evidence:
                 raise NotMetError(f"DNS gives out the VPS's own address {run.instance.ipv4}: the name is not proxied")
             self._visitor = Visitor(
                 run.instance.host,
-                lambda: socket.create_connection(endpoints.dial(addresses[0], endpoints.edge_port), timeout=20),
+                lambda: socket.create_connection(
+                    endpoints.dial(addresses[0], endpoints.edge_port), timeout=max(1, run.deadline.within(20).left())
+                ),
                 endpoints.ca_file,
+                timeout=run.deadline.within(30).left(),
             )
         return self._visitor
 
     def _on_vps(self, verb: str, *arguments: str) -> str:
-        ssh = self.run.ssh(self.run.deadline.within(30))
-        answer = ssh.run(bootstrap.installed(verb, *arguments), timeout=60)
+        if self.unreachable is not None:
+            raise self.unreachable
+        try:
+            ssh = self.run.ssh(self.run.deadline.within(30))
+        except ClawdetError as error:
+            self.unreachable = error
+            raise
+        answer = ssh.run(bootstrap.installed(verb, *arguments), timeout=self.run.deadline.within(60).left())
         if answer.code != 0:
             raise NotMetError(f"'{verb}' failed on the VPS with {answer.code}: {answer.err.strip()[-300:]}")
         return answer.out
@@ -119,11 +141,15 @@ def _server(evidence: _Evidence) -> str:
         raise NotMetError("no server is recorded")
     server = evidence.run.clouds.hetzner.server(instance.server_id)
     if server is None:
-        raise NotMetError(f"Hetzner has no server with the recorded id {instance.server_id}")
+        evidence.unreachable = NotMetError(f"Hetzner has no server with the recorded id {instance.server_id}")
+        raise evidence.unreachable
     if not instance.labels.items() <= dict(server.labels).items():
         raise NotMetError(f"server {server.id} does not carry this instance's labels")
     if server.status != "running" or server.ipv4 != instance.ipv4:
-        raise NotMetError(f"server {server.id} is '{server.status}' with address {server.ipv4}, not {instance.ipv4}")
+        evidence.unreachable = NotMetError(
+            f"server {server.id} is '{server.status}' with address {server.ipv4}; recorded is {instance.ipv4}"
+        )
+        raise evidence.unreachable
     return (
         f"Hetzner: server {server.id} {server.name}, {server.server_type} in {server.location}, running, {server.ipv4}"
     )
@@ -151,7 +177,7 @@ def _openclaw(evidence: _Evidence) -> str:
     restarts, owner = report.get("openclaw_restarts", ""), report.get("listener_owner", "")
     if not version or unit != "active":
         raise NotMetError(f"openclaw {version or 'missing'}, unit openclaw-gateway is '{unit or 'unknown'}'")
-    steady = int(report.get("openclaw_active_seconds", "0") or 0) >= STEADY_SECONDS
+    steady = bootstrap.parse_number(report.get("openclaw_active_seconds", "")) >= STEADY_SECONDS
     if restarts != "0" and not steady:
         raise NotMetError(
             f"the unit openclaw-gateway restarted {restarts} times and runs for less than {STEADY_SECONDS} s"
@@ -219,12 +245,12 @@ def _recorded(evidence: _Evidence) -> str:
 
 def _served(evidence: _Evidence, path: str) -> None:
     """Read a path through the edge until it answers 200, as long as a new name may take to spread."""
-    last = ""
+    last, user = "", evidence.run.instance.user
 
     def answers() -> bool | None:
         nonlocal last
         status = evidence.visitor().get(path).status
-        last = f"HTTP {status} {explain_52x(status) if status >= 500 else ''}".strip()
+        last = f"HTTP {status} {explain_52x(status).replace('USER', user)}".strip()
         return True if status == 200 else None
 
     try:
@@ -249,6 +275,8 @@ def check_origin(run: Run) -> None:
         lambda: ssh.tunnel(address, 443),
         None,
         pinned_sha256=run.configured.get("certificate_sha256"),
+        hop="the VPS itself",
+        timeout=run.deadline.within(30).left(),
     )
     page, proof = visitor.get("/"), visitor.get(NONCE_PATH)
     gateway = visitor.get("/app/")

@@ -249,3 +249,33 @@ def test_other_operations_are_not_implemented(state: dict[str, Any]) -> None:
             return answer
 
     assert asyncio.run(story()).rcode() == dns.rcode.NOTIMP
+
+
+def test_a_newer_edns_is_refused_as_such(state: dict[str, Any]) -> None:
+    async def story() -> dns.message.Message:
+        async with serving(state) as (port, _):
+            query = dns.message.make_query(ZONE, "SOA", use_edns=1)
+            return await dns.asyncquery.udp(query, "127.0.0.1", port=port, timeout=WAIT)
+
+    answer = asyncio.run(story())
+    assert answer.rcode() == dns.rcode.BADVERS
+    assert not answer.answer
+
+
+@pytest.mark.parametrize("over", [dns.asyncquery.udp, dns.asyncquery.tcp])
+def test_what_cannot_be_answered_is_a_failure_and_no_silence(state: dict[str, Any], over: Any) -> None:
+    put(state, "broken", "A", "192.0.2.1")
+    zone = account.zone_named(state, ZONE)
+    assert zone is not None
+    next(row for row in zone["records"].values() if row["name"] == f"broken.{ZONE}")["content"] = "no address"
+    assert answered(state, f"broken.{ZONE}", over=over).rcode() == dns.rcode.SERVFAIL
+
+
+def test_an_empty_text_is_one(state: dict[str, Any]) -> None:
+    put(state, "empty", "TXT", '""')
+    assert lines(answered(state, f"empty.{ZONE}", "TXT")) == [f'empty.{ZONE}. 300 IN TXT ""']
+
+
+def test_a_text_in_quotes_has_the_strings_that_it_shows(state: dict[str, Any]) -> None:
+    put(state, "quoted", "TXT", '"v=spf1 a" "b \\" c"')
+    assert lines(answered(state, f"quoted.{ZONE}", "TXT")) == [f'quoted.{ZONE}. 300 IN TXT "v=spf1 a" "b \\" c"']

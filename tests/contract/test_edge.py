@@ -687,3 +687,48 @@ def test_the_end_of_the_edge_cuts_its_visitors(world: World) -> None:
                 await asyncio.wait_for(visitor.recv(), WAIT)
 
     run(story())
+
+
+@pytest.mark.parametrize("method", ["CONNECT", "TRACE"])
+def test_what_is_no_request_to_an_origin_ends_at_the_edge(world: World, method: str) -> None:
+    async def story() -> bytes:
+        async with running(world), world.origin(answering(), world.certificate()):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", world.tls_port, ssl=world.trust(), server_hostname=HOST
+            )
+            writer.write(f"{method} / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
+            async with asyncio.timeout(WAIT):
+                answer = await reader.read()
+            writer.close()
+            assert (await world.get()).text == "hello"  # the edge lives
+            return answer
+
+    assert run(story()).startswith(b"HTTP/1.1 405 ")
+
+
+@pytest.mark.parametrize("label", ["", "x.", "a" * 64, "-a", "a b", "*", "\xfc"])
+def test_a_host_that_no_origin_could_be_asked_for_is_a_bad_request(world: World, label: str) -> None:
+    world.record(f"*.{ZONE}", ORIGIN)
+    host = f"{label}.{ZONE}".encode("latin-1")
+    answer = one_get(world, answering(), world.certificate(), host=host, sni=HOST)
+    assert answer.status_code == 400
+    assert answer.headers["server"] == "cloudflare"
+
+
+def test_an_error_of_the_edge_does_not_leave_the_visitor_waiting(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.zone["settings"].pop("ssl")
+    with pytest.raises(httpx.RemoteProtocolError):
+        one_get(world, answering(), world.certificate())
+    assert "a visit from 127.0.0.1 failed" in caplog.text
+
+
+def test_an_origin_that_the_edge_has_no_address_for_is_unreachable(world: World) -> None:
+    world.where[ORIGIN, 443] = ("::1", 9)
+
+    async def story() -> httpx.Response:
+        async with running(world, source_address="127.0.0.1"):
+            return await world.get()
+
+    assert_error(run(story()), 523)

@@ -332,6 +332,10 @@ class TestSsh:
         with rig.shell(server) as shell:
             assert shell.run(bootstrap.CLOUD_INIT_DONE) == (0, "\nstatus: done\n", "")
 
+    @pytest.mark.parametrize("user_data", ["Grüße", base64.b64encode(b"\x1f\x8bno gzip").decode()])
+    def test_user_data_that_is_nothing_does_not_keep_it_from_booting(self, rig: Rig, user_data: str) -> None:
+        rig.boot(rig.spec(user_data=user_data))
+
     def test_user_data_with_effects_that_are_not_played_is_an_error_of_cloud_init(self, rig: Rig) -> None:
         config = {"ssh_keys": {"ed25519_private": rig.host_key.private}, "runcmd": ["true"]}
         spec = rig.boot(rig.spec(user_data="#cloud-config\n" + json.dumps(config)))

@@ -3,7 +3,10 @@
 Installs packages from the registries, through the machine's own network.
 """
 
+import base64
+import hashlib
 import json
+import shutil
 import socket
 import sqlite3
 import ssl
@@ -13,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
@@ -160,6 +165,38 @@ def test_the_landing_page_says_whose_instance_it_is_and_leads_to_the_gateway(dem
     assert demo.host in page
     assert "/app" in page
     assert demo.status_of("/healthz") == "200"
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the package chromium")
+def test_a_browser_shows_that_the_gateway_is_up_and_what_it_asks_for(demo: Instance, tmp_path: Path) -> None:
+    trust = ssl.create_default_context(cafile=demo.info["ca_file"])
+    with (
+        socket.create_connection((demo.edge_ip, int(demo.edge_port)), timeout=20) as plain,
+        trust.wrap_socket(plain, server_hostname=demo.host) as stream,
+    ):
+        leaf = x509.load_der_x509_certificate(stream.getpeercert(binary_form=True) or b"")
+    key = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+    def shown(path: str) -> str:
+        """Give the page as it stands after its scripts ran."""
+        done = subprocess.run(
+            [
+                *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-quic"),
+                *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+                f"--user-data-dir={tmp_path / 'profile'}",
+                f"--host-resolver-rules=MAP {demo.host} {demo.info['edge_address']}",
+                f"--ignore-certificate-errors-spki-list={base64.b64encode(hashlib.sha256(key).digest()).decode()}",
+                *("--virtual-time-budget=10000", "--dump-dom", f"https://{demo.host}{path}"),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return done.stdout
+
+    assert ">The gateway is up<" in shown("/")  # as an element's text; in the script it stands in quotes
+    assert "expects its token" in shown("/app/")
 
 
 def test_the_gateway_wants_its_token(demo: Instance) -> None:

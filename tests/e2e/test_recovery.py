@@ -1,6 +1,7 @@
 """What happened behind clawdet's back: a lost database, things removed or changed by hand, a crash in between."""
 
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -8,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from clawdet_cli import state as local
+from clawdet_cli.adapters import hetzner
+from clawdet_cli.adapters.retry import until
+from clawdet_cli.adapters.ssh import CommandResult, Ssh, known_hosts_line, openssh_command
+from clawdet_cli.errors import WaitError
+from clawdet_cli.model import Deadline, now_text
+from clawdet_cli.settings import Endpoints
+from clawdet_cli.state import State
 from tests.e2e.operator import Operator
 from tests.e2e.test_bad_input import error_of, provision
 
@@ -21,12 +28,13 @@ def lose_the_database(operator: Operator) -> None:
 def rewrite(operator: Operator, assignment: str) -> None:
     """Change what is recorded of alice, as a crash at the wrong moment would have left it."""
     with closing(sqlite3.connect(operator.info()["state_file"])) as database, database:
-        database.execute(f"UPDATE instances SET {assignment} WHERE user = 'alice'")
+        database.execute(f"UPDATE instances SET {assignment} WHERE user = 'alice'")  # noqa: S608 - the tests' own words
 
 
 def recorded(operator: Operator, field: str) -> Any:
     with closing(sqlite3.connect(operator.info()["state_file"])) as database:
-        return database.execute(f"SELECT {field} FROM instances WHERE user = 'alice'").fetchone()[0]
+        query = f"SELECT {field} FROM instances WHERE user = 'alice'"  # noqa: S608 - the tests' own words
+        return database.execute(query).fetchone()[0]
 
 
 def destroyed(operator: Operator) -> dict[str, Any]:
@@ -110,7 +118,7 @@ def test_a_foreign_server_is_not_called_absent(operator: Operator) -> None:
 
 def test_a_changed_record_is_set_right_again(alice: Operator) -> None:
     before = alice.records()[0]
-    changed = {"comment": "mine", "content": "192.0.2.7", "proxied": False}
+    changed = {"comment": "mine", "content": "127.0.0.9", "proxied": False}
     alice.cloud("cloudflare", f"/zones/{alice.zone_id()}/dns_records/{before['id']}", "PATCH", changed)
     assert provision(alice).code == 0
     after = alice.records()[0]
@@ -147,7 +155,7 @@ def test_a_failure_before_the_first_stage_tells_what_exists(alice: Operator) -> 
             database.execute(
                 "INSERT OR REPLACE INTO leases (user, owner, host, pid, process, since, heartbeat)"
                 " VALUES ('alice', 'x', 'elsewhere', 1, '1', ?, ?)",
-                (local.now_text(), local.now_text()),
+                (now_text(), now_text()),
             )
         try:
             error = error_of(alice.clawdet(*command, "--sandbox", "--json", "alice"), 4, "state")
@@ -161,10 +169,10 @@ def test_two_commands_that_start_together_do_not_forget_what_the_other_ordered(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second one looks before the first has ordered, and gets its turn when that has ended."""
-    lease = local.State.lease
-    turns = []
+    lease = State.lease
+    turns: list[str] = []
 
-    def first_another(self: local.State, user: str) -> Any:
+    def first_another(self: State, user: str) -> Any:
         if not turns:
             turns.append(user)
             said = provision(operator)
@@ -172,8 +180,87 @@ def test_two_commands_that_start_together_do_not_forget_what_the_other_ordered(
             turns.append(recorded(operator, "run_id"))
         return lease(self, user)
 
-    monkeypatch.setattr(local.State, "lease", first_another)
+    monkeypatch.setattr(State, "lease", first_another)
     assert provision(operator).code == 0
     assert recorded(operator, "run_id") == turns[1]
     assert operator.holdings() == (1, 1, 1)
 
+
+def test_an_action_that_failed_long_ago_does_not_keep_a_running_server_from_going_on(operator: Operator) -> None:
+    operator.control("hetzner", "PUT", "servers/knobs", {"fail_step": {"prepare": "node"}})
+    error_of(provision(operator), 6, "guest")
+    operator.control("hetzner", "PUT", "knobs", {"action_error": {"create_image": "server_error"}})
+    order = f"/servers/{operator.servers()[0]['id']}/actions/create_image"
+    operator.cloud("hetzner", order, "POST", {"description": "by hand"})
+    again = provision(operator)
+    assert again.code == 0, again.out
+
+
+def test_a_server_that_was_switched_off_is_told_at_once(alice: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hetzner, "OFF_SECONDS", 1.0)
+    alice.cloud("hetzner", f"/servers/{alice.servers()[0]['id']}/actions/poweroff", "POST")
+    until(
+        lambda: alice.servers()[0]["status"] == "off" or None, deadline=Deadline.after(20), what="the power", every=0.1
+    )
+    error = error_of(provision(alice, "--timeout", "40"), 5, "cloud")
+    assert "switched off" in error["what"]
+    assert "EUR" in error["left_behind"][0]
+
+
+def test_a_connection_that_died_unnoticed_is_opened_anew(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Ssh.run
+    died: list[str] = []
+
+    def dead_once(self: Ssh, command: str, *, stdin: bytes = b"", timeout: float) -> CommandResult:
+        if "tail -c" in command and not died:
+            died.append(command)
+            raise WaitError("Waited 40 s for a command to end.")
+        return run(self, command, stdin=stdin, timeout=timeout)
+
+    monkeypatch.setattr(Ssh, "run", dead_once)
+    assert provision(operator).code == 0
+    assert died
+
+
+def test_nothing_on_the_server_is_waited_for_past_the_deadline(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Ssh.run
+    waits: list[float] = []
+
+    def measured(self: Ssh, command: str, *, stdin: bytes = b"", timeout: float) -> CommandResult:
+        waits.append(timeout)
+        return run(self, command, stdin=stdin, timeout=timeout)
+
+    monkeypatch.setattr(Ssh, "run", measured)
+    assert provision(operator, "--timeout", "19").code == 0
+    assert operator.clawdet("token", "alice", "--sandbox", "--timeout", "19").code == 0
+    assert len(waits) > 10
+    assert max(waits) <= 19
+
+
+def test_next_steps_name_the_user(alice: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adapters know no users, so what they advise is completed."""
+
+    def garbled(*_: object, **__: object) -> CommandResult:
+        return CommandResult(0, "\x1b]0;not a token\x07\n", "")
+
+    monkeypatch.setattr(Ssh, "run", garbled)
+    said = alice.clawdet("token", "alice", "--sandbox", "--json")
+    error = error_of(said, 6, "guest")
+    assert "clawdet verify alice --sandbox" in error["next_steps"]
+    assert "not a token" not in said.out
+    assert "EUR" in error["left_behind"][0]
+
+
+def test_ssh_works_from_a_state_folder_with_a_blank_in_its_name(alice: Operator, tmp_path: Path) -> None:
+    """Such as macOS's `Application Support`."""
+    known_hosts = tmp_path / "Application Support" / "known_hosts"
+    known_hosts.parent.mkdir()
+    known_hosts.write_text(known_hosts_line("alice", recorded(alice, "host_key")) + "\n")
+    dial_file = alice.info()["dial_file"]
+    endpoints = Endpoints(dial_file=Path(dial_file) if dial_file else None)
+    address = endpoints.dial(recorded(alice, "ipv4"), 22)
+    argv = openssh_command(address, Path(alice.info()["ssh_key_file"]), known_hosts, "alice", ["uname", "-m"])
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -380,3 +380,21 @@ class TestInput:
     def test_prepare_knows_no_processor_that_is_not_pinned(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError):
             bootstrap.prepare_input(settings(tmp_path), default_version(), "")
+
+
+def test_a_gateway_token_is_what_a_header_and_a_terminal_can_take() -> None:
+    assert bootstrap.parse_token(f"{KEY}{KEY}\n").reveal() == KEY + KEY
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "\n", "short", f"{KEY}\n{KEY}", f"{KEY}{KEY}\x1b[2J", f"{KEY} {KEY}", KEY * 100]
+)
+def test_anything_else_is_refused_and_not_shown(answer: str) -> None:
+    with pytest.raises(GuestError) as refusal:
+        bootstrap.parse_token(answer)
+    assert KEY not in f"{refusal.value.what} {refusal.value.details}"
+
+
+@pytest.mark.parametrize(("text", "number"), [("61", 61), ("", 0), ("-1", 0), ("1e3", 0), ("\u0663", 0), ("9" * 99, 0)])
+def test_a_number_is_read_or_is_none(text: str, number: int) -> None:
+    assert bootstrap.parse_number(text) == number

@@ -378,3 +378,17 @@ def test_the_dial_map_is_read_anew_at_each_connection(tmp_path: Path) -> None:
     assert endpoints.dial("127.18.3.1", 443) == ("127.18.3.1", 443)
     dial_file.write_text('{"127.18.3.1:22": "127.0.0.2:50022"}')
     assert endpoints.dial("127.18.3.1", 22) == ("127.0.0.2", 50022)
+
+
+@pytest.mark.parametrize("bad", ["sk-0123$456789", "sk-0123!456789", "'sk-0123456789'", "sk-0123#456789"])
+def test_a_provider_key_that_the_script_would_refuse_is_refused_before_anything_is_bought(
+    place: Place, bad: str
+) -> None:
+    refusal = place.refusal({}, {"OPENAI_API_KEY": bad})
+    assert refusal.what.startswith("OPENAI_API_KEY does not look like a token")
+    assert bad not in refusal.what
+
+
+@pytest.mark.parametrize("bad", ["_openai/gpt", "openai/.gpt", "openai/gpt/", "openai//gpt", "openai"])
+def test_so_is_a_model(place: Place, bad: str) -> None:
+    assert bad in place.refusal({"model": bad}).what

@@ -1,10 +1,11 @@
 """The part of Cloudflare's API v4 that a provisioning tool uses: zones, DNS records, tokens, settings, the Origin CA.
 
-Zones cannot be made through the API here, and records are those of `cloudflare_records.TYPES`. The legacy
+Zones cannot be made through the API here, and records are those of `cloudflare.records.TYPES`. The legacy
 e-mail-and-key login is refused.
 """
 
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -15,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, Router
 
 from clawdet_cli.sandbox.authority import Authority
 from clawdet_cli.sandbox.cloudflare import access
@@ -26,14 +27,9 @@ from clawdet_cli.sandbox.cloudflare.control import control_routes
 from clawdet_cli.sandbox.cloudflare.envelope import ApiError, failure, json_body, no_route, page_of, success
 from clawdet_cli.sandbox.faults import FaultMiddleware, Faults
 
+log = logging.getLogger(__name__)
+
 IDENTIFIER = re.compile(r"[0-9a-f]{32}")
-SETTINGS = {
-    "ssl": ("off", "flexible", "full", "strict"),
-    "always_use_https": ("on", "off"),
-    "tls_client_auth": ("on", "off"),
-    "websockets": ("on", "off"),
-    "min_tls_version": ("1.0", "1.1", "1.2", "1.3"),
-}
 PLAN_NAMES = {
     "free": "Free Website",
     "pro": "Pro Website",
@@ -58,26 +54,32 @@ def cloudflare_app(
     api = _Api(state, origin_ca, list(edge_cidrs), on_change)
     bucket = access.Bucket(state["limits"], clock)
 
-    async def refused(_request: Request, error: Exception) -> Response:
-        return failure(error if isinstance(error, ApiError) else ApiError(500, 1000, "Internal error"))
+    async def refused(request: Request, error: Exception) -> Response:
+        if isinstance(error, ApiError):
+            return failure(error)
+        log.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
+        return failure(ApiError(500, 1000, "Internal error"))
 
     async def unrouted(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException) and error.status_code == 405:
             return failure(ApiError(405, 7001, f"Method {request.method} not available for that URI."))
         return failure(no_route(request.url.path))
 
-    return Starlette(
+    app = Starlette(
         routes=[
             *faults.routes(),
-            Mount("/client/v4", routes=api.routes()),
+            # A slash too many leads nowhere, and not to a redirection.
+            Mount("/client/v4", Router(api.routes(), redirect_slashes=False)),
             Mount("/_sandbox", routes=control_routes(state, bucket, on_change)),
         ],
         middleware=[
             Middleware(FaultMiddleware, faults=faults),
             Middleware(access.Gate, limits=state["limits"], bucket=bucket),
         ],
-        exception_handlers={ApiError: refused, HTTPException: unrouted},
+        exception_handlers={ApiError: refused, HTTPException: unrouted, Exception: refused},
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 class _Api:
@@ -155,7 +157,7 @@ class _Api:
         ]
         if not access.has_right(token, "zone:read"):
             rows = []  # not an error: a token without the right sees no zones
-        part, info = page_of(request, rows, default=20, smallest=5, largest=50)
+        part, info = page_of(request, rows, default=20, largest=50)
         return success([_zone_answer(zone, token) for zone in part], info=info)
 
     async def get_zone(self, request: Request) -> Response:
@@ -176,7 +178,7 @@ class _Api:
         zone = self._zone(request, access.authenticate(self._state, request), "settings:edit")
         setting = self._setting(request, zone)["id"]
         value = (await json_body(request)).get("value")
-        if value not in SETTINGS[setting]:
+        if value not in account.SETTINGS[setting]:
             raise ApiError(400, 1007, f"Invalid value for zone setting {setting}")
         zone["settings"][setting] = {"value": value, "modified_on": account.now()}
         self._changed()
@@ -232,14 +234,15 @@ class _Api:
         access.require(token, "ssl:edit", zone)
         if zone is None:
             raise ApiError(400, 1003, "The zone_id parameter is missing or unknown")  # number and wording are guesses
-        part, info = page_of(request, origin.listed(self._state, zone), default=20, smallest=5, largest=50)
+        part, info = page_of(request, origin.listed(self._state, zone), default=20, largest=50)
         return success(part, info=info)
 
     async def create_certificate(self, request: Request) -> Response:
         token = access.authenticate(self._state, request)
         access.require(token, "ssl:edit")
         body = await json_body(request)
-        for name in body.get("hostnames") or []:
+        hostnames = body.get("hostnames")
+        for name in hostnames if isinstance(hostnames, list) else []:
             zone = account.zone_holding(self._state, str(name).lower().removeprefix("*."))
             access.require(token, "ssl:edit", zone)
         certificate = origin.create(self._state, self._origin_ca, body)
@@ -274,7 +277,7 @@ class _Api:
 
     def _setting(self, request: Request, zone: dict[str, Any]) -> dict[str, Any]:
         name = request.path_params["setting"]
-        if name not in SETTINGS:
+        if name not in account.SETTINGS:
             raise ApiError(400, 1003, f"Undefined zone setting: {name}")  # number and wording are guesses
         setting = zone["settings"][name]
         return {"id": name, "value": setting["value"], "editable": True, "modified_on": setting["modified_on"]}

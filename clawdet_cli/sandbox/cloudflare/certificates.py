@@ -28,12 +28,12 @@ def create(state: dict[str, Any], authority: Authority, body: dict[str, Any]) ->
     hostnames, csr = body.get("hostnames"), body.get("csr")
     if not isinstance(hostnames, list) or not 0 < len(hostnames) <= MOST_NAMES:
         raise ApiError(400, 1005, f"The hostnames field must hold between 1 and {MOST_NAMES} host names")
-    names = [_hostname(state, name) for name in hostnames]
+    names = list(dict.fromkeys(_hostname(state, name) for name in hostnames))
     days = body.get("requested_validity", 5475)
-    if days not in VALIDITIES:
+    if not isinstance(days, int) or days not in VALIDITIES:
         raise ApiError(400, 1008, f"The requested_validity field must be one of {', '.join(map(str, VALIDITIES))}")
     request_type = body.get("request_type")
-    if request_type not in KEY_TYPES:
+    if not isinstance(request_type, str) or request_type not in KEY_TYPES:
         raise ApiError(400, 1007, "The request_type field must be one of origin-rsa, origin-ecc")
     try:
         key = x509.load_pem_x509_csr(str(csr).encode()).public_key()

@@ -1,14 +1,17 @@
 """Control routes of the emulated Cloudflare: what an account's owner does in the dashboard, and the rate limit."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from clawdet_cli.sandbox.cloudflare import records as dns
 from clawdet_cli.sandbox.cloudflare import state as account
 from clawdet_cli.sandbox.cloudflare.access import Bucket
+from clawdet_cli.sandbox.cloudflare.state import SETTINGS
+from clawdet_cli.sandbox.request_body import read_object
 
 
 def control_routes(state: dict[str, Any], bucket: Bucket, on_change: Callable[[], None]) -> list[Route]:
@@ -20,7 +23,7 @@ def control_routes(state: dict[str, Any], bucket: Bucket, on_change: Callable[[]
 
     async def zones(request: Request) -> Response:
         if request.method == "POST":
-            body = await request.json()
+            body = _checked(await read_object(request), {"name", "status", "plan", "ssl"}, needed="name")
             if account.zone_named(state, body["name"]) is not None:
                 return JSONResponse({"error": "the zone exists"}, status_code=409)
             account.add_zone(state, **body)
@@ -32,37 +35,94 @@ def control_routes(state: dict[str, Any], bucket: Bucket, on_change: Callable[[]
         zone = account.zone_named(state, request.path_params["name"])
         if zone is None:
             return JSONResponse({"error": "no such zone"}, status_code=404)
-        for key, value in (await request.json()).items():
+        body = _checked(await read_object(request), {"status", "paused", "plan", "record_quota", *zone["settings"]})
+        for key, value in body.items():
             if key in zone["settings"]:
                 zone["settings"][key] = {"value": value, "modified_on": account.now()}
-            elif key in {"status", "paused", "plan", "record_quota"}:
+            else:
                 zone[key] = value
                 if key == "plan":
                     zone["record_quota"] = account.PLAN_QUOTAS[value]
-            else:
-                return JSONResponse({"error": f"{key} cannot be changed"}, status_code=400)
         zone["modified_on"] = account.now()
         on_change()
         return JSONResponse(show(zone))
 
     async def tokens(request: Request) -> Response:
         """Add a token: `{token, rights, zones, status, owner}`, of which only `token` is needed."""
-        body = await request.json()
+        body = _checked(await read_object(request), {"token", "rights", "zones", "status", "owner"}, needed="token")
         account.add_token(state, body.pop("token"), **body)
         on_change()
         return JSONResponse({}, status_code=201)
 
     async def limits(request: Request) -> Response:
         """Change `requests`, `seconds` or `block_seconds` of the rate limit, and start counting anew."""
-        body = await request.json()
-        state["limits"].update({key: body[key] for key in state["limits"] if key in body})
+        state["limits"].update(_checked(await read_object(request), set(state["limits"])))
         bucket.reset()
         on_change()
         return JSONResponse(state["limits"])
 
     return [
-        Route("/zones", zones, methods=["GET", "POST"]),
-        Route("/zones/{name}", change_zone, methods=["PATCH"]),
-        Route("/tokens", tokens, methods=["POST"]),
-        Route("/limits", limits, methods=["PATCH"]),
+        Route("/zones", _refusing(zones), methods=["GET", "POST"]),
+        Route("/zones/{name}", _refusing(change_zone), methods=["PATCH"]),
+        Route("/tokens", _refusing(tokens), methods=["POST"]),
+        Route("/limits", _refusing(limits), methods=["PATCH"]),
     ]
+
+
+def _checked(body: dict[str, Any], known: set[str], *, needed: str | None = None) -> dict[str, Any]:
+    """Return the body; raise ValueError for what would break the account, now or at some later call."""
+    if needed is not None and needed not in body:
+        raise ValueError(f"{needed} is missing")
+    for key, value in body.items():
+        if key not in known:
+            raise ValueError(f"{key} cannot be changed")
+        if not _fits(key, value):
+            raise ValueError(f"{value!r} is no value of {key}")
+    return body
+
+
+def _fits(key: str, value: Any) -> bool:
+    return _FITS[key](value) if key in _FITS else value in SETTINGS[key]
+
+
+def _is_zone_name(value: Any) -> bool:
+    labels = value.split(".") if isinstance(value, str) else []
+    return len(labels) > 1 and len(value) <= dns.LONGEST_NAME and all(map(dns.LABEL.fullmatch, labels))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "name": _is_zone_name,
+    "token": _is_text,
+    "status": _is_text,
+    "plan": lambda value: _is_text(value) and value in account.PLAN_QUOTAS,
+    "owner": lambda value: value in ("user", "account"),
+    "paused": lambda value: isinstance(value, bool),
+    "rights": _are_texts,
+    "zones": lambda value: value is None or _are_texts(value),
+    "record_quota": _is_amount,
+    "requests": _is_amount,
+    "seconds": _is_amount,
+    "block_seconds": _is_amount,
+}
+
+
+def _refusing(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    async def answer_or_refuse(request: Request) -> Response:
+        try:
+            return await answer(request)
+        except ValueError as exc:
+            return JSONResponse({"error": str(exc)}, status_code=422)
+
+    return answer_or_refuse

@@ -5,6 +5,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from clawdet_cli.sandbox.request_body import BodyTooLargeError, read_json
+
 
 class ApiError(Exception):
     """A refusal in the vendor's shape."""
@@ -48,11 +50,15 @@ def failure(error: ApiError) -> JSONResponse:
 
 
 def page_of(
-    request: Request, rows: list[dict[str, Any]], *, default: int, smallest: int = 1, largest: int
+    request: Request, rows: list[dict[str, Any]], *, default: int, largest: int
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Return one page and its `result_info`; a page past the end is empty, which is how SDK iterators stop."""
-    page = _number(request, "page", 1, 1, None)
-    per_page = _number(request, "per_page", default, smallest, largest)
+    """Return one page and its `result_info`; a page past the end is empty, which is how SDK iterators stop.
+
+    The specification has least and largest sizes of pages, of 5 and 50 for zones. The API is not that strict: certbot
+    asks for 1 zone and lexicon for 100. That it then gives no more than the largest is a guess.
+    """
+    page = _number(request, "page", 1)
+    per_page = min(_number(request, "per_page", default), largest)
     part = rows[(page - 1) * per_page : page * per_page]
     return part, {
         "page": page,
@@ -66,7 +72,9 @@ def page_of(
 async def json_body(request: Request) -> dict[str, Any]:
     """Return the JSON object of a request."""
     try:
-        body = await request.json()
+        body = await read_json(request)
+    except BodyTooLargeError:
+        raise ApiError(413, 9207, "Request body is too large.") from None  # number and wording are guesses
     except ValueError:
         raise ApiError(400, 6007, "Malformed JSON in request body") from None
     if not isinstance(body, dict):
@@ -74,12 +82,12 @@ async def json_body(request: Request) -> dict[str, Any]:
     return body
 
 
-def _number(request: Request, name: str, default: int, smallest: int, largest: int | None) -> int:
+def _number(request: Request, name: str, default: int) -> int:
     text = request.query_params.get(name)
     try:
         number = default if text is None else int(float(text))  # the SDK types pages as float
-    except ValueError:
-        number = smallest - 1
-    if number < smallest or (largest is not None and number > largest):
+    except (ValueError, OverflowError):
+        number = 0
+    if number < 1:
         raise ApiError(400, 1001, f"Invalid value for {name}")  # number and wording are guesses
     return number

@@ -22,6 +22,8 @@ BATCH_LIMITS = {"free": 200}  # records per batch call; paid plans 3,500
 COMMENT_LIMITS = {"free": 100}  # characters; paid plans 500
 TAG_QUOTAS = {"free": 0}  # paid plans 20
 LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+LONGEST_NAME = 253
+PRIORITIES = range(65536)
 TEXT_FILTERS = ("exact", "contains", "startswith", "endswith")
 
 
@@ -124,7 +126,7 @@ def full_name(zone: Zone, name: object) -> str:
     if plain in {"@", zone["name"]}:
         return str(zone["name"])
     full = plain if plain.endswith("." + zone["name"]) else f"{plain}.{zone['name']}"
-    if len(full) > 253 or not all(LABEL.fullmatch(label) for label in full.removeprefix("*.").split(".")):
+    if len(full) > LONGEST_NAME or not all(LABEL.fullmatch(label) for label in full.removeprefix("*.").split(".")):
         raise validation_error(9000, "DNS name is invalid.")
     return full
 
@@ -166,6 +168,8 @@ def _fill(zone: Zone, record: Record, body: dict[str, Any], stamp: str) -> None:
         "tags": _tags(zone, body.get("tags", record["tags"])),
     }
     if isinstance(body.get("settings"), dict):
+        if not all(isinstance(value, bool | None) for value in body["settings"].values()):
+            raise ApiError(400, 9207, "Request body is invalid.")
         record["settings"] = body["settings"]
     comment = _comment(zone, body.get("comment", record["comment"]))
     if comment != record["comment"]:
@@ -173,7 +177,7 @@ def _fill(zone: Zone, record: Record, body: dict[str, Any], stamp: str) -> None:
     record["comment"] = comment
     if kind == "MX":
         record["priority"] = body.get("priority", record.get("priority"))
-        if not isinstance(record["priority"], int):
+        if type(record["priority"]) is not int or record["priority"] not in PRIORITIES:
             raise validation_error(9101, "priority is a required data field.")
 
 
@@ -211,7 +215,8 @@ def _content(kind: str, content: object, name: str) -> str:
                 raise ApiError(400, 9005, "Content for A record must be a valid IPv4 address.") from None
         case "AAAA":
             try:
-                return str(ipaddress.IPv6Address(content))
+                # Without a zone index (`%eth0`), which means nothing beyond its machine.
+                return str(ipaddress.IPv6Address(content.replace("%", "no address")))
             except ValueError:
                 raise ApiError(400, 9006, "Content for AAAA record must be a valid IPv6 address.") from None
         case "TXT":
@@ -220,7 +225,7 @@ def _content(kind: str, content: object, name: str) -> str:
             return content
         case _:
             host = content.rstrip(".").lower()
-            if not all(LABEL.fullmatch(label) for label in host.split(".")) or host == name:
+            if len(host) > LONGEST_NAME or not all(LABEL.fullmatch(label) for label in host.split(".")) or host == name:
                 raise validation_error(9007, f"Content for {kind} record is invalid.")
             return host
 

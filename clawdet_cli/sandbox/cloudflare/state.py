@@ -20,6 +20,13 @@ RIGHTS = ("zone:read", "dns:edit", "ssl:edit", "settings:read", "settings:edit")
 PROXIABLE = ("A", "AAAA", "CNAME")
 PLAN_QUOTAS = {"free": 200, "pro": 3500, "business": 3500, "enterprise": 3500}
 AUTOMATIC_TTL = 300  # what "1" and every proxied record mean in a DNS answer
+SETTINGS = {
+    "ssl": ("off", "flexible", "full", "strict"),
+    "always_use_https": ("on", "off"),
+    "tls_client_auth": ("on", "off"),
+    "websockets": ("on", "off"),
+    "min_tls_version": ("1.0", "1.1", "1.2", "1.3"),
+}
 DEFAULT_SETTINGS = {
     "ssl": "strict",
     "always_use_https": "on",

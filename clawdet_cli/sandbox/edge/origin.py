@@ -1,7 +1,6 @@
 """The edge's connection to an origin, and the reading of every way in which it fails."""
 
 import asyncio
-import errno
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from clawdet_cli.sandbox.edge.errors import EdgeError
 from clawdet_cli.sandbox.edge.stream import HttpStream
 
 Dial = Callable[[str, int], tuple[str, int]]
-UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL)
 
 
 @dataclass(frozen=True)
@@ -88,6 +86,6 @@ def _reading(error: OSError, *, tls: bool) -> EdgeError:
         return EdgeError(526)
     if isinstance(error, ConnectionRefusedError):
         return EdgeError(521)
-    if error.errno in UNREACHABLE and not isinstance(error, ssl.SSLError):
-        return EdgeError(523)
-    return EdgeError(525 if tls else 520)
+    if isinstance(error, ssl.SSLError | ConnectionError):
+        return EdgeError(525 if tls else 520)
+    return EdgeError(523)  # no way there, or none from the edge's own address

@@ -2,7 +2,7 @@
 
 A visitor's TLS ends here with a certificate for the zone and its first-level names, as Universal SSL has it. The
 origin is chosen by the Host header from the DNS records, and reached as the zone's SSL mode says. What goes wrong on
-that way becomes one of the vendor's numbers (`edge_errors`).
+that way becomes one of the vendor's numbers (`edge.errors`).
 
 Left out: HTTP/2 and 3, caching of static files, compression, `min_tls_version`, client certificates towards the
 origin (`tls_client_auth`), kept-alive origin connections, fail-over between several origins, public CAs as trust of
@@ -13,6 +13,8 @@ import asyncio
 import functools
 import ipaddress
 import itertools
+import logging
+import re
 import socket
 import ssl
 import tempfile
@@ -37,6 +39,8 @@ from clawdet_cli.sandbox.edge.errors import EdgeError
 from clawdet_cli.sandbox.edge.origin import Dial, Origins, Timeouts
 from clawdet_cli.sandbox.edge.stream import HttpStream, tunnel
 
+log = logging.getLogger(__name__)
+
 HANDSHAKE_FAILURE = bytes([21, 3, 3, 0, 2, 2, 40])  # a TLS record: alert, fatal, handshake_failure (RFC 8446, 6)
 SET_BY_EDGE = {
     b"cdn-loop",
@@ -47,6 +51,10 @@ SET_BY_EDGE = {
     b"x-forwarded-for",
     b"x-forwarded-proto",
 }
+
+
+# No label that could not be a record's, nor a server's name in TLS.
+_HOST = re.compile(r"(?=.{1,253}$)((?!-)[a-z0-9_-]{1,63}(?<!-)\.)+[a-z0-9-]{1,63}")
 
 
 class Edge:
@@ -129,6 +137,9 @@ class Edge:
             await visitor.close()
         except (OSError, h11.LocalProtocolError):
             visitor.abort()  # the visitor has left, or was sent half an answer
+        except Exception:  # an error of ours must not leave the visitor waiting
+            log.exception("a visit from %s failed", peer)
+            visitor.abort()
         except asyncio.CancelledError:
             visitor.abort()  # and not raised on: asyncio 3.11 reports the end of a cancelled handler as an error
 
@@ -165,11 +176,15 @@ class Edge:
 
     def _local_answer(self, visit: Visit) -> tuple[int, Headers, bytes] | None:
         """Return what the edge answers by itself, None for what the origin answers; raises EdgeError."""
+        if visit.request.method in {b"CONNECT", b"TRACE"}:
+            return 405, [], b""  # the vendor passes neither on; after a CONNECT no more HTTP would come
         if _is_address(visit.host):
             raise EdgeError(403, 1003)
         zone = account.zone_holding(self._state, visit.host)
         if zone is None or zone["status"] != "active" or zone["paused"]:
             raise EdgeError(409, 1001)
+        if not _HOST.fullmatch(visit.host):
+            return 400, [], b""
         if visit.sni is not None and account.zone_holding(self._state, visit.sni) is not zone:
             raise EdgeError(403, 1003)  # one customer's name in TLS and another's in HTTP; the number is a guess
         if visit.target.partition("?")[0] == "/cdn-cgi/trace":
@@ -240,6 +255,8 @@ class Edge:
                 elif isinstance(event, h11.EndOfMessage):
                     await visit.visitor.send(h11.EndOfMessage())
                     break
+                else:
+                    return
         except (OSError, h11.RemoteProtocolError):
             return  # the head is out: what is left is to close, so that the visitor misses the rest
         await asyncio.wait([upload], timeout=self._timeouts.response)

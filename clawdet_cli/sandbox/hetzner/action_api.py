@@ -25,7 +25,7 @@ def _visible(call: Call, kind: str | None = None, number: int | None = None) -> 
 
 
 def _page(call: Call, actions: list[Record], filters: tuple[str, ...] = ("status",)) -> Response:
-    return call.page("actions", actions, render_action, filters, _SORTABLE)
+    return call.page("actions", actions, render_action, filters, _SORTABLE, labelled=False)
 
 
 def _list(call: Call) -> Response:

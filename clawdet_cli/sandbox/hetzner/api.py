@@ -13,6 +13,7 @@ public IPs in the answer to POST /servers, `locked` false, `parent_id`  live
 unrouted path 404 before the token is looked at; 401 texts             live
 unknown body field 422, host name and user_data texts                  live
 other field messages                                                   guess, in the style of the live ones
+413 above 4 MiB                                                        guess
 400 json_error, 405, codes of primary IPs, firewalls, change_type      spec; texts are guesses
 SSH key unique by MD5 fingerprint and by name, "SSH key not unique"    live
 "server name is already used"; reserved until the deletion ended       live
@@ -27,9 +28,10 @@ selector attachments go pending -> applied                             live; the
 5 firewalls/server, 50 rules, 100 networks, 10 servers/group, ...      spec; which error is a guess
 DELETE of a firewall is refused by attached servers only               guess
 per_page above 50 is clamped, page 0 refused                           guess
+label_selector ignored where there are no labels                       guess
 must_be_unassigned is 422                                              spec (409 was seen too)
 token bucket of 3600 per project, one refilled per second, 429 text    live
-lengths of actions                                                     reported; see hetzner_state
+lengths of actions                                                     reported; see hetzner.state
 =====================================================================  =======================================
 """
 
@@ -42,7 +44,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as StarletteRoute
 
@@ -64,13 +66,13 @@ from clawdet_cli.sandbox.hetzner.firewall_rules import firewall_allows
 from clawdet_cli.sandbox.hetzner.rate_limit import RateLimit
 from clawdet_cli.sandbox.hetzner.state import Cloud, HetznerClock, Token
 from clawdet_cli.sandbox.machines import Machines
+from clawdet_cli.sandbox.request_body import BodyTooLargeError, read_body, read_object
 
 __all__ = ["HetznerClock", "Token", "firewall_allows", "hetzner_app"]
 
 log = logging.getLogger(__name__)
 
 _VERSION = "/v1"
-_METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH"]
 _ROUTES: tuple[Route, ...] = (
     *hetzner_orders.ROUTES,
     *hetzner_servers.ROUTES,
@@ -115,11 +117,13 @@ def hetzner_app(  # noqa: PLR0917  # the two that follow the seams of all emulat
         yield
         await api.actions.stop()
 
+    everything = StarletteRoute("/{path:path}", api.answer)
+    everything.methods = None  # also those that Starlette would refuse in a form of its own
     routes = [
         *faults.routes(),
         StarletteRoute(f"{CONTROL_PREFIX}/knobs", api.knobs, methods=["GET", "PUT", "DELETE"]),
         *machine_routes,
-        StarletteRoute("/{path:path}", api.answer, methods=_METHODS),
+        everything,
     ]
     return Starlette(routes=routes, middleware=[Middleware(FaultMiddleware, faults=faults)], lifespan=lifespan)
 
@@ -134,18 +138,22 @@ class _Api:
     async def answer(self, request: Request) -> Response:
         headers = {"X-Correlation-Id": secrets.token_hex(8)}
         try:
-            response = self._answer(request, await request.body(), headers)
+            response = self._answer(request, await read_body(request), headers)
         except ApiError as error:
             response = error.response()
+        except BodyTooLargeError:
+            response = ApiError(413, "invalid_input", "request body is too large").response()
+        except ClientDisconnect:
+            return Response()  # nobody gets it
         except Exception:  # the real API would not drop the connection either
-            log.exception("%s %s failed", request.method, request.url.path)
+            log.exception("%s %s failed", request.method, request.scope["path"])
             response = ApiError(500, "server_error", "internal server error").response()
         for name, value in headers.items():
             response.headers[name] = value
         return response
 
     def _answer(self, request: Request, body: bytes, headers: dict[str, str]) -> Response:
-        found = self._routes_of(request.url.path)
+        found = self._routes_of(request.scope["path"])
         if not found:
             raise ApiError(404, "not_found", "api route not found")
         text, token = self._authorise(request)
@@ -195,8 +203,8 @@ class _Api:
             self.cloud.changed()
         if request.method == "PUT":
             try:
-                self.cloud.set_knobs(await request.json())
-            except (ValueError, TypeError, AttributeError) as exc:
+                self.cloud.set_knobs(await read_object(request))
+            except ValueError as exc:
                 return JSONResponse({"error": str(exc)}, 422)
             self.cloud.changed()
         return JSONResponse(self.cloud.knobs())

@@ -50,9 +50,13 @@ class Call:
         render: Callable[[Record], Record],
         filters: Iterable[str] = (),
         sortable: Iterable[str] = ("id", "name", "created"),
+        *,
+        labelled: bool = True,
     ) -> Response:
         """Answer with the page of the list that the query asks for."""
-        body, headers = list_page(key, records, render, self.query, self.url, filters=filters, sortable=sortable)
+        body, headers = list_page(
+            key, records, render, self.query, self.url, filters=filters, sortable=sortable, labelled=labelled
+        )
         return JSONResponse(body, headers=headers)
 
 
@@ -62,7 +66,7 @@ class Route:
     def __init__(self, method: str, path: str, answer: Callable[[Call], Response]) -> None:
         self.method = method
         self.answer = answer
-        self.pattern = re.compile(path.replace("{id}", r"(\d+)"))
+        self.pattern = re.compile(path.replace("{id}", "([0-9]{1,19})"))
 
 
 def ok(**content: Any) -> Response:

@@ -33,7 +33,14 @@ def _render_location(location: Record) -> Record:
 
 
 def _list_types(call: Call) -> Response:
-    return call.page("server_types", SERVER_TYPES, lambda kind: render_type(call.cloud, kind), ("name",))
+    return call.page(
+        "server_types",
+        SERVER_TYPES,
+        lambda kind: render_type(call.cloud, kind),
+        ("name",),
+        ("id", "name"),
+        labelled=False,
+    )
 
 
 def _get_type(call: Call) -> Response:
@@ -44,7 +51,7 @@ def _get_type(call: Call) -> Response:
 
 
 def _list_locations(call: Call) -> Response:
-    return call.page("locations", LOCATIONS, _render_location, ("name",), ("id", "name"))
+    return call.page("locations", LOCATIONS, _render_location, ("name",), ("id", "name"), labelled=False)
 
 
 def _get_location(call: Call) -> Response:

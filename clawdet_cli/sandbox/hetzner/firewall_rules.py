@@ -95,7 +95,7 @@ def _is_port(text: str) -> bool:
     if text == "any":
         return True
     parts = text.split("-")
-    if len(parts) > 2 or not all(part.isascii() and part.isdecimal() for part in parts):
+    if len(parts) > 2 or not all(part.isascii() and part.isdecimal() and len(part) <= len("65535") for part in parts):
         return False
     first, last = _port_range(text)
     return 1 <= first <= last <= 65535
@@ -103,6 +103,6 @@ def _is_port(text: str) -> bool:
 
 def _is_network(value: Any) -> bool:
     try:
-        return isinstance(value, str) and "/" in value and ip_network(value) is not None
+        return isinstance(value, str) and "/" in value and "%" not in value and ip_network(value) is not None
     except ValueError:
         return False

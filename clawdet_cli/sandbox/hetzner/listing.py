@@ -19,13 +19,16 @@ _KEY = r"[A-Za-z0-9](?:[-_./A-Za-z0-9]*[A-Za-z0-9])?"
 _VALUE = r"(?:[A-Za-z0-9](?:[-_.A-Za-z0-9]*[A-Za-z0-9])?)?"
 _EQUALS = re.compile(rf"({_KEY})\s*(==|=|!=)\s*({_VALUE})")
 _IN = re.compile(rf"({_KEY})\s+(in|notin)\s*\(([^()]*)\)")
+_WHOLE_NUMBER = re.compile("[0-9]{1,19}")
 _EXISTS = re.compile(rf"(!?)\s*({_KEY})")
 _COMMA_OUTSIDE_PARENTHESES = re.compile(r",(?![^(]*\))")
 
 
 def matches_selector(selector: str, labels: Labels) -> bool:
     """Whether the labels fulfil all terms of a selector; an ill-formed one is a 422."""
-    return all(_matches_term(term.strip(), labels) for term in _COMMA_OUTSIDE_PARENTHESES.split(selector))
+    # First all, so that an ill-formed term is refused wherever it stands.
+    fulfilled = [_matches_term(term.strip(), labels) for term in _COMMA_OUTSIDE_PARENTHESES.split(selector)]
+    return all(fulfilled)
 
 
 def _matches_term(term: str, labels: Labels) -> bool:
@@ -51,16 +54,20 @@ def list_page(
     *,
     filters: Iterable[str] = (),
     sortable: Iterable[str] = ("id", "name", "created"),
+    labelled: bool = True,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the body and the headers of a list answer.
 
-    A filter may be repeated; then any of its values fits.
+    A filter may be repeated; then any of its values fits. What is not `labelled` ignores a label selector, as every
+    unknown parameter.
     """
     rows = [render(record) for record in records]
     for name in filters:
         if wanted := query.getlist(name):
             rows = [row for row in rows if _text(row.get(name)) in wanted]
-    if selector := query.get("label_selector"):
+    selector = query.get("label_selector")
+    if selector and labelled:
+        matches_selector(selector, {})
         rows = [row for row in rows if matches_selector(selector, row["labels"])]
     rows.sort(key=lambda row: int(row["id"]))
     for spec in reversed(query.getlist("sort")):
@@ -89,7 +96,7 @@ def _text(value: object) -> str:
 
 def _positive(query: QueryParams, name: str, default: int) -> int:
     raw = query.get(name, str(default))
-    if not raw.isdecimal() or int(raw) < 1:
+    if not _WHOLE_NUMBER.fullmatch(raw) or int(raw) < 1:
         raise invalid_field(name, "Must be greater than or equal to 1.")
     return int(raw)
 

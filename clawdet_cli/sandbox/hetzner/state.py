@@ -57,6 +57,39 @@ KNOBS: dict[str, Any] = {
 }
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_length(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and value >= 0)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_failure(value: Any) -> bool:
+    if isinstance(value, dict):
+        return isinstance(value.get("code"), str) and _is_count(value.get("times", 1))
+    return isinstance(value, str)
+
+
+_KNOB_VALUES: dict[str, Callable[[Any], bool]] = {
+    "sold_out": lambda value: isinstance(value, list) and all(_are_texts(pair) and len(pair) == 2 for pair in value),
+    "server_limit": lambda value: value is None or _is_count(value),
+    "primary_ip_limit": lambda value: value is None or _is_count(value),
+    "action_error": lambda value: isinstance(value, dict) and all(map(_is_failure, value.values())),
+    "stuck_initializing": lambda value: isinstance(value, bool),
+    "boot_never": lambda value: isinstance(value, bool),
+    "no_ipv4": lambda value: isinstance(value, bool),
+    "shutdown_ignored": lambda value: isinstance(value, bool),
+    "delete_seconds": _is_length,
+    "release_seconds": _is_length,
+    "available_inverted": _are_texts,
+}
+
+
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
@@ -111,10 +144,12 @@ class Cloud:
         return self.state["knobs"].get(name, KNOBS[name])
 
     def set_knobs(self, settings: Mapping[str, Any]) -> None:
-        """Turn knobs; raise ValueError for one that does not exist."""
+        """Turn knobs; raise ValueError for one that does not exist, or a value that it cannot have."""
         for name in settings:
             if name not in KNOBS:
                 raise ValueError(f"unknown knob {name!r}; there are {', '.join(KNOBS)}")
+            if not _KNOB_VALUES[name](settings[name]):
+                raise ValueError(f"{settings[name]!r} is no value of knob {name}")
         self.state["knobs"].update(settings)
 
     def knobs(self) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """What the API accepts in a request body."""
 
-import json
 import re
 from typing import Any
 
 from clawdet_cli.sandbox.hetzner.errors import ApiError, invalid, invalid_field, invalid_fields
+from clawdet_cli.sandbox.request_body import parse_json
 
 USER_DATA_LIMIT = 32 * 1024
 
@@ -30,7 +30,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
     if not raw:
         return {}
     try:
-        body = json.loads(raw)
+        body = parse_json(raw)
     except ValueError:
         raise ApiError(400, "json_error", "invalid JSON in request body") from None
     if not isinstance(body, dict):

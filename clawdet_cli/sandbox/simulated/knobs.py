@@ -7,6 +7,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from clawdet_cli.sandbox.request_body import read_object
+
 KNOBS: dict[str, Any] = {
     "ssh_never": False,  # port 22 stays closed
     "ssh_wrong_host_key": False,  # another host key than the one in user_data
@@ -72,8 +74,8 @@ class Knobs:
                 self.reset()
             if request.method == "PUT":
                 try:
-                    self.set(await request.json())
-                except (ValueError, TypeError, AttributeError) as exc:
+                    self.set(await read_object(request))
+                except ValueError as exc:
                     return JSONResponse({"error": str(exc)}, 422)
             return JSONResponse(self.all())
 

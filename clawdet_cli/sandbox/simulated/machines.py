@@ -5,11 +5,11 @@ Each speaks real SSH and real TLS, and understands what clawdet asks of a server
 
 import asyncio
 import base64
-import binascii
 import gzip
 import json
 import re
 import socket
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -199,10 +199,13 @@ def _plain(user_data: str) -> str:
     """Undo base64 and gzip, as cloud-init does."""
     try:
         content = base64.b64decode(user_data, validate=True)
-    except binascii.Error:
+    except ValueError:  # no base64; binascii.Error is one, and so is what a letter beyond ASCII raises
         return user_data
     if content.startswith(b"\x1f\x8b"):
-        content = gzip.decompress(content)
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error):
+            return user_data
     return content.decode(errors="replace")
 
 
