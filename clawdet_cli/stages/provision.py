@@ -115,8 +115,11 @@ def prepare_vps(run: Run) -> None:
     architecture = {"x86_64": "x86", "aarch64": "arm"}.get(
         run.ssh().run("uname -m", timeout=run.deadline.within(20).left()).out.strip(), ""
     )
-    run.record(openclaw_version=version)
+    if version != run.settings.openclaw_version:
+        run.note(f"OpenClaw {version} is installed there and is kept; {run.settings.openclaw_version} is not installed")
     run_phase(run, "prepare", *bootstrap.prepare_input(run.settings, version, architecture))
+    # Only now, so that a version that cannot be installed does not stick to the instance.
+    run.record(openclaw_version=version)
 
 
 def install_certificate(run: Run) -> None:

@@ -264,3 +264,12 @@ def test_ssh_works_from_a_state_folder_with_a_blank_in_its_name(alice: Operator,
     argv = openssh_command(address, Path(alice.info()["ssh_key_file"]), known_hosts, "alice", ["uname", "-m"])
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_version_that_could_not_be_installed_does_not_stick(operator: Operator) -> None:
+    operator.control("hetzner", "PUT", "servers/knobs", {"fail_step": {"prepare": "openclaw"}})
+    command = ["provision", "alice", "--sandbox", "--yes", "--json"]
+    assert operator.clawdet(*command, "--openclaw-version", "2026.9.6").code == 6
+    other = operator.clawdet(*command, "--openclaw-version", "2026.9.2")
+    assert other.code == 0, other.err
+    assert other.document["instance"]["openclaw_version"] == "2026.9.2"
