@@ -138,7 +138,8 @@ def _shaped(error: BaseException) -> ClawdetError:
             return UsageError(error.format_message(), next_steps=[f"{path} --help"])
         case _:
             return ClawdetError(
-                f"A bug in clawdet: {type(error).__name__}: {error}",
+                # Its text is not ours and may quote anything, a secret too.
+                f"A bug in clawdet: {type(error).__name__}.",
                 next_steps=["run the command again with --debug, and report what it prints"],
             )
 

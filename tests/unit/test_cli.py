@@ -163,7 +163,8 @@ def test_a_bug_shows_its_traceback_only_when_asked(fake: FakeOperations, capsys:
     fake.during = raising(RuntimeError("unforeseen"))
     assert cli.main(["verify", "alice", "--quiet"]) == 1
     silent = capsys.readouterr().err
-    assert "RuntimeError: unforeseen" in silent
+    assert "RuntimeError" in silent
+    assert "unforeseen" not in silent  # nobody knows what the text of a foreign error quotes
     assert "--debug" in silent
     assert "Traceback" not in silent
     assert cli.main(["verify", "alice", "--quiet", "--debug"]) == 1
