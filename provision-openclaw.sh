@@ -353,12 +353,15 @@ have_openclaw() {
     [[ -x /usr/local/bin/openclaw && $(openclaw_wrapper) == "$(</usr/local/bin/openclaw)" ]]
 }
 do_openclaw() {
-  local folder=/opt/openclaw/${IN[openclaw_version]} new
+  local folder=/opt/openclaw/${IN[openclaw_version]} new room
   if [[ $(sha 256 "$folder/package-lock.json") != "${IN[lock_sha256]}" ]]; then
     [[ -f $INPUT_FOLDER/package.json && -f $INPUT_FOLDER/package-lock.json ]] ||
       die 'package.json and package-lock.json are not beside the input file' 2
     check_digest 256 "${IN[lock_sha256]}" "$INPUT_FOLDER/package-lock.json" 'the lock of OpenClaw'
     install -d -m 0755 /opt/openclaw
+    # npm on a full disk ends with success and half the files.
+    room=$(df -BM --output=avail /opt/openclaw | tail -n 1 | tr -dc 0-9)
+    ((room >= 1000)) || die "the disk is full: $room MB of space are left, and OpenClaw needs 1000"
     new=$(mktemp -d /opt/openclaw/.new.XXXXXX)
     export npm_config_cache=$SCRATCH/npm npm_config_update_notifier=false npm_config_fetch_retry_mintimeout=2000 \
       npm_config_fetch_retry_maxtimeout=15000 NODE_EXTRA_CA_CERTS=$TRUST

@@ -308,3 +308,19 @@ def test_status_live_and_verify_agree(demo: Instance) -> None:
 def test_clawdet_ssh_uses_openssh_with_the_pinned_key(demo: Instance) -> None:
     said = demo.operator.clawdet("ssh", "demo", "--sandbox", "--", "hostname")
     assert (said.code, said.out) == (0, "clawdet-demo\n"), said.err
+
+
+def test_a_full_disk_on_the_vps_is_named_and_mended_by_the_same_command(demo: Instance) -> None:
+    """Comes last: it takes the installed OpenClaw away and leaves 20 MB for a new one."""
+    away = "systemctl stop openclaw-gateway && mv /opt/openclaw /opt/away && mkdir /opt/openclaw"
+    assert demo.ssh(f"{away} && mount -t tmpfs -o size=20m tmpfs /opt/openclaw").returncode == 0
+    full = demo.operator.clawdet("provision", "demo", "--sandbox", "--yes", "--json")
+    assert full.code == 6, full.err
+    error = full.document["error"]
+    assert "at the step 'openclaw'" in error["what"]
+    assert "space" in " ".join([error["what"], *error["details"]]).lower()
+    assert "per month" in error["left_behind"][0]
+    assert demo.ssh("umount /opt/openclaw && rm -rf /opt/openclaw && mv /opt/away /opt/openclaw").returncode == 0
+    mended = demo.operator.clawdet("provision", "demo", "--sandbox", "--yes", "--json")
+    assert mended.code == 0, mended.err
+    assert demo.operator.holdings() == (1, 1, 1)

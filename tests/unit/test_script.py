@@ -78,7 +78,7 @@ def test_shellcheck_finds_nothing() -> None:
 
 def test_it_fits_into_user_data() -> None:
     # Hetzner takes 32 KiB of user data; the cloud-config around the script needs some of the 24 KiB that we allow us.
-    assert len(base64.b64encode(gzip.compress(SCRIPT.read_bytes(), 9))) < 21 * 1024
+    assert len(base64.b64encode(gzip.compress(SCRIPT.read_bytes(), 9))) < 22 * 1024
 
 
 def test_it_names_no_package_registry_and_evaluates_nothing() -> None:
