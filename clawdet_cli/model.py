@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
+from typing import Any
 
 from clawdet_cli.errors import UsageError
 
@@ -103,6 +104,15 @@ class Server:
     created: datetime
     actions: tuple[int, ...] = ()
     """Ids of actions that the create call began."""
+
+
+@dataclass(frozen=True)
+class SshKey:
+    """An SSH key in the Hetzner project, ours or not."""
+
+    id: int
+    name: str
+    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -223,6 +233,11 @@ class Instance:
         return {"managed-by": "clawdet", "user": self.user, "run": self.run_id}
 
     @property
+    def zone_label(self) -> dict[str, str]:
+        """Give the label that tells a lost database the zone; Hetzner's label values have 63 characters at most."""
+        return {"zone": self.zone} if len(self.zone) <= 63 else {}
+
+    @property
     def comment(self) -> str:
         """Give the DNS comment that makes a record ours; free zones have no tags."""
         return f"{self.comment_start}{self.run_id}"
@@ -231,6 +246,36 @@ class Instance:
     def comment_start(self) -> str:
         """Give what the comments of all runs for this user begin with."""
         return f"clawdet:{self.user}:"
+
+
+class EffectOutcome(StrEnum):
+    """What came of something that was to be done to a cloud or a VPS."""
+
+    DONE = "done"
+    REFUSED = "refused"
+    """A clear no: nothing was changed."""
+    ABSENT = "absent"
+    """Looked for after an interruption, and not there."""
+    LEFT = "left"
+    """Looked at after an interruption: a later step finds by itself how it stands, or it is not ours to touch."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Something that was to be done to a cloud or a VPS, as the journal has it."""
+
+    id: int
+    user: str
+    run_id: str
+    stage: str
+    kind: str
+    """`create_server`, ...: the word in the `with run.effect(...)` that does it."""
+    name: str
+    """The name or id of what it is done to."""
+    data: Mapping[str, Any]
+    """What a later look needs: labels, price, content, CSR."""
+    begun_at: str
+    """UTC, ISO 8601."""
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ def provision(settings: Settings, user: str, watch: Watcher, approve: Callable[[
             if recorded is None or recorded.run_id != instance.run_id:
                 state.add(instance)
             with _run(settings, instance, state, watching, approve=approve, hidden=hidden) as run:
+                _recover(run, on_failure=Status.FAILED)
                 if instance.status == Status.COMPLETE and _still_complete(run):
                     changed = set(run.steps_done) - {"gateway-ready", "promises"}
                     return Outcome(_recorded(state, user), already_complete=not changed)
@@ -148,6 +149,7 @@ def destroy(settings: Settings, user: str, watch: Watcher) -> Destroyed:
         if instance is None or instance.status == Status.DESTROYED:
             return Destroyed(user, (), ())
         with _run(settings, instance, state, watching, hidden=hidden) as run:
+            _recover(run, on_failure=Status.DESTROYING)
             execute(run, DESTROY, on_failure=Status.DESTROYING)
             run.record(status=Status.DESTROYED)
         return Destroyed(user, tuple(run.removed), tuple(run.absent))
@@ -202,7 +204,7 @@ def _database(settings: Settings, user: str = "") -> Iterator[State]:
         if failure.stage is None:
             with suppress(StateError):
                 instance = state.instance(user)
-                failure.left_behind = left_behind(instance) if instance else ()
+                failure.left_behind = left_behind(instance, state.open_effects(user)) if instance else ()
         if failure is error:
             raise
         raise failure from error
@@ -228,6 +230,15 @@ def _logged(settings: Settings, user: str, verb: str, watch: Watcher) -> Iterato
             if isinstance(error, ClawdetError):
                 error.log_file = str(log.path)
             raise
+
+
+def _recover(run: "Run", *, on_failure: Status) -> None:
+    """Look at what an interrupted run left open, before anything else is done."""
+    from clawdet_cli.stages.recover import recovery
+    from clawdet_cli.stages.runner import execute
+
+    if run.open_effects:
+        execute(run, [recovery(run.instance.status)], on_failure=on_failure)
 
 
 def _still_complete(run: "Run") -> bool:
@@ -341,7 +352,8 @@ def _recorded_or_adopted(settings: Settings, state: State, user: str, *, add: bo
                 " it was not touched.",
                 next_steps=["look at it in the Hetzner console"],
             )
-        adopted = _adopted(blank, labels["run"], server)
+        zone_name = labels.get("zone", blank.zone)
+        adopted = _adopted(replace(blank, zone=zone_name), labels["run"], server)
     elif runs:
         adopted = _adopted(blank, runs[0], None)
     else:

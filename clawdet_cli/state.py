@@ -5,15 +5,16 @@ import os
 import socket
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from clawdet_cli import stopping
 from clawdet_cli.errors import RecordError, StateError
-from clawdet_cli.model import Check, Instance, StageRun, Status, now_text
+from clawdet_cli.model import Check, Effect, EffectOutcome, Instance, StageRun, Status, now_text
 
 MIGRATIONS: Sequence[str] = (
     """
@@ -41,6 +42,15 @@ MIGRATIONS: Sequence[str] = (
         user TEXT PRIMARY KEY, owner TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL, process TEXT NOT NULL,
         since TEXT NOT NULL, heartbeat TEXT NOT NULL
     ) STRICT;
+    """,
+    """
+    CREATE TABLE effects (
+        id INTEGER PRIMARY KEY, user TEXT NOT NULL, run_id TEXT NOT NULL, stage TEXT NOT NULL, kind TEXT NOT NULL,
+        name TEXT NOT NULL, data TEXT NOT NULL, begun_at TEXT NOT NULL, outcome TEXT, result TEXT, ended_at TEXT
+    ) STRICT;
+    CREATE INDEX effects_open ON effects (user) WHERE outcome IS NULL;
+    CREATE INDEX effects_of ON effects (user, run_id);
+    DROP TABLE events;
     """,
 )
 """Append only: a released migration is never edited, because databases exist that ran it."""
@@ -96,28 +106,50 @@ class State:
 
     def record(self, user: str, **changes: Any) -> Instance:
         """Write changed fields of an instance, durable when this returns, and give the whole."""
-        unknown = set(changes) - set(_COLUMNS)
-        if unknown:
-            raise ValueError(f"no such fields: {unknown}")
-        changes["updated_at"] = now_text()
-        assignments = ", ".join(f"{name} = ?" for name in changes)
         with self._transaction() as connection:
-            connection.execute(
-                f"UPDATE instances SET {assignments} WHERE user = ?",  # noqa: S608 - the column names are ours
-                [*changes.values(), user],
-            )
+            self._update(connection, user, changes)
         instance = self.instance(user)
         if instance is None:
             raise StateError(f"{user} is not in {self.path} any more.", next_steps=["clawdet status"])
         return instance
 
-    def event(self, instance: Instance, kind: str, data: dict[str, Any]) -> None:
-        """Append what is about to be done, or what came of it; durable when this returns."""
+    def begin_effect(self, instance: Instance, stage: str, kind: str, name: str, data: Mapping[str, Any]) -> Effect:
+        """Write what is about to be done; durable when this returns, and only then may it be done."""
+        begun_at = now_text()
+        with self._transaction() as connection:
+            cursor = connection.execute(
+                "INSERT INTO effects (user, run_id, stage, kind, name, data, begun_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (instance.user, instance.run_id, stage, kind, name, json.dumps(data, sort_keys=True), begun_at),
+            )
+            number = int(cursor.lastrowid or 0)
+        return Effect(number, instance.user, instance.run_id, stage, kind, name, dict(data), begun_at)
+
+    def end_effect(self, effect: Effect, outcome: EffectOutcome, result: str, changes: Mapping[str, Any]) -> None:
+        """Write what came of an effect, and with it, in one step, what that changes in the instance."""
         with self._transaction() as connection:
             connection.execute(
-                "INSERT INTO events (at, user, run_id, kind, data) VALUES (?, ?, ?, ?, ?)",
-                (now_text(), instance.user, instance.run_id, kind, json.dumps(data, sort_keys=True)),
+                "UPDATE effects SET outcome = ?, result = ?, ended_at = ? WHERE id = ?",
+                (outcome, result, now_text(), effect.id),
             )
+            if changes:
+                self._update(connection, effect.user, changes)
+
+    def open_effects(self, user: str) -> list[Effect]:
+        """Give what was begun for a user and is not known to have ended, in the order in which it was begun."""
+        rows = self._rows("SELECT * FROM effects WHERE user = ? AND outcome IS NULL ORDER BY id", (user,))
+        return [
+            Effect(
+                row["id"],
+                row["user"],
+                row["run_id"],
+                row["stage"],
+                row["kind"],
+                row["name"],
+                json.loads(row["data"]),
+                row["begun_at"],
+            )
+            for row in rows
+        ]
 
     def begin_stage(self, instance: Instance, name: str) -> int:
         """Note that a stage began, and give the row to end."""
@@ -197,6 +229,17 @@ class State:
             except sqlite3.Error:
                 continue
 
+    def _update(self, connection: sqlite3.Connection, user: str, changes: Mapping[str, Any]) -> None:
+        unknown = set(changes) - set(_COLUMNS)
+        if unknown:
+            raise ValueError(f"no such fields: {unknown}")
+        values = {**changes, "updated_at": now_text()}
+        assignments = ", ".join(f"{name} = ?" for name in values)
+        connection.execute(
+            f"UPDATE instances SET {assignments} WHERE user = ?",  # noqa: S608 - the column names are ours
+            [*values.values(), user],
+        )
+
     def _instances(self, where: str, values: Sequence[Any]) -> list[Instance]:
         rows = self._rows(f"SELECT * FROM instances {where}", values)  # noqa: S608 - called with constants only
         return [self._with_history(row) for row in rows]
@@ -249,7 +292,7 @@ class State:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._translated():
+        with self._translated(), stopping.held():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection

@@ -198,13 +198,14 @@ class Cloudflare:
         )
         return None if found is None or _revoked(found) else _certificate(found)
 
-    def sign(self, zone_id: str, host: str, csr: str) -> Certificate:
-        """Have the CSR signed for exactly this host, once: a certificate made from it before is given again."""
+    def certificate_for(self, zone_id: str, host: str, csr: str) -> Certificate | None:
+        """Find the certificate that was made from this CSR for exactly this host."""
+        wanted = _canonical(csr)
+        found = self.certificates(zone_id)
+        return next((c for c in found if c.hostnames == (host,) and _canonical(c.csr) == wanted), None)
 
-        def look() -> Certificate | None:
-            wanted = _canonical(csr)
-            found = self.certificates(zone_id)
-            return next((c for c in found if c.hostnames == (host,) and _canonical(c.csr) == wanted), None)
+    def sign(self, zone_id: str, host: str, csr: str) -> Certificate:
+        """Have the CSR signed for exactly this host; after a lost answer, look before it is signed again."""
 
         def create() -> Certificate:
             answer = self._client.origin_ca_certificates.create(
@@ -212,7 +213,9 @@ class Cloudflare:
             )
             return _certificate(_whole(answer))
 
-        return look() or self._change(f"sign a certificate for {host}", SSL_EDIT, create, look)
+        return self._change(
+            f"sign a certificate for {host}", SSL_EDIT, create, lambda: self.certificate_for(zone_id, host, csr)
+        )
 
     def revoke(self, certificate_id: str) -> bool:
         """Revoke an Origin CA certificate, and say whether it was there and valid."""

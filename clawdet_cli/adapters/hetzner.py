@@ -28,7 +28,7 @@ from requests.adapters import HTTPAdapter
 from clawdet_cli.adapters.hetzner_refusals import CONSOLE, refusal
 from clawdet_cli.adapters.retry import Lost, NotYet, Watch, ask, change, until
 from clawdet_cli.errors import CloudError, ConfigError, StateError
-from clawdet_cli.model import Deadline, Server, ServerOffer, ServerOrder
+from clawdet_cli.model import Deadline, Server, ServerOffer, ServerOrder, SshKey
 from clawdet_cli.settings import Secret
 
 T = TypeVar("T")
@@ -125,44 +125,47 @@ class Hetzner:
         found = self._ask(what, lambda: self._client.servers.get_actions(ApiServer(id=server_id)))
         return [action.id for action in found]
 
-    def ensure_ssh_key(self, public_key: str, name: str, labels: Mapping[str, str]) -> int:
-        """Find the key by its fingerprint, or add it, and give its id.
+    def ssh_key(self, public_key: str) -> SshKey | None:
+        """Find a key by its fingerprint, which is unique in the project; its name may be any."""
+        blob = base64.b64decode(public_key.split()[1])
+        digest = hashlib.md5(blob, usedforsecurity=False).hexdigest()  # Hetzner's key of look-up, not a protection
+        fingerprint = ":".join(digest[i : i + 2] for i in range(0, 32, 2))
+        found = self._ask("look for the SSH key", lambda: self._client.ssh_keys.get_by_fingerprint(fingerprint))
+        return None if found is None else _ssh_key(found)
 
-        Raises StateError when another key has the name.
-        """
-        found = self._find_ssh_key(public_key)
-        if found is not None:
-            return _id(found)
+    def add_ssh_key(self, public_key: str, name: str, labels: Mapping[str, str]) -> SshKey:
+        """Add a key, once. Raises StateError when another key has the name."""
 
-        def add() -> int:
+        def add() -> SshKey:
             try:
-                return _id(self._client.ssh_keys.create(name, public_key, dict(labels)))
+                return _ssh_key(self._client.ssh_keys.create(name, public_key, dict(labels)))
             except APIException as error:
                 if error.code == "uniqueness_error":
                     raise NotYet(str(error), pause=0, maybe_done=True) from None
                 raise
 
-        def look() -> int | None:
-            key = self._find_ssh_key(public_key)
+        def look() -> SshKey | None:
+            key = self.ssh_key(public_key)
             if key is None and self._ssh_key_named(name) is not None:
                 raise StateError(
                     f"Another SSH key named {name} exists in the Hetzner project: nothing was touched.",
                     next_steps=[f"rename or remove it at {CONSOLE} (Security, SSH keys), then run the command again"],
                 )
-            return None if key is None else _id(key)
+            return key
 
         return self._change(f"add the SSH key {name}", add, look)
 
-    def delete_ssh_key_if_ours(self, public_key: str) -> bool:
-        """Delete the key if it carries our label, and say whether it did and was there."""
-        found = self._find_ssh_key(public_key)
-        if found is None or (found.labels or {}).get("managed-by") != "clawdet":
-            return False
-        key = SSHKey(id=found.id)
-        return self._change(
-            f"delete the SSH key {found.name}",
-            lambda: _or_none(lambda: self._client.ssh_keys.delete(key)) or False,
-            lambda: True if self._find_ssh_key(public_key) is None else None,
+    def delete_ssh_key(self, key_id: int) -> None:
+        """Delete a key; one that is gone already is no failure."""
+
+        def look() -> bool | None:
+            found = self._ask("read the SSH key", lambda: _or_none(lambda: self._client.ssh_keys.get_by_id(key_id)))
+            return True if found is None else None
+
+        self._change(
+            f"delete the SSH key {key_id}",
+            lambda: _or_none(lambda: self._client.ssh_keys.delete(SSHKey(id=key_id))) or True,
+            look,
         )
 
     def create_server(self, order: ServerOrder) -> Server:
@@ -303,12 +306,6 @@ class Hetzner:
 
         until(done, deadline=self._deadline, what=f"Hetzner's work on {what}", every=POLL_SECONDS, watch=self._watch)
 
-    def _find_ssh_key(self, public_key: str) -> BoundSSHKey | None:
-        blob = base64.b64decode(public_key.split()[1])
-        digest = hashlib.md5(blob, usedforsecurity=False).hexdigest()  # Hetzner's key of look-up, not a protection
-        fingerprint = ":".join(digest[i : i + 2] for i in range(0, 32, 2))
-        return self._ask("look for the SSH key", lambda: self._client.ssh_keys.get_by_fingerprint(fingerprint))
-
     def _ssh_key_named(self, name: str) -> BoundSSHKey | None:
         return self._ask(f"look for the SSH key {name}", lambda: self._client.ssh_keys.get_by_name(name))
 
@@ -364,6 +361,10 @@ def _or_none(call: Callable[[], T]) -> T | None:
         if error.code == "not_found":
             return None
         raise
+
+
+def _ssh_key(key: BoundSSHKey) -> SshKey:
+    return SshKey(id=_id(key), name=str(key.name), labels=dict(key.labels or {}))
 
 
 def _id(thing: BoundServer | BoundSSHKey) -> int:

@@ -6,7 +6,8 @@ from typing import TypeVar
 
 from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception_type, wait_exponential, wait_random
 
-from clawdet_cli.errors import CloudError, WaitError
+from clawdet_cli import stopping
+from clawdet_cli.errors import ClawdetError, CloudError, WaitError
 from clawdet_cli.model import Deadline
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ def until(
     Raises WaitError with the last thing seen.
     """
     if first is not None:
-        time.sleep(min(first, deadline.left()))
+        stopping.pause(min(first, deadline.left()))
 
     def look() -> tuple[T]:
         found = condition()
@@ -87,13 +88,18 @@ def change(
             found = look()
             if found is not None:
                 return (found,)
+        unknown = False
         try:
             return (act(),)
         except NotYet as reason:
             unknown = reason.maybe_done
             raise
 
-    return _poll(_with_patience(attempt, what), _growing, deadline=deadline, what=what, watch=watch)
+    try:
+        return _poll(_with_patience(attempt, what), _growing, deadline=deadline, what=what, watch=watch)
+    except ClawdetError as error:
+        error.unsettled = unknown
+        raise
 
 
 _growing = wait_exponential(multiplier=0.25, max=8.0) + wait_random(0, 0.25)
@@ -154,6 +160,7 @@ def _poll(
         wait=wait,
         stop=lambda _: deadline.left() <= 0,
         after=note,
+        sleep=stopping.pause,
     )
     try:
         return retrying(attempt)[0]

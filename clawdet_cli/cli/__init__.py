@@ -2,16 +2,13 @@
 
 import signal
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 import typer.main
 
-from clawdet_cli import __version__
+from clawdet_cli import __version__, stopping
 from clawdet_cli.cli import destroy, documents, output, provision, sandbox, screens, ssh, status, token, verify
 from clawdet_cli.cli.help import CONTEXT, HelpCommand, HelpGroup
 from clawdet_cli.cli.options import LocalCall
@@ -39,9 +36,6 @@ Every command explains itself: clawdet provision --help. Completion in your shel
 INSTANCES = "Instances"
 ACCESS = "Access"
 TRYING_OUT = "Trying it out"
-
-GRACE_SECONDS = 3.0
-"""How long after a SIGTERM another one is taken for the same."""
 
 
 class _Commands(HelpGroup):
@@ -93,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
     """Run a command line and give its exit code; every failure is reported here, once."""
     output.tolerate_any_text()
     calls: list[LocalCall] = []
-    with _sigterm_raised():
+    with stopping.listening():
         try:
             command = typer.main.get_command(app)
             code = command.main(args=list(argv), prog_name="clawdet", standalone_mode=False, obj=calls)
@@ -142,23 +136,3 @@ def _shaped(error: BaseException) -> ClawdetError:
                 f"A bug in clawdet: {type(error).__name__}.",
                 next_steps=["run the command again with --debug, and report what it prints"],
             )
-
-
-@contextmanager
-def _sigterm_raised() -> Iterator[None]:
-    """Turn SIGTERM into an exception of the main thread, so that a run can record where it stopped."""
-    first = -GRACE_SECONDS
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        nonlocal first
-        # timeout(1) and some CI runners send it twice, to the process and to its group: the second one
-        # must not interrupt the record of the first. Later ones are meant.
-        if time.monotonic() - first > GRACE_SECONDS:
-            first = time.monotonic()
-            raise Terminated
-
-    before = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

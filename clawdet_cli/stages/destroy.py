@@ -19,8 +19,8 @@ from clawdet_cli.stages.runner import Run, Stage
 def delete_dns_record(run: Run) -> None:
     """Delete the instance's DNS records, and nobody else's."""
     for record in own_records(run):
-        run.intend("delete_dns_record", id=record.id, name=record.name)
-        run.clouds.cloudflare.delete_record(_zone_id(run), record.id)
+        with run.effect("delete_dns_record", record.id, host=record.name):
+            run.clouds.cloudflare.delete_record(_zone_id(run), record.id)
         run.removed.append(f"DNS record {record.name} -> {record.content}")
     run.record(record_id=None)
 
@@ -28,8 +28,8 @@ def delete_dns_record(run: Run) -> None:
 def revoke_certificate(run: Run) -> None:
     """Revoke the instance's origin certificate; others for the same host are left alone and told of."""
     for certificate in own_certificates(run):
-        run.intend("revoke_certificate", id=certificate.id)
-        run.clouds.cloudflare.revoke(certificate.id)
+        with run.effect("revoke_certificate", certificate.id):
+            run.clouds.cloudflare.revoke(certificate.id)
         run.removed.append(f"Origin CA certificate {certificate.id}")
     run.record(certificate_id=None)
 
@@ -38,8 +38,8 @@ def delete_server(run: Run) -> None:
     """Delete the instance's server and wait until Hetzner does not know it any more."""
     server = own_server(run)
     if server is not None:
-        run.intend("delete_server", id=server.id, name=server.name)
-        run.clouds.hetzner.delete_server(server.id)
+        with run.effect("delete_server", str(server.id), server=server.name):
+            run.clouds.hetzner.delete_server(server.id)
         run.removed.append(f"server {server.name} (id {server.id})")
     run.record(server_id=None)
 
@@ -48,10 +48,12 @@ def delete_ssh_key(run: Run) -> None:
     """Delete the operator's key from the project when no server of ours is left that was made with it."""
     if run.clouds.hetzner.servers("managed-by=clawdet") or not run.settings.ssh_key.exists():
         return
-    public = ssh.operator_key(run.settings.ssh_key, make=False)
-    run.intend("delete_ssh_key", fingerprint=ssh.fingerprint(public))
-    if run.clouds.hetzner.delete_ssh_key_if_ours(public):
-        run.removed.append("SSH key of clawdet in the Hetzner project")
+    key = run.clouds.hetzner.ssh_key(ssh.operator_key(run.settings.ssh_key, make=False))
+    if key is None or key.labels.get("managed-by") != "clawdet":
+        return
+    with run.effect("delete_ssh_key", str(key.id), key=key.name):
+        run.clouds.hetzner.delete_ssh_key(key.id)
+    run.removed.append("SSH key of clawdet in the Hetzner project")
 
 
 def prove_absence(run: Run) -> None:

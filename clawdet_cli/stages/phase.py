@@ -17,13 +17,14 @@ SHOWN_LINES = 15
 def run_phase(run: Run, verb: str, input_lines: bytes, files: Mapping[str, bytes]) -> dict[str, str]:
     """Run `prepare` or `configure` to its end and give the values of its result line. Raises GuestError."""
     folder = f"/run/clawdet/{secrets.token_hex(6)}"
-    answer = run.ssh().run(
-        bootstrap.upload(folder), stdin=bootstrap.package(input_lines, files), timeout=run.deadline.within(120).left()
-    )
+    with run.effect("upload", verb, folder=folder):
+        content = bootstrap.package(input_lines, files)
+        answer = run.ssh().run(bootstrap.upload(folder), stdin=content, timeout=run.deadline.within(120).left())
     if answer.code != 0:
         raise GuestError("The script could not be copied to the VPS.", details=answer.err.splitlines()[-5:])
     while True:
-        answer = run.ssh().run(bootstrap.start(verb, folder), timeout=run.deadline.within(60).left())
+        with run.effect("start", verb, folder=folder):
+            answer = run.ssh().run(bootstrap.start(verb, folder), timeout=run.deadline.within(60).left())
         if answer.code != 0:
             raise GuestError(f"The VPS would not start '{verb}'.", details=answer.err.splitlines()[-5:])
         attached = answer.out.strip() == "attached"

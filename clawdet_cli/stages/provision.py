@@ -17,7 +17,7 @@ Every stage finds what is there before it makes anything, so running the list ag
 """
 
 import json
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from clawdet_cli import bootstrap, csr
 from clawdet_cli.adapters import ssh
@@ -63,15 +63,8 @@ def create_server(run: Run) -> None:
     server = preflight.own_server(run.clouds, run.instance)
     if server is None:
         server = _order(run)
-    what = (server.server_type, server.location)
-    prices = [str(offer.monthly) for offer in run.offers if (offer.server_type, offer.location) == what]
-    run.record(
-        server_id=server.id,
-        server_type=server.server_type,
-        location=server.location,
-        ipv4=server.ipv4,
-        monthly=prices[0] if prices else run.instance.monthly,
-    )
+    else:
+        run.record(**found(server))
     _refuse_another_host_key(run, server)
     if server.ipv4 is None:
         raise CloudError(
@@ -87,12 +80,14 @@ def create_dns_record(run: Run) -> None:
     zone = run.zone or preflight.usable_zone(cloudflare, instance.zone)
     record = preflight.own_record(run.clouds, zone, instance)
     if record is None:
-        run.intend("create_dns_record", name=instance.host, content=ipv4, comment=instance.comment)
-        record = cloudflare.create_a_record(zone_id, instance.host, ipv4, instance.comment)
-    elif (record.content, record.proxied, record.comment) != (ipv4, True, instance.comment):
-        run.intend("update_dns_record", id=record.id, content=ipv4)
-        record = cloudflare.update_a_record(zone_id, record, ipv4, instance.comment)
+        with run.effect("create_dns_record", instance.host, content=ipv4, comment=instance.comment) as effect:
+            made = cloudflare.create_a_record(zone_id, instance.host, ipv4, instance.comment)
+            effect.made(made.id, record_id=made.id)
+        return
     run.record(record_id=record.id)
+    if (record.content, record.proxied, record.comment) != (ipv4, True, instance.comment):
+        with run.effect("update_dns_record", record.id, content=ipv4):
+            cloudflare.update_a_record(zone_id, record, ipv4, instance.comment)
 
 
 def await_ssh(run: Run) -> None:
@@ -125,22 +120,29 @@ def prepare_vps(run: Run) -> None:
 def install_certificate(run: Run) -> None:
     """Have the VPS's own key certified for strict TLS; the key never leaves the VPS."""
     instance, cloudflare = run.instance, run.clouds.cloudflare
-    answer = run.ssh().run(
-        bootstrap.installed("certificate-request", instance.host), timeout=run.deadline.within(60).left()
-    )
+    # Made where it stays; a second request finds the key of the first.
+    with run.effect("make_vps_key", instance.host):
+        answer = run.ssh().run(
+            bootstrap.installed("certificate-request", instance.host), timeout=run.deadline.within(60).left()
+        )
     if answer.code != 0:
         raise GuestError("The VPS could not make a key and request.", details=answer.err.splitlines()[-5:])
     csr.check(answer.out, instance.host)
     if instance.csr is None or not csr.same_key(instance.csr, answer.out):
         # Another key means another machine: what the old one had must not stay valid beside it.
         for certificate in own_certificates(run):
-            run.intend("revoke_certificate", id=certificate.id)
-            cloudflare.revoke(certificate.id)
+            with run.effect("revoke_certificate", certificate.id):
+                cloudflare.revoke(certificate.id)
         # Certificates carry no label: this request, written before the call, is what makes one ours.
         run.record(csr=answer.out, certificate_id=None)
-    run.intend("sign_certificate", host=instance.host)
-    certificate = cloudflare.sign(_known(instance.zone_id), instance.host, _known(run.instance.csr))
-    run.record(certificate_id=certificate.id)
+    zone_id, request = _known(instance.zone_id), _known(run.instance.csr)
+    signed = cloudflare.certificate_for(zone_id, instance.host, request)
+    if signed is not None:
+        run.record(certificate_id=signed.id)
+        return
+    with run.effect("sign_certificate", instance.host, csr=request) as effect:
+        made = cloudflare.sign(zone_id, instance.host, request)
+        effect.made(made.id, certificate_id=made.id)
 
 
 def configure_openclaw(run: Run) -> None:
@@ -223,12 +225,11 @@ RECONFIGURE = (Stage("configure_openclaw", Status.COMPLETE, "Handing over keys a
 def _order(run: Run) -> Server:
     """Try the candidates in turn until Hetzner accepts one."""
     hetzner, instance, settings = run.clouds.hetzner, run.instance, run.settings
-    public = ssh.operator_key(settings.ssh_key, make=settings.ssh_key.is_relative_to(settings.state_dir))
-    key_id = hetzner.ensure_ssh_key(public, f"clawdet-{ssh.pin_label(public)[:16].lower()}", {"managed-by": "clawdet"})
+    key_id = _key_at_hetzner(run)
     run.hang_up()  # from a server that is gone
     host_key = ssh.make_host_key()
     run.record(host_key=host_key.public, image=settings.image)
-    labels = {**instance.labels, "host-key": ssh.pin_label(host_key.public)}
+    labels = {**instance.labels, **instance.zone_label, "host-key": ssh.pin_label(host_key.public)}
     tried = []
     for offer in run.offers:
         order = ServerOrder(
@@ -242,15 +243,43 @@ def _order(run: Run) -> Server:
             # The provider firewall is named here, so that it holds from the first packet.
             firewall_ids=(),
         )
-        run.note(f"ordering {offer.server_type} in {offer.location} for EUR {offer.monthly} per month")
-        run.intend("create_server", name=order.name, labels=labels, type=offer.server_type, location=offer.location)
+        monthly = str(offer.monthly)
+        run.note(f"ordering {offer.server_type} in {offer.location} for EUR {monthly} per month")
+        wanted = {"type": offer.server_type, "location": offer.location, "monthly": monthly}
         try:
-            return hetzner.create_server(order)
+            with run.effect("create_server", order.name, labels=labels, **wanted) as effect:
+                server = hetzner.create_server(order)
+                effect.made(server.id, **found(server), monthly=monthly)
         except SoldOutError as refusal:
             tried.append(f"{offer.server_type} in {offer.location}: {refusal.what}")
             run.note(f"not to be had: {tried[-1]}")
+        else:
+            return server
     raise CloudError(
         "Hetzner has none of the wanted servers to sell at the moment.",
         details=tried,
         next_steps=["name other types or locations: --server-type cx33 --location hel1", "or try again later"],
     )
+
+
+def _key_at_hetzner(run: Run) -> int:
+    """Give the id of the operator's key in the project, which new servers let in; add it if it is not there."""
+    settings = run.settings
+    public = ssh.operator_key(settings.ssh_key, make=settings.ssh_key.is_relative_to(settings.state_dir))
+    key = run.clouds.hetzner.ssh_key(public)
+    if key is None:
+        name = f"clawdet-{ssh.pin_label(public)[:16].lower()}"
+        with run.effect("add_ssh_key", name, public_key=public) as effect:
+            key = run.clouds.hetzner.add_ssh_key(public, name, {"managed-by": "clawdet"})
+            effect.made(key.id)
+    return key.id
+
+
+def found(server: Server) -> dict[str, Any]:
+    """Give what is recorded of a server."""
+    return {
+        "server_id": server.id,
+        "server_type": server.server_type,
+        "location": server.location,
+        "ipv4": server.ipv4,
+    }

@@ -1,12 +1,13 @@
 """Carries stages out: the only place for progress, failure and their record."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+from clawdet_cli import stopping
 from clawdet_cli.adapters import Clouds
 from clawdet_cli.adapters.ssh import Ssh
 from clawdet_cli.errors import (
@@ -18,7 +19,19 @@ from clawdet_cli.errors import (
     StoppedError,
     Terminated,
 )
-from clawdet_cli.model import Deadline, Event, Instance, Plan, ServerOffer, Status, Watcher, Zone, now_text
+from clawdet_cli.model import (
+    Deadline,
+    Effect,
+    EffectOutcome,
+    Event,
+    Instance,
+    Plan,
+    ServerOffer,
+    Status,
+    Watcher,
+    Zone,
+    now_text,
+)
 from clawdet_cli.settings import Secret, Settings
 from clawdet_cli.state import State
 
@@ -68,15 +81,44 @@ class Run:
         """Steps of the script that changed the machine or checked it; the others were skipped."""
         self.removed: list[str] = []
         self.absent: list[str] = []
+        self.open_effects = state.open_effects(instance.user)
+        """What is not known to have ended: of this run, and of one before that was cut off."""
         self._ssh: Ssh | None = None
 
     def record(self, **changes: Any) -> None:
         """Write what is known now, durable when this returns."""
-        self.instance = self.state.record(self.instance.user, **changes)
+        with stopping.held():
+            self.instance = self.state.record(self.instance.user, **changes)
 
-    def intend(self, effect: str, **data: Any) -> None:
-        """Write what is about to be done, before it is done: after a crash the clouds are asked about it."""
-        self.state.event(self.instance, f"intent:{effect}", data)
+    @contextmanager
+    def effect(self, kind: str, name: str, **data: Any) -> Iterator["Pending"]:
+        """Journal a change to a cloud or a VPS: the intent is durable before what is within runs, its result after.
+
+        Every call that changes something outside stands in one of these. What ends neither well nor with a clear no
+        stays open in the journal, and the next run looks at it. A stop waits until the result is written.
+        """
+        with stopping.held(lambda: self.note("stopping after this step; asked once more, at once")):
+            begun = self.state.begin_effect(self.instance, self.stage, kind, name, data)
+            self.open_effects.append(begun)
+            pending = Pending()
+            try:
+                yield pending
+            except ClawdetError as error:
+                if _refused(error):
+                    self.open_effects.remove(begun)
+                    # The refusal is what the user must learn; an open intent is only looked at once more.
+                    with suppress(StateError):
+                        self.state.end_effect(begun, EffectOutcome.REFUSED, error.what, {})
+                raise
+            self.settle(begun, EffectOutcome.DONE, pending.result, pending.changes)
+
+    def settle(self, effect: Effect, outcome: EffectOutcome, result: str, changes: Mapping[str, Any]) -> None:
+        """Write what came of an effect, and with it what that changes in the instance."""
+        with stopping.held():
+            self.state.end_effect(effect, outcome, result, changes)
+            self.open_effects = [other for other in self.open_effects if other.id != effect.id]
+            if changes:
+                self.instance = self.state.record(self.instance.user)
 
     def note(self, text: str) -> None:
         """Tell the watcher something."""
@@ -117,42 +159,76 @@ class Run:
             self._ssh = None
 
 
+@dataclass
+class Pending:
+    """What a `with run.effect(...)` learns, to be written together with the effect's end."""
+
+    result: str = ""
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def made(self, result: object, **changes: Any) -> None:
+        """Tell what the other side calls the thing, and what that changes in the instance."""
+        self.result = str(result)
+        self.changes = changes
+
+
 def execute(run: Run, stages: Sequence[Stage], *, on_failure: Status) -> None:
     """Carry the stages out in order. Raises every failure as a ClawdetError that knows its stage and what exists."""
-    try:
-        for stage in stages:
-            _carry_out(run, stage, on_failure)
-    finally:
-        run.stage = ""
+    for stage in stages:
+        attempt = _Attempt(run, stage)
+        try:
+            attempt.begin()
+            stage.act(run)
+            attempt.end()
+        except BaseException as error:
+            # From here on a stop has nothing to add: what was done is written down first.
+            with stopping.held():
+                failure = attempt.fail(error, on_failure)
+            if failure is error:
+                raise  # with its own cause, which the run log shows
+            raise failure from error
+    run.stage = ""
 
 
-def _carry_out(run: Run, stage: Stage, on_failure: Status) -> None:
-    run.stage = stage.name
-    row: int | None = None
-    started = time.monotonic()
-    try:
+class _Attempt:
+    """One carrying-out of a stage, and its record."""
+
+    def __init__(self, run: Run, stage: Stage) -> None:
+        self.run = run
+        self.stage = stage
+        self.row: int | None = None
+        self.started = time.monotonic()
+
+    def begin(self) -> None:
+        run, stage = self.run, self.stage
+        run.stage = stage.name
         run.record(status=stage.status)
-        row = run.state.begin_stage(run.instance, stage.name)
+        self.row = run.state.begin_stage(run.instance, stage.name)
         run.emit("stage_started", text=stage.title, seconds=run.state.typical_seconds(stage.name) or 0.0)
-        stage.act(run)
-        seconds = time.monotonic() - started
-        run.state.end_stage(row, "done", seconds)
-    except BaseException as error:
-        seconds = time.monotonic() - started
-        failure = shaped(error, stage.title)
-        failure.stage = stage.name
-        failure.left_behind = left_behind(run.instance, sure=_refused(failure))
+
+    def end(self) -> None:
+        seconds = time.monotonic() - self.started
+        if self.row is not None:
+            self.run.state.end_stage(self.row, "done", seconds)
+        self.run.emit("stage_finished", text=self.stage.title, status="done", seconds=seconds)
+
+    def fail(self, error: BaseException, on_failure: Status) -> ClawdetError:
+        """Record the failure, and give it as an error of ours."""
+        run, seconds = self.run, time.monotonic() - self.started
+        failure = shaped(error, self.stage.title)
+        failure.stage = self.stage.name
+        failure.left_behind = left_behind(run.instance, run.open_effects)
         failure.next_steps = (*failure.next_steps, *_ways_on(run.instance, on_failure))
-        run.emit("stage_finished", text=failure.what, status="failed", seconds=seconds)
         # The failure itself is what the user must learn, also when the disk is full and the record of it fails.
         with suppress(StateError):
-            if row is not None:
-                run.state.end_stage(row, "failed", seconds)
+            if self.row is not None:
+                run.state.end_stage(self.row, "failed", seconds)
             run.record(status=on_failure, error=failure.what)
-        if failure is error:
-            raise  # with its own cause, which the run log shows
-        raise failure from error
-    run.emit("stage_finished", text=stage.title, status="done", seconds=seconds)
+        # Last, and whatever a view does with it: a broken pipe must not keep the record from being written.
+        with suppress(Exception):
+            run.emit("stage_finished", text=failure.what, status="failed", seconds=seconds)
+        run.stage = ""
+        return failure
 
 
 def shaped(error: BaseException, title: str) -> ClawdetError:
@@ -170,29 +246,37 @@ def shaped(error: BaseException, title: str) -> ClawdetError:
 
 
 def _refused(error: ClawdetError) -> bool:
-    """Say whether nothing can have been made without our knowing: a clear no, before or instead of an effect."""
+    """Say whether nothing was changed: a clear no, before or instead of an effect."""
     # When it was the database that failed, the id of what was just made may be what it could not write.
-    return isinstance(error, CloudError | ConfigError | StateError) and not isinstance(error, RecordError)
+    clear_no = isinstance(error, CloudError | ConfigError | StateError)
+    return clear_no and not error.unsettled and not isinstance(error, RecordError)
 
 
-def left_behind(instance: Instance, *, sure: bool = True) -> tuple[str, ...]:
-    """Tell what exists now, and what of it costs money."""
+def left_behind(instance: Instance, open_effects: Sequence[Effect] = ()) -> tuple[str, ...]:
+    """Tell what exists now or may exist, and what of it costs money."""
     found = []
+    under_way = {effect.kind: effect for effect in open_effects}
     if instance.server_id is not None:
         price = f"EUR {instance.monthly} per month" if instance.monthly else "it costs money"
-        found.append(
+        line = (
             f"server {instance.server_name} (id {instance.server_id}, {instance.server_type} in {instance.location}):"
             f" {price} until it is destroyed"
         )
-    elif instance.status == Status.CREATING_VPS and not sure:
+        found.append(line + (", which was under way" if "delete_server" in under_way else ""))
+    if order := under_way.get("create_server"):
+        price = f"EUR {order.data.get('monthly')} per month" if order.data.get("monthly") else "it would cost money"
         found.append(
-            f"perhaps a server {instance.server_name}: the order may have been accepted;"
-            " running the command again looks for it and goes on with it"
+            f"perhaps a server {order.name} ({price}): the order may have been accepted;"
+            " the next run looks for it and goes on with it"
         )
     if instance.record_id is not None:
         found.append(f"DNS record {instance.host} -> {instance.ipv4}: free of charge")
+    elif record := under_way.get("create_dns_record"):
+        found.append(f"perhaps a DNS record {record.name}: free of charge")
     if instance.certificate_id is not None:
         found.append(f"Origin CA certificate {instance.certificate_id}: free of charge")
+    elif certificate := under_way.get("sign_certificate"):
+        found.append(f"perhaps an Origin CA certificate for {certificate.name}: free of charge")
     return tuple(found)
 
 

@@ -50,7 +50,8 @@ class _Evidence:
     def nonce(self) -> str:
         """Put a fresh nonce on the VPS, which only this machine can then serve."""
         nonce = secrets.token_hex(12)
-        self._on_vps("nonce", nonce)
+        with self.run.effect("put_nonce", self.run.instance.host):
+            self._on_vps("nonce", nonce)
         return nonce
 
     def visitor(self) -> Visitor:

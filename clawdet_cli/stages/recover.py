@@ -1,0 +1,151 @@
+"""What a run that was cut off left open in the journal: each is looked at before anything else is done.
+
+An effect is adopted when its name and run id match (a certificate: its journalled CSR); everything else is left alone
+and told of.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from clawdet_cli.adapters.retry import NotYet, until
+from clawdet_cli.errors import WaitError
+from clawdet_cli.model import Effect, EffectOutcome, Status
+from clawdet_cli.stages.provision import found
+from clawdet_cli.stages.runner import Run, Stage
+
+T = TypeVar("T")
+
+SETTLE_SECONDS = 5.0
+"""How long after its intent an order that nobody waited for may still be carried out: it may have been on its way when
+the process died. Without this, a destroy could look a moment too early and leave a server that nobody knows of."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a look at the other side showed."""
+
+    outcome: EffectOutcome
+    text: str
+    result: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def recover(run: Run) -> None:
+    """Look at every open intent of this user, and close it with what was seen."""
+    for effect in run.state.open_effects(run.instance.user):
+        seen = LOOKS[effect.kind](run, effect)
+        run.settle(effect, seen.outcome, seen.result, seen.changes)
+        run.note(f"an earlier run was cut off at {effect.kind} {effect.name}: {seen.text}")
+
+
+def recovery(status: Status) -> Stage:
+    """Give the stage that comes before all others when the journal has open intents; it changes no status."""
+    return Stage("recover", status, "Looking at what an interrupted run left", recover)
+
+
+def _ordered_server(run: Run, effect: Effect) -> Seen:
+    server = _if_it_comes(run, effect, lambda: run.clouds.hetzner.find_server(effect.name))
+    if server is None:
+        return Seen(EffectOutcome.ABSENT, "nothing was ordered")
+    own = all(server.labels.get(key) == effect.data["labels"].get(key) for key in ("managed-by", "user", "run"))
+    if not own or effect.run_id != run.instance.run_id:
+        return Seen(EffectOutcome.LEFT, f"server {server.id} has the name but not this run's labels: left alone")
+    monthly = effect.data["monthly"] if server.server_type == effect.data["type"] else run.instance.monthly
+    changes = {**found(server), "monthly": monthly}
+    return Seen(EffectOutcome.DONE, f"server {server.id} was ordered and is kept", str(server.id), changes)
+
+
+def _created_record(run: Run, effect: Effect) -> Seen:
+    zone_id = run.instance.zone_id or ""
+
+    def look() -> str | None:
+        records = run.clouds.cloudflare.records(zone_id, effect.name)
+        return next((r.id for r in records if r.type == "A" and r.comment == effect.data["comment"]), None)
+
+    record_id = _if_it_comes(run, effect, look)
+    if record_id is None:
+        return Seen(EffectOutcome.ABSENT, "it was not made")
+    if effect.run_id != run.instance.run_id:
+        return Seen(EffectOutcome.LEFT, f"record {record_id} belongs to another run: left alone")
+    return Seen(EffectOutcome.DONE, f"record {record_id} was made and is kept", record_id, {"record_id": record_id})
+
+
+def _signed_certificate(run: Run, effect: Effect) -> Seen:
+    zone_id = run.instance.zone_id or ""
+    certificate = _if_it_comes(
+        run, effect, lambda: run.clouds.cloudflare.certificate_for(zone_id, effect.name, effect.data["csr"])
+    )
+    if certificate is None:
+        return Seen(EffectOutcome.ABSENT, "it was not signed")
+    if effect.data["csr"] != run.instance.csr:
+        return Seen(EffectOutcome.LEFT, f"certificate {certificate.id} is for another key: left alone")
+    changes = {"certificate_id": certificate.id}
+    return Seen(EffectOutcome.DONE, f"certificate {certificate.id} was signed and is kept", certificate.id, changes)
+
+
+def _added_ssh_key(run: Run, effect: Effect) -> Seen:
+    key = run.clouds.hetzner.ssh_key(effect.data["public_key"])
+    if key is None:
+        return Seen(EffectOutcome.ABSENT, "it was not added")
+    return Seen(EffectOutcome.DONE, f"key {key.id} was added and is kept", str(key.id))
+
+
+def _deleted_record(run: Run, effect: Effect) -> Seen:
+    return _gone(run.clouds.cloudflare.record(run.instance.zone_id or "", effect.name), {"record_id": None})
+
+
+def _revoked_certificate(run: Run, effect: Effect) -> Seen:
+    return _gone(run.clouds.cloudflare.certificate(effect.name), {"certificate_id": None})
+
+
+def _deleted_server(run: Run, effect: Effect) -> Seen:
+    return _gone(run.clouds.hetzner.server(int(effect.name)), {"server_id": None})
+
+
+def _gone(there: object, changes: Mapping[str, Any]) -> Seen:
+    if there is None:
+        return Seen(EffectOutcome.DONE, "it is gone", changes=changes)
+    return Seen(EffectOutcome.ABSENT, "it is still there")
+
+
+def _found_later(_run: Run, _effect: Effect) -> Seen:
+    """Leave to the stage that did it: it compares, or asks the VPS, and repeats what is missing."""
+    return Seen(EffectOutcome.LEFT, "its stage finds how far it came")
+
+
+LOOKS: Mapping[str, Callable[[Run, Effect], Seen]] = {
+    "create_server": _ordered_server,
+    "create_dns_record": _created_record,
+    "sign_certificate": _signed_certificate,
+    "add_ssh_key": _added_ssh_key,
+    "delete_dns_record": _deleted_record,
+    "revoke_certificate": _revoked_certificate,
+    "delete_server": _deleted_server,
+    "delete_ssh_key": _found_later,
+    "update_dns_record": _found_later,
+    "upload": _found_later,
+    "start": _found_later,
+    "make_vps_key": _found_later,
+    "put_nonce": _found_later,
+}
+"""One for each kind of effect in the stages; a test compares them with the code."""
+
+
+def _if_it_comes(run: Run, effect: Effect, look: Callable[[], T | None]) -> T | None:
+    """Look until the thing is there, or nothing can be on its way any more."""
+    age = (datetime.now(UTC) - datetime.fromisoformat(effect.begun_at)).total_seconds()
+    # A clock that was set back must not make this wait longer.
+    patience = run.deadline.within(SETTLE_SECONDS - min(max(age, 0.0), SETTLE_SECONDS))
+
+    def there() -> T:
+        thing = look()
+        if thing is None:
+            raise NotYet(f"no {effect.name} yet, and it may be on its way")
+        return thing
+
+    try:
+        return until(there, deadline=patience, what=effect.name, every=0.5)
+    except WaitError:
+        return None
