@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -115,10 +115,10 @@ class Run:
     def settle(self, effect: Effect, outcome: EffectOutcome, result: str, changes: Mapping[str, Any]) -> None:
         """Write what came of an effect, and with it what that changes in the instance."""
         with stopping.held():
+            # Known from here on, also when it cannot be written: whoever is told what exists must hear of it.
+            self.instance = replace(self.instance, **changes)
             self.state.end_effect(effect, outcome, result, changes)
             self.open_effects = [other for other in self.open_effects if other.id != effect.id]
-            if changes:
-                self.instance = self.state.record(self.instance.user)
 
     def note(self, text: str) -> None:
         """Tell the watcher something."""
@@ -263,7 +263,7 @@ def left_behind(instance: Instance, open_effects: Sequence[Effect] = ()) -> tupl
             f" {price} until it is destroyed"
         )
         found.append(line + (", which was under way" if "delete_server" in under_way else ""))
-    if order := under_way.get("create_server"):
+    elif order := under_way.get("create_server"):
         price = f"EUR {order.data.get('monthly')} per month" if order.data.get("monthly") else "it would cost money"
         found.append(
             f"perhaps a server {order.name} ({price}): the order may have been accepted;"

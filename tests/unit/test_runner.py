@@ -19,7 +19,7 @@ from clawdet_cli.errors import (
     Terminated,
     WaitError,
 )
-from clawdet_cli.model import Deadline, Event, Instance, StageRun, Status
+from clawdet_cli.model import Deadline, Effect, EffectOutcome, Event, Instance, StageRun, Status
 from clawdet_cli.settings import Settings, load
 from clawdet_cli.stages.runner import Run, Stage, execute, left_behind
 from clawdet_cli.state import State
@@ -256,24 +256,77 @@ def test_a_database_that_fails_before_a_stage_acts_still_tells_what_costs_money(
     assert story.acted == []
 
 
+def order(run: Run, outcome: BaseException | None = None, before_the_answer: Callable[[], None] | None = None) -> None:
+    """Order a server of a cloud that answers as told."""
+    with run.effect("create_server", "clawdet-alice", monthly="7.99") as effect:
+        if before_the_answer:
+            before_the_answer()
+        if outcome:
+            raise outcome
+        effect.made(4711, **WITH_SERVER)
+
+
+def test_an_effect_is_in_the_database_before_it_is_made_and_its_result_with_it(story: Story) -> None:
+    seen: list[list[Effect]] = []
+    order(story.run, before_the_answer=lambda: seen.append(story.state.open_effects("alice")))
+    assert [(effect.kind, effect.name, effect.data) for effect in seen[0]] == [
+        ("create_server", "clawdet-alice", {"monthly": "7.99"})
+    ]
+    assert story.state.open_effects("alice") == []
+    assert story.run.open_effects == []
+    assert story.recorded.server_id == story.run.instance.server_id == 4711
+
+
 def test_a_server_whose_id_could_not_be_written_is_not_forgotten(story: Story) -> None:
     def act(run: Run) -> None:
-        run.state.close()
-        run.record(**WITH_SERVER)
+        order(run, before_the_answer=run.state.close)
 
     failure = story.failure([story.stage("only", Status.CREATING_VPS, act)])
     assert type(failure) is RecordError
-    assert failure.left_behind[0].startswith("perhaps a server clawdet-alice")
+    assert failure.left_behind == (
+        "server clawdet-alice (id 4711, cpx22 in nbg1): EUR 7.99 per month until it is destroyed",
+    )
 
 
 @pytest.mark.parametrize("error", [CloudError("no"), ConfigError("no"), StateError("taken")])
 def test_after_a_clear_no_nothing_was_made(story: Story, error: ClawdetError) -> None:
-    assert story.fail(error).left_behind == ()
+    failure = story.failure([story.stage("only", Status.CREATING_VPS, lambda run: order(run, error))])
+    assert failure.left_behind == ()
+    assert story.state.open_effects("alice") == []
 
 
-@pytest.mark.parametrize("error", [WaitError("no answer"), KeyboardInterrupt(), Terminated(), ValueError("bug")])
+def unsettled() -> CloudError:
+    """Give a no that came after a call whose answer was lost."""
+    error = CloudError("no")
+    error.unsettled = True
+    return error
+
+
+@pytest.mark.parametrize(
+    "error", [WaitError("no answer"), KeyboardInterrupt(), Terminated(), ValueError("bug"), unsettled()]
+)
 def test_after_a_break_in_the_order_there_may_be_a_server(story: Story, error: BaseException) -> None:
-    assert story.fail(error).left_behind[0].startswith("perhaps a server clawdet-alice")
+    failure = story.failure([story.stage("only", Status.CREATING_VPS, lambda run: order(run, error))])
+    (line,) = failure.left_behind
+    assert line.startswith("perhaps a server clawdet-alice (EUR 7.99 per month): the order may have been accepted;")
+    assert [effect.kind for effect in story.state.open_effects("alice")] == ["create_server"]
+
+
+def test_what_an_earlier_run_left_open_is_told_until_it_is_looked_at(story: Story) -> None:
+    story.state.begin_effect(INSTANCE, "create_server", "create_server", "clawdet-alice", {})
+    later = Run(
+        INSTANCE,
+        story.run.settings,
+        clouds=story.run.clouds,
+        state=story.state,
+        watch=story.events.append,
+        deadline=Deadline.after(60),
+    )
+    (effect,) = later.open_effects
+    assert left_behind(INSTANCE, later.open_effects)[0].startswith("perhaps a server clawdet-alice")
+    later.settle(effect, EffectOutcome.ABSENT, "", {})
+    assert later.open_effects == []
+    assert story.state.open_effects("alice") == []
 
 
 def test_all_that_is_left_behind_is_told_with_what_it_costs() -> None:
@@ -285,7 +338,7 @@ def test_all_that_is_left_behind_is_told_with_what_it_costs() -> None:
     )
     without_price = left_behind(replace(everything, monthly=None, record_id=None, certificate_id=None))
     assert without_price == ("server clawdet-alice (id 4711, cpx22 in nbg1): it costs money until it is destroyed",)
-    assert left_behind(INSTANCE, sure=False) == ()
+    assert left_behind(INSTANCE) == ()
 
 
 class Connection:
@@ -325,9 +378,3 @@ def test_without_a_pinned_key_no_connection_is_made(story: Story) -> None:
     with pytest.raises(StateError, match="No address or host key") as caught:
         story.run.ssh()
     assert caught.value.next_steps == ("clawdet provision alice",)
-
-
-def test_an_intent_is_in_the_database_before_the_effect(story: Story) -> None:
-    story.run.intend("create_server", type="cpx22")
-    rows = story.state._connection.execute("SELECT kind, data FROM events").fetchall()
-    assert [tuple(row) for row in rows] == [("intent:create_server", '{"type": "cpx22"}')]

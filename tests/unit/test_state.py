@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import socket
@@ -20,7 +19,7 @@ import pytest
 
 from clawdet_cli import state as module
 from clawdet_cli.errors import CloudError, RecordError, StateError
-from clawdet_cli.model import Check, Instance, StageRun, Status, now_text
+from clawdet_cli.model import Check, EffectOutcome, Instance, StageRun, Status, now_text
 from clawdet_cli.state import MIGRATIONS, State
 
 
@@ -105,7 +104,7 @@ class TestFile:
             ),
             "stage_runs": "id user run_id name status started_at seconds",
             "checks": "user run_id name position ok evidence at",
-            "events": "id at user run_id kind data",
+            "effects": "id user run_id stage kind name data begun_at outcome result ended_at",
             "leases": "user owner host pid process since heartbeat",
         }
 
@@ -350,12 +349,27 @@ class TestHistory:
         assert bob is not None
         assert (alice.checks, bob.checks) == (newer, older)
 
-    def test_an_event_is_appended_with_its_run(self, state: State, path: Path) -> None:
-        state.event(instance(), "intent:create_server", {"type": "cpx22", "name": "clawdet-alice"})
-        state.event(instance(), "intent:create_server", {"type": "cx23"})
-        rows = ask(path, "SELECT user, run_id, kind, data FROM events ORDER BY id")
-        assert [row[:3] for row in rows] == [("alice", "abcdef012345", "intent:create_server")] * 2
-        assert json.loads(rows[0][3]) == {"type": "cpx22", "name": "clawdet-alice"}
+    def test_an_effect_is_open_from_its_intent_to_its_end(self, state: State, path: Path) -> None:
+        state.add(instance())
+        begun = state.begin_effect(instance(), "create_server", "create_server", "clawdet-alice", {"monthly": "7.99"})
+        assert state.open_effects("alice") == [begun]
+        assert state.open_effects("bob") == []
+        state.end_effect(begun, EffectOutcome.DONE, "4711", {"server_id": 4711})
+        assert state.open_effects("alice") == []
+        made = state.instance("alice")
+        assert made is not None
+        assert made.server_id == 4711
+        rows = ask(path, "SELECT user, run_id, kind, name, data, outcome, result FROM effects")
+        assert [tuple(row) for row in rows] == [
+            ("alice", "abcdef012345", "create_server", "clawdet-alice", '{"monthly": "7.99"}', "done", "4711")
+        ]
+
+    def test_the_end_of_an_effect_and_what_it_changes_are_written_together_or_not_at_all(self, state: State) -> None:
+        state.add(instance())
+        begun = state.begin_effect(instance(), "create_server", "create_server", "clawdet-alice", {})
+        with pytest.raises(ValueError, match="no such fields"):
+            state.end_effect(begun, EffectOutcome.DONE, "4711", {"no_such_field": 1})
+        assert state.open_effects("alice") == [begun]
 
 
 HOLDER = """
