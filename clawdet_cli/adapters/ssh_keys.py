@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+import secrets
 import stat
 from pathlib import Path
 
@@ -87,11 +88,14 @@ def _make(path: Path) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Complete before it has its name, and never over another's: two commands may start together.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with open(descriptor, "wb") as file:  # noqa: PTH123  # Path.open() takes no descriptor
                 file.write(_openssh(Ed25519PrivateKey.generate()))
+                file.flush()
+                # Servers are about to be ordered that let in this key only: it has to outlive a power cut.
+                os.fsync(descriptor)
             os.link(temporary, path)
         except FileExistsError:
             pass

@@ -19,8 +19,9 @@ from clawdet_cli.stages.runner import Run, Stage
 def delete_dns_record(run: Run) -> None:
     """Delete the instance's DNS records, and nobody else's."""
     for record in own_records(run):
-        with run.effect("delete_dns_record", record.id, host=record.name):
+        with run.effect("delete_dns_record", record.id, host=record.name) as effect:
             run.clouds.cloudflare.delete_record(_zone_id(run), record.id)
+            effect.made("", **({"record_id": None} if record.id == run.instance.record_id else {}))
         run.removed.append(f"DNS record {record.name} -> {record.content}")
     run.record(record_id=None)
 
@@ -28,18 +29,25 @@ def delete_dns_record(run: Run) -> None:
 def revoke_certificate(run: Run) -> None:
     """Revoke the instance's origin certificate; others for the same host are left alone and told of."""
     for certificate in own_certificates(run):
-        with run.effect("revoke_certificate", certificate.id):
-            run.clouds.cloudflare.revoke(certificate.id)
+        revoke(run, certificate)
         run.removed.append(f"Origin CA certificate {certificate.id}")
     run.record(certificate_id=None)
+
+
+def revoke(run: Run, certificate: Certificate) -> None:
+    """Revoke one certificate that is provably ours."""
+    with run.effect("revoke_certificate", certificate.id) as effect:
+        run.clouds.cloudflare.revoke(certificate.id)
+        effect.made("", **({"certificate_id": None} if certificate.id == run.instance.certificate_id else {}))
 
 
 def delete_server(run: Run) -> None:
     """Delete the instance's server and wait until Hetzner does not know it any more."""
     server = own_server(run)
     if server is not None:
-        with run.effect("delete_server", str(server.id), server=server.name):
+        with run.effect("delete_server", str(server.id), server=server.name) as effect:
             run.clouds.hetzner.delete_server(server.id)
+            effect.made("", server_id=None)
         run.removed.append(f"server {server.name} (id {server.id})")
     run.record(server_id=None)
 

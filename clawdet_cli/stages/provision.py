@@ -24,7 +24,7 @@ from clawdet_cli.adapters import ssh
 from clawdet_cli.errors import CloudError, GuestError, SoldOutError, StateError, StoppedError
 from clawdet_cli.model import HostKey, Server, ServerOrder, Status
 from clawdet_cli.stages import preflight, verify
-from clawdet_cli.stages.destroy import own_certificates
+from clawdet_cli.stages.destroy import own_certificates, revoke
 from clawdet_cli.stages.phase import run_phase
 from clawdet_cli.stages.runner import Run, Stage
 
@@ -131,8 +131,7 @@ def install_certificate(run: Run) -> None:
     if instance.csr is None or not csr.same_key(instance.csr, answer.out):
         # Another key means another machine: what the old one had must not stay valid beside it.
         for certificate in own_certificates(run):
-            with run.effect("revoke_certificate", certificate.id):
-                cloudflare.revoke(certificate.id)
+            revoke(run, certificate)
         # Certificates carry no label: this request, written before the call, is what makes one ours.
         run.record(csr=answer.out, certificate_id=None)
     zone_id, request = _known(instance.zone_id), _known(run.instance.csr)

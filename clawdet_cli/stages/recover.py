@@ -93,15 +93,18 @@ def _added_ssh_key(run: Run, effect: Effect) -> Seen:
 
 
 def _deleted_record(run: Run, effect: Effect) -> Seen:
-    return _gone(run.clouds.cloudflare.record(run.instance.zone_id or "", effect.name), {"record_id": None})
+    changes = {"record_id": None} if effect.name == run.instance.record_id else {}
+    return _gone(run.clouds.cloudflare.record(run.instance.zone_id or "", effect.name), changes)
 
 
 def _revoked_certificate(run: Run, effect: Effect) -> Seen:
-    return _gone(run.clouds.cloudflare.certificate(effect.name), {"certificate_id": None})
+    changes = {"certificate_id": None} if effect.name == run.instance.certificate_id else {}
+    return _gone(run.clouds.cloudflare.certificate(effect.name), changes)
 
 
 def _deleted_server(run: Run, effect: Effect) -> Seen:
-    return _gone(run.clouds.hetzner.server(int(effect.name)), {"server_id": None})
+    changes = {"server_id": None} if int(effect.name) == run.instance.server_id else {}
+    return _gone(run.clouds.hetzner.server(int(effect.name)), changes)
 
 
 def _gone(there: object, changes: Mapping[str, Any]) -> Seen:
