@@ -11,9 +11,13 @@ prove_absence         every resource is read again                              
 """
 
 from clawdet_cli.adapters import ssh
-from clawdet_cli.errors import CloudError
+from clawdet_cli.adapters.retry import until
+from clawdet_cli.errors import CloudError, WaitError
 from clawdet_cli.model import Certificate, DnsRecord, Instance, Server, Status
 from clawdet_cli.stages.runner import Run, Stage
+
+LAG_SECONDS = 20.0
+"""How long a cloud may go on showing what it has deleted."""
 
 
 def delete_dns_record(run: Run) -> None:
@@ -66,12 +70,17 @@ def delete_ssh_key(run: Run) -> None:
 
 def prove_absence(run: Run) -> None:
     """Read everything again. Raises CloudError that names what is left."""
-    left = [f"DNS record {record.name} -> {record.content}" for record in own_records(run)]
-    left += [f"Origin CA certificate {certificate.id}" for certificate in own_certificates(run)]
-    server = own_server(run)
-    left += [f"server {server.name} (id {server.id}), which costs money"] if server else []
-    if left:
-        raise CloudError("Not everything is gone.", details=left)
+    left: list[str] = []
+
+    def gone() -> bool | None:
+        left[:] = _what_is_left(run)
+        return True if not left else None
+
+    try:
+        # A cloud may show for a moment what it has just deleted.
+        until(gone, deadline=run.deadline.within(LAG_SECONDS), what="everything to be gone")
+    except WaitError:
+        raise CloudError("Not everything is gone.", details=left) from None
     instance = run.instance
     foreign = _foreign(run)
     for thing in foreign.values():
@@ -86,6 +95,13 @@ def prove_absence(run: Run) -> None:
         del absent["DNS record"], absent["certificate"]
     run.absent += [what for kind, what in absent.items() if kind not in foreign]
     run.record(ipv4=None, host_key=None, csr=None, url=None, error=None)
+
+
+def _what_is_left(run: Run) -> list[str]:
+    left = [f"DNS record {record.name} -> {record.content}" for record in own_records(run)]
+    left += [f"Origin CA certificate {certificate.id}" for certificate in own_certificates(run)]
+    server = own_server(run)
+    return left + ([f"server {server.name} (id {server.id}), which costs money"] if server else [])
 
 
 DESTROY = (
