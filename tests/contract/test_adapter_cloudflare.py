@@ -306,17 +306,18 @@ class TestCertificates:
         signed = cloud.sign(zone_id, HOST, a_csr())
         assert cloud.certificates(zone_id) == [signed]
 
-    def test_the_same_request_gives_the_same_one(self, cloud: Cloudflare, zone_id: str) -> None:
+    def test_one_is_found_by_its_request(self, cloud: Cloudflare, zone_id: str) -> None:
         csr = a_csr()
-        first = cloud.sign(zone_id, HOST, csr)
-        assert cloud.sign(zone_id, HOST, csr.replace("\n", "\r\n")) == first
-        assert cloud.sign(zone_id, HOST, a_csr()) != first
+        assert cloud.certificate_for(zone_id, HOST, csr) is None
+        signed = cloud.sign(zone_id, HOST, csr)
+        assert cloud.certificate_for(zone_id, HOST, csr.replace("\n", "\r\n")) == signed
+        assert cloud.certificate_for(zone_id, HOST, a_csr()) is None
+        assert cloud.certificate_for(zone_id, f"other.{ZONE}", csr) is None
 
-    def test_a_revoked_one_is_not_given_again(self, cloud: Cloudflare, zone_id: str) -> None:
+    def test_a_revoked_one_is_not_found_again(self, cloud: Cloudflare, zone_id: str) -> None:
         csr = a_csr()
-        first = cloud.sign(zone_id, HOST, csr)
-        cloud.revoke(first.id)
-        assert cloud.sign(zone_id, HOST, csr).id != first.id
+        cloud.revoke(cloud.sign(zone_id, HOST, csr).id)
+        assert cloud.certificate_for(zone_id, HOST, csr) is None
 
     def test_a_revoked_one_that_is_still_listed_is_left_out(
         self, cloud: Cloudflare, cloudflare: Account, zone_id: str

@@ -54,7 +54,7 @@ def an_order(cloud: Hetzner, **changes: Any) -> ServerOrder:
         "labels": LABELS,
     }
     if "ssh_key_id" not in changes:
-        fields["ssh_key_id"] = cloud.ensure_ssh_key(public_key(), f"clawdet-{len(changes)}", LABELS)
+        fields["ssh_key_id"] = cloud.add_ssh_key(public_key(), f"clawdet-{len(changes)}", LABELS).id
     return ServerOrder(**{**fields, **changes})
 
 
@@ -77,7 +77,7 @@ class TestToken:
         reader = connect(READ_ONLY)
         reader.check()
         with pytest.raises(ConfigError, match="may only read"):
-            reader.ensure_ssh_key(public_key(), "clawdet-key", LABELS)
+            reader.add_ssh_key(public_key(), "clawdet-key", LABELS)
 
     def test_neither_netrc_nor_a_proxy_comes_between(
         self, cloud: Hetzner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -122,40 +122,37 @@ class TestOffers:
 
 
 class TestSshKeys:
-    def test_the_same_key_is_added_once(self, cloud: Hetzner, hetzner: Emulator) -> None:
+    def test_a_key_is_found_by_its_fingerprint_whatever_its_name(self, cloud: Hetzner) -> None:
         key = public_key()
-        first = cloud.ensure_ssh_key(key, "clawdet-key", LABELS)
-        assert cloud.ensure_ssh_key(f"{key} a comment", "another-name", LABELS) == first
-        assert calls(hetzner, "POST", "/v1/ssh_keys") == [201]
+        assert cloud.ssh_key(key) is None
+        added = cloud.add_ssh_key(key, "clawdet-key", LABELS)
+        assert (added.name, added.labels) == ("clawdet-key", LABELS)
+        assert cloud.ssh_key(f"{key} a comment") == added
 
     def test_a_lost_answer_leaves_one_key(self, cloud: Hetzner, hetzner: Emulator) -> None:
         hetzner.faults.add({"kind": "drop_after", "method": "POST", "path": "/v1/ssh_keys"})
         key = public_key()
-        assert cloud.ensure_ssh_key(key, "clawdet-key", LABELS) == cloud.ensure_ssh_key(key, "clawdet-key", LABELS)
+        assert cloud.add_ssh_key(key, "clawdet-key", LABELS) == cloud.ssh_key(key)
         assert calls(hetzner, "POST", "/v1/ssh_keys") == [None]
 
     def test_losing_the_race_for_a_key_is_no_failure(self, cloud: Hetzner, hetzner: Emulator) -> None:
         key = public_key()
-        first = cloud.ensure_ssh_key(key, "clawdet-key", LABELS)
-        # The first look does not see it, as if another command were adding it at this moment.
-        empty: dict[str, Any] = {"ssh_keys": []}
-        hetzner.faults.add({"kind": "answer", "method": "GET", "path": "/v1/ssh_keys", "status": 200, "body": empty})
-        assert cloud.ensure_ssh_key(key, "clawdet-key", LABELS) == first
+        first = cloud.add_ssh_key(key, "clawdet-key", LABELS)
+        assert cloud.add_ssh_key(key, "clawdet-key", LABELS) == first
         assert calls(hetzner, "POST", "/v1/ssh_keys") == [201, 409]
 
     def test_a_name_taken_by_another_key_is_a_conflict(self, cloud: Hetzner) -> None:
-        cloud.ensure_ssh_key(public_key(), "clawdet-key", LABELS)
+        cloud.add_ssh_key(public_key(), "clawdet-key", LABELS)
         with pytest.raises(StateError, match="Another SSH key named clawdet-key"):
-            cloud.ensure_ssh_key(public_key(), "clawdet-key", LABELS)
+            cloud.add_ssh_key(public_key(), "clawdet-key", LABELS)
 
-    def test_only_ours_is_deleted(self, cloud: Hetzner, hetzner: Emulator) -> None:
-        ours, foreign = public_key(), public_key()
-        cloud.ensure_ssh_key(ours, "ours", LABELS)
-        cloud.ensure_ssh_key(foreign, "foreign", {"managed-by": "somebody"})
-        hetzner.faults.add({"kind": "drop_after", "method": "DELETE"})
-        assert cloud.delete_ssh_key_if_ours(ours)
-        assert not cloud.delete_ssh_key_if_ours(ours)
-        assert not cloud.delete_ssh_key_if_ours(foreign)
+    @pytest.mark.parametrize("kind", ["drop_before", "drop_after"])
+    def test_a_lost_answer_to_a_deletion_is_looked_after(self, kind: str, cloud: Hetzner, hetzner: Emulator) -> None:
+        ours = cloud.add_ssh_key(public_key(), "ours", LABELS)
+        cloud.add_ssh_key(public_key(), "foreign", {"managed-by": "somebody"})
+        hetzner.faults.add({"kind": kind, "method": "DELETE"})
+        cloud.delete_ssh_key(ours.id)
+        cloud.delete_ssh_key(ours.id)
         kept = hetzner.http("GET", "/v1/ssh_keys").json()["ssh_keys"]
         assert [key["name"] for key in kept] == ["foreign"]
 
