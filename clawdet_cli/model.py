@@ -185,6 +185,36 @@ class StageRun:
     seconds: float
 
 
+class EffectOutcome(StrEnum):
+    """What came of something that was to be done to a cloud or a VPS."""
+
+    DONE = "done"
+    REFUSED = "refused"
+    """A clear no: nothing was changed."""
+    ABSENT = "absent"
+    """Looked for after an interruption, and not there."""
+    LEFT = "left"
+    """Looked at after an interruption: a later step finds by itself how it stands, or it is not ours to touch."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Something that was to be done to a cloud or a VPS, as the journal has it."""
+
+    id: int
+    user: str
+    run_id: str
+    stage: str
+    kind: str
+    """`create_server`, ...: the word in the `with run.effect(...)` that does it."""
+    name: str
+    """The name or id of what it is done to."""
+    data: Mapping[str, Any]
+    """What a later look needs: labels, price, content, CSR."""
+    begun_at: str
+    """UTC, ISO 8601."""
+
+
 @dataclass(frozen=True)
 class Instance:
     """One user's instance, as the database has it."""
@@ -216,6 +246,8 @@ class Instance:
     """What the last run failed with, in one line."""
     checks: tuple[Check, ...] = ()
     stages: tuple[StageRun, ...] = ()
+    open_effects: tuple[Effect, ...] = ()
+    """What was begun and is not known to have ended, when the row was read: by a run that works, or one that died."""
 
     @property
     def host(self) -> str:
@@ -246,36 +278,6 @@ class Instance:
     def comment_start(self) -> str:
         """Give what the comments of all runs for this user begin with."""
         return f"clawdet:{self.user}:"
-
-
-class EffectOutcome(StrEnum):
-    """What came of something that was to be done to a cloud or a VPS."""
-
-    DONE = "done"
-    REFUSED = "refused"
-    """A clear no: nothing was changed."""
-    ABSENT = "absent"
-    """Looked for after an interruption, and not there."""
-    LEFT = "left"
-    """Looked at after an interruption: a later step finds by itself how it stands, or it is not ours to touch."""
-
-
-@dataclass(frozen=True)
-class Effect:
-    """Something that was to be done to a cloud or a VPS, as the journal has it."""
-
-    id: int
-    user: str
-    run_id: str
-    stage: str
-    kind: str
-    """`create_server`, ...: the word in the `with run.effect(...)` that does it."""
-    name: str
-    """The name or id of what it is done to."""
-    data: Mapping[str, Any]
-    """What a later look needs: labels, price, content, CSR."""
-    begun_at: str
-    """UTC, ISO 8601."""
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 """A lease held on another machine is taken over when it was silent for so long."""
 
-_COLUMNS = tuple(field.name for field in fields(Instance) if field.name not in {"checks", "stages"})
+_COLUMNS = tuple(field.name for field in fields(Instance) if field.name not in {"checks", "stages", "open_effects"})
 
 
 class State:
@@ -260,6 +260,7 @@ class State:
             **values,
             checks=tuple(Check(check["name"], bool(check["ok"]), check["evidence"], check["at"]) for check in checks),
             stages=tuple(StageRun(stage["name"], stage["status"], stage["seconds"]) for stage in stages),
+            open_effects=tuple(self.open_effects(row["user"])),
         )
 
     def _rows(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:

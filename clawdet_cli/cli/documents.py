@@ -29,6 +29,10 @@ def instance(value: Instance) -> Document:
         "sandbox": value.sandbox,
         "checks": [{"name": c.name, "ok": c.ok, "evidence": c.evidence, "at": c.at or None} for c in value.checks],
         "stages": [{"name": s.name, "status": s.status, "seconds": round(s.seconds, 3)} for s in value.stages],
+        "open_effects": [
+            {"kind": e.kind, "name": e.name, "stage": e.stage, "run_id": e.run_id, "begun_at": e.begun_at}
+            for e in value.open_effects
+        ],
         "zone": value.zone,
         "run_id": value.run_id,
         "server_type": value.server_type,

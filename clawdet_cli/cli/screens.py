@@ -142,6 +142,13 @@ def status_detail(value: Instance, call: LocalCall) -> Screen:
         yield _row("DNS record", value.record_id or "-")
         yield _row("OpenClaw", value.openclaw_version or "-")
         yield _row("Made", f"{_age(value.created_at)} ago, {value.created_at[:16].replace('T', ' ')} UTC")
+        for effect in value.open_effects:
+            what = clean(f"{effect.kind.replace('_', ' ')} {effect.name}")
+            since = effect.begun_at[:19].replace("T", " ")
+            yield _row("Under way", f"{what}, since {since} UTC; not known to have ended")
+        if value.status not in {Status.COMPLETE, Status.DESTROYED}:
+            again = "destroy" if value.status is Status.DESTROYING else "provision"
+            yield _row("Next", call.pasteable(f"clawdet {again} {value.user}"))
         if value.stages:
             yield ""
             yield paint("Stages of the last run", "bold")

@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 from typing import Any
 
 import pytest
 
 from clawdet_cli import cli
 from clawdet_cli.errors import CloudError
-from clawdet_cli.model import Status
+from clawdet_cli.model import Effect, Status
 from tests.unit.fake_operations import FakeOperations, an_instance
 
 ZONE = ("--zone", "example.com")
@@ -147,6 +148,18 @@ def test_status_of_one_user_is_shown_in_detail(fake: FakeOperations, capsys: Cap
     assert "prepare_vps          48.5 s" in text
     assert cli.main(["status", "alice", "--json"]) == 6
     assert document(capsys)["instance"]["error"] == "it \x1b[31mbroke"
+
+
+def test_status_shows_what_an_interrupted_run_left_under_way(fake: FakeOperations, capsys: Captured) -> None:
+    order = Effect(1, "alice", "r", "create_server", "create_server", "clawdet-alice", {}, "2026-11-22T05:20:00+00:00")
+    fake.instances["alice"] = an_instance(status=Status.CREATING_VPS, open_effects=(order,))
+    assert cli.main(["status", "alice"]) == 6
+    text = capsys.readouterr().out
+    assert "create server clawdet-alice, since 2026-11-22 05:20:00 UTC; not known to have ended" in text
+    assert re.search(r"Next +clawdet provision alice", text)
+    assert cli.main(["status", "alice", "--json"]) == 6
+    (told,) = document(capsys)["instance"]["open_effects"]
+    assert (told["kind"], told["name"], told["run_id"]) == ("create_server", "clawdet-alice", "r")
 
 
 def test_status_looks_at_the_clouds_only_when_asked_to(fake: FakeOperations) -> None:
