@@ -204,6 +204,8 @@ class FaultMiddleware:
             await self.app(scope, receive, answer)
             return
         if fault.seconds:
+            # Taken in first: a request that has arrived is carried out, also for a client that is gone by then.
+            receive = await _arrived(receive)
             await asyncio.sleep(fault.seconds)
         if fault.kind == "answer":
             await fault.response()(scope, receive, answer)
@@ -217,6 +219,18 @@ class FaultMiddleware:
             # Returning while the connection still stands would make uvicorn answer 500.
             while (await receive())["type"] != "http.disconnect":
                 pass
+
+
+async def _arrived(receive: Receive) -> Receive:
+    """Read a request to its end, and give what reads it once more."""
+    messages = deque([await receive()])
+    while messages[-1].get("more_body"):
+        messages.append(await receive())
+
+    async def again() -> Message:
+        return messages.popleft() if messages else await receive()
+
+    return again
 
 
 async def _lose(message: Message) -> None:

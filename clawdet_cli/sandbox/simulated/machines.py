@@ -10,6 +10,7 @@ import json
 import re
 import socket
 import zlib
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,19 +18,24 @@ from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from clawdet_cli.sandbox.forwarder import Forwarder
 from clawdet_cli.sandbox.machines import MachineSpec
 from clawdet_cli.sandbox.network import AddressPool
 from clawdet_cli.sandbox.simulated import disk as at
-from clawdet_cli.sandbox.simulated.commands import execute
+from clawdet_cli.sandbox.simulated.commands import Stdin, execute
 from clawdet_cli.sandbox.simulated.disk import SimulatedDisk
 from clawdet_cli.sandbox.simulated.guest import ADDRESS, Guest
 from clawdet_cli.sandbox.simulated.knobs import Knobs
 from clawdet_cli.sandbox.simulated.ssh import SshDaemon
+from clawdet_cli.sandbox.simulated.verbs import Said
 from clawdet_cli.sandbox.simulated.web import serve_connection
 
+COMMANDS_PATH = "/_sandbox/servers/commands"
+LOGGED_COMMANDS = 10_000
 _USUAL_BOOT_SECONDS = 10.0  # of the provider's clock; all times below are for it
 _SSH_SECONDS = 8.0  # from power-on until the port opens
 _CLOUD_INIT_SECONDS = 4.0  # from then on until the first boot is over
@@ -61,10 +67,18 @@ class SimulatedMachines:
         self._running: dict[int, _Server] = {}
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="simulated-ssh")
         self.knobs = Knobs(state, on_change)
+        self.commands: deque[str] = deque(maxlen=LOGGED_COMMANDS)
+        """What was asked over SSH, the oldest first."""
 
     def routes(self) -> list[Route]:
-        """Return the control routes for faults of servers."""
-        return self.knobs.routes()
+        """Return the control routes: faults of servers, and GET and DELETE of the commands that they were given."""
+
+        async def commands(request: Request) -> Response:
+            if request.method == "DELETE":
+                self.commands.clear()
+            return JSONResponse({"commands": list(self.commands)})
+
+        return [*self.knobs.routes(), Route(COMMANDS_PATH, commands, methods=["GET", "DELETE"])]
 
     async def resume(self) -> None:
         """Listen for the servers of an earlier process; those that were on are booted by the emulated API."""
@@ -90,7 +104,7 @@ class SimulatedMachines:
         if spec.ipv4:
             await self._forwarder.open(spec.server_id, spec.ipv4)
         server = self._running[spec.server_id] = _Server(
-            spec, SimulatedDisk(folder / "files"), self.knobs, self._workers, self._scale
+            spec, SimulatedDisk(folder / "files"), self.knobs, self._workers, self._scale, self.commands.append
         )
         self._forwarder.powered(spec.server_id, server.connect)
 
@@ -119,21 +133,32 @@ class _Server:
     """One server from power-on to power-off."""
 
     def __init__(
-        self, spec: MachineSpec, disk: SimulatedDisk, knobs: Knobs, workers: ThreadPoolExecutor, scale: float
+        self,
+        spec: MachineSpec,
+        disk: SimulatedDisk,
+        knobs: Knobs,
+        workers: ThreadPoolExecutor,
+        scale: float,
+        seen: Callable[[str], None],
     ) -> None:
         self._guest = Guest(spec.name, spec.image, disk, knobs, scale)
+        self._seen = seen
         self._first_boot(spec)
         self._answers = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._ssh = SshDaemon(
             public_keys=[line for line in disk.text(at.AUTHORIZED_KEYS).splitlines() if line],
-            execute=lambda command, stdin: execute(self._guest, command, stdin),
+            execute=self._execute,
             reachable=self._reachable,
             connect=self._connect_from_inside,
             workers=workers,
         )
         self._guest.drop_connections = self._ssh.drop
         self._keep(asyncio.create_task(self._boot()))
+
+    async def _execute(self, command: str, stdin: Stdin) -> Said:
+        self._seen(command)
+        return await execute(self._guest, command, stdin)
 
     def _first_boot(self, spec: MachineSpec) -> None:
         """Do what cloud-init does once."""

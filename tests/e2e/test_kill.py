@@ -1,0 +1,275 @@
+"""The real process is killed at each boundary of each effect, and the same command, or `destroy`, sets it right.
+
+The boundaries are read out of the code (`tests.kill.boundaries`), and counted again on the wire. All ordered pairs of
+kills, the second one in the recovery from the first: `CLAWDET_KILL_PAIRS=1`.
+"""
+
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+
+from clawdet_cli.stages.recover import SETTLE_SECONDS
+from tests.e2e.operator import Operator
+from tests.kill import boundaries
+from tests.kill.invariants import in_clouds, not_complete, not_empty, rows
+from tests.kill.launcher import Boundary, Ended, Launcher
+
+PROVISION = ("provision", "alice", "--sandbox", "--quiet")
+DESTROY = ("destroy", "alice", "--sandbox", "--yes", "--quiet")
+SAMPLED_PAIRS = 10
+
+CALLS = {
+    "add_ssh_key": ("POST", "/v1/ssh_keys"),
+    "create_server": ("POST", "/v1/servers"),
+    "create_dns_record": ("POST", "/client/v4/zones/[0-9a-f]+/dns_records"),
+    "update_dns_record": ("PATCH", "/client/v4/zones/[0-9a-f]+/dns_records/[0-9a-f]+"),
+    "sign_certificate": ("POST", "/client/v4/certificates"),
+    "delete_dns_record": ("DELETE", "/client/v4/zones/[0-9a-f]+/dns_records/[0-9a-f]+"),
+    "revoke_certificate": ("DELETE", "/client/v4/certificates/[0-9]+"),
+    "delete_server": ("DELETE", "/v1/servers/[0-9]+"),
+    "delete_ssh_key": ("DELETE", "/v1/ssh_keys/[0-9]+"),
+}
+COMMANDS = {
+    "upload": r"umask 077; rm -rf .*",
+    "start": r'if \[ "\$\(systemctl show .* echo started',
+    "make_vps_key": r".*provision-openclaw\.sh certificate-request .*",
+    "put_nonce": r".*provision-openclaw\.sh nonce .*",
+}
+READING = (r"cloud-init status --wait", r"uname -m", r"n=0; while .*", r".*provision-openclaw\.sh (report|token)")
+"""What is asked over SSH and changes nothing; any other command must be one of COMMANDS."""
+
+
+class Life:
+    """Runs commands in one sandbox, and brings it to where a scene begins."""
+
+    def __init__(self, operator: Operator, launcher: Launcher) -> None:
+        self.operator = operator
+        self.launcher = launcher
+
+    def run(self, *arguments: str, **options: Any) -> Ended:
+        """Run a command as a process of its own."""
+        return self.launcher.run(arguments, self.operator.environment(), **options)
+
+    def nothing(self) -> None:
+        """Begin with empty clouds."""
+
+    def complete(self) -> None:
+        """Begin with a complete instance."""
+        ended = self.run(*PROVISION)
+        assert ended.code == 0, ended.err
+
+    def server_lost(self) -> None:
+        """Begin with an instance whose server somebody deleted, and whose old address somebody else got."""
+        self.complete()
+        (server,) = self.operator.servers()
+        self.operator.cloud("hetzner", f"/servers/{server['id']}", "DELETE")
+
+    def emptied(self) -> list[str]:
+        """Destroy what there is, and tell what is left."""
+        ended = self.run(*DESTROY)
+        left = not_empty(self.operator)
+        return left + ([f"destroy ended with {ended.code}: {ended.err}"] if ended.code else [])
+
+
+SCENES: dict[str, tuple[Callable[[Life], None], tuple[str, ...]]] = {
+    "provision": (Life.nothing, PROVISION),
+    "provision-anew": (Life.server_lost, PROVISION),
+    "destroy": (Life.complete, DESTROY),
+}
+ONLY_IN_CLOUDS = {"provision-anew"}
+"""Scenes of which the effects on the VPS are not tried again: they are those of `provision`."""
+
+
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[Launcher]:
+    with Launcher() as started:
+        yield started
+
+
+@pytest.fixture
+def life(operator: Operator, launcher: Launcher) -> Iterator[Life]:
+    started = Life(operator, launcher)
+    yield started
+    # Whatever a failed test left, the next one begins with empty clouds.
+    operator.reset()
+    started.run(*DESTROY)
+
+
+Undisturbed = Callable[[str], Ended]
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, Ended]:
+    """What each scene's command does when nobody disturbs it."""
+    return {}
+
+
+@pytest.fixture
+def undisturbed(life: Life, recorded: dict[str, Ended]) -> Undisturbed:
+    def of(scene: str) -> Ended:
+        if scene not in recorded:
+            begin, command = SCENES[scene]
+            begin(life)
+            ended = life.run(*command)
+            assert ended.code == 0, ended.err
+            recorded[scene] = ended
+            assert life.emptied() == []
+        return recorded[scene]
+
+    return of
+
+
+def numbered(scene: str, ended: Ended) -> list[tuple[int, str]]:
+    """Give the effects that are tried in a scene, with their place in the run."""
+    effects = [(number, what) for number, what in enumerate(ended.passed, 1) if not what.startswith("recover ")]
+    if scene in ONLY_IN_CLOUDS:
+        return [(number, what) for number, what in effects if what.split()[0] in CALLS]
+    return effects
+
+
+def kinds_of(ended: Ended) -> Counter[str]:
+    return Counter(what.split()[0] for what in ended.passed)
+
+
+def test_the_scenes_have_every_effect_that_the_code_has(undisturbed: Undisturbed) -> None:
+    happened: Counter[str] = Counter()
+    for scene in SCENES:
+        happened += kinds_of(undisturbed(scene))
+    assert set(happened) == boundaries.kinds()
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_the_wire_shows_just_the_changes_that_are_journalled(scene: str, life: Life) -> None:
+    operator, (begin, command) = life.operator, SCENES[scene]
+    begin(life)
+    before = rows(operator, "SELECT MAX(id) AS id FROM effects")[0]["id"] or 0 if scene != "provision" else 0
+    journalled_before = Counter(r["kind"] for r in rows(operator, f"SELECT kind FROM effects WHERE id <= {before}"))
+    for cloud in ("hetzner", "cloudflare"):
+        operator.control(cloud, "DELETE", "requests")
+    operator.control("hetzner", "DELETE", "servers/commands")
+    ended = life.run(*command)
+    seen = Counter[str]()
+    for cloud in ("hetzner", "cloudflare"):
+        for request in operator.control(cloud, "GET", "requests")["requests"]:
+            if request["method"] != "GET":
+                seen[kind_of_call(request["method"], request["path"])] += 1
+    for asked in operator.control("hetzner", "GET", "servers/commands")["commands"]:
+        if not any(re.fullmatch(pattern, asked, re.DOTALL) for pattern in READING):
+            seen[kind_of_command(asked)] += 1
+    assert seen == kinds_of(ended)
+    journalled = Counter(row["kind"] for row in rows(operator, "SELECT kind FROM effects WHERE outcome = 'done'"))
+    assert journalled - journalled_before >= seen
+    assert life.emptied() == []
+
+
+def kind_of_call(method: str, path: str) -> str:
+    fits = [kind for kind, (verb, pattern) in CALLS.items() if verb == method and re.fullmatch(pattern, path)]
+    return fits[0] if fits else f"{method} {path}"
+
+
+def kind_of_command(asked: str) -> str:
+    fits = [kind for kind, pattern in COMMANDS.items() if re.fullmatch(pattern, asked, re.DOTALL)]
+    return fits[0] if fits else asked
+
+
+def again(life: Life, scene: str) -> list[str]:
+    """Run the same command once more: it must end well, and leave one of each thing or nothing."""
+    ended = life.run(*SCENES[scene][1])
+    wrong = not_empty(life.operator) if scene == "destroy" else not_complete(life.operator, "alice")
+    return wrong + ([f"ended with {ended.code}: {ended.err}"] if ended.code else [])
+
+
+def the_other_way(life: Life, scene: str) -> list[str]:
+    """Destroy what a provision had begun; a destroy that had begun is not turned round."""
+    if scene != "destroy":
+        return []
+    held = {kind: [thing["id"] for thing in things] for kind, things in in_clouds(life.operator).items()}
+    refused = life.run(*PROVISION)
+    made = {kind: [thing["id"] for thing in things] for kind, things in in_clouds(life.operator).items()} != held
+    right = refused.code == 4 and "alice is being destroyed." in refused.err
+    return (["provision changed something"] if made else []) + ([] if right else [f"not refused: {refused.err}"])
+
+
+@pytest.mark.parametrize("way", [again, the_other_way])
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("scene", SCENES)
+def test_a_process_that_is_killed_there_loses_nothing(
+    scene: str, moment: str, way: Callable[[Life, str], list[str]], life: Life, undisturbed: Undisturbed
+) -> None:
+    begin, command = SCENES[scene]
+    wrong = []
+    for number, what in numbered(scene, undisturbed(scene)):
+        begin(life)
+        ended = life.run(*command, kill_at=Boundary(number, moment))
+        assert ended.killed, f"{what}: {ended}"
+        assert ended.passed[-1].split()[0] == what.split()[0]
+        found = way(life, scene) + life.emptied()
+        wrong += [f"killed {moment} {what} (boundary {number}): {violation}" for violation in found]
+    assert wrong == []
+
+
+def test_an_order_that_was_on_its_way_when_the_process_died_is_waited_for(life: Life) -> None:
+    # The emulated cloud carries the order out a moment after the process is gone, and after the next one looked.
+    life.operator.control(
+        "hetzner", "POST", "faults", {"kind": "delay", "method": "POST", "path": "/v1/servers", "seconds": 2}
+    )
+    provision = life.run(*PROVISION, kill_after=1.5)
+    assert provision.killed
+    assert provision.passed[-1].startswith("create_server")
+    assert life.operator.servers() == []
+    destroy = life.run(*DESTROY, settle=SETTLE_SECONDS)
+    assert destroy.code == 0, destroy.err
+    assert not_empty(life.operator) == []
+    ordered = [seen for seen in life.operator.control("hetzner", "GET", "requests")["requests"] if is_order(seen)]
+    assert ordered[-1]["status"] == 201, "the order was not carried out at all"
+
+
+def is_order(seen: dict[str, Any]) -> bool:
+    return (seen["method"], seen["path"]) == ("POST", "/v1/servers")
+
+
+def kill_twice(life: Life, scene: str, first: Boundary, second: Boundary) -> tuple[bool, list[str]]:
+    """Kill a command, and the same command again; say whether the second one lived so long, and what is wrong."""
+    begin, command = SCENES[scene]
+    begin(life)
+    assert life.run(*command, kill_at=first).killed
+    ended = life.run(*command, kill_at=second)
+    found = again(life, scene) + life.emptied()
+    return ended.killed, [f"{scene} killed {first}, then {second} ({ended.passed[-1:]}): {what}" for what in found]
+
+
+def test_a_crash_in_the_recovery_from_a_crash_loses_nothing(life: Life, undisturbed: Undisturbed) -> None:
+    chosen = random.Random(20)  # noqa: S311 - a sample, the same one each time
+    wrong, tried = [], 0
+    while tried < SAMPLED_PAIRS:
+        scene = chosen.choice(["provision", "provision", "destroy"])
+        number = chosen.choice(numbered(scene, undisturbed(scene)))[0]
+        first = Boundary(number, chosen.choice(["before", "after"]))
+        second = Boundary(chosen.randint(1, 3), chosen.choice(["before", "after"]))
+        was_killed, found = kill_twice(life, scene, first, second)
+        tried += was_killed
+        wrong += found
+    assert wrong == []
+
+
+@pytest.mark.skipif(not os.environ.get("CLAWDET_KILL_PAIRS"), reason="takes long: CLAWDET_KILL_PAIRS=1 runs it")
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("scene", SCENES)
+def test_every_ordered_pair_of_kills_loses_nothing(
+    scene: str, moment: str, life: Life, undisturbed: Undisturbed
+) -> None:
+    wrong = []
+    for number, _ in numbered(scene, undisturbed(scene)):
+        for later in ("before", "after"):
+            for second in count(1):
+                was_killed, found = kill_twice(life, scene, Boundary(number, moment), Boundary(second, later))
+                wrong += found
+                if not was_killed:
+                    break
+    assert wrong == []

@@ -1,0 +1,90 @@
+"""What must hold after any number of crashes, once a command has ended well."""
+
+import json
+import sqlite3
+from contextlib import closing
+from typing import Any
+
+from tests.e2e.operator import Operator
+
+
+def in_clouds(operator: Operator) -> dict[str, list[dict[str, Any]]]:
+    """List all that exists in both clouds, by kind."""
+    return {
+        "servers": operator.servers(),
+        "records": operator.records(),
+        "certificates": operator.certificates(),
+        **{kind: operator.cloud("hetzner", f"/{kind}")[kind] for kind in ("ssh_keys", "primary_ips", "firewalls")},
+    }
+
+
+def rows(operator: Operator, query: str) -> list[dict[str, Any]]:
+    """Ask the database of the operator's state folder."""
+    with closing(sqlite3.connect(operator.info()["state_file"])) as database:
+        database.row_factory = sqlite3.Row
+        return [dict(row) for row in database.execute(query)]
+
+
+def unfinished(operator: Operator) -> list[str]:
+    """Tell what is in the database that only a run at work may have there."""
+    wrong = [f"open intent {row['kind']} {row['name']}" for row in rows(operator, _OPEN)]
+    return wrong + [f"lease of {row['user']}" for row in rows(operator, "SELECT user FROM leases")]
+
+
+def not_complete(operator: Operator, *users: str) -> list[str]:
+    """Tell what is wrong where exactly these users should be complete, with one of each thing."""
+    found, wrong = in_clouds(operator), unfinished(operator)
+    counts = {kind: len(things) for kind, things in found.items()}
+    one_each = dict.fromkeys(("servers", "records", "certificates"), len(users))
+    # Two primary IPs: an IPv4 and an IPv6 address.
+    wanted = {**one_each, "ssh_keys": 1, "primary_ips": 2 * len(users), "firewalls": 0}
+    if counts != wanted:
+        wrong.append(f"the clouds hold {counts}")
+    wrong += [f"an SSH key with labels {key['labels']}" for key in found["ssh_keys"] if key["labels"] != _OURS]
+    living = {row["user"]: row for row in rows(operator, "SELECT * FROM instances WHERE status != 'destroyed'")}
+    if set(living) != set(users):
+        wrong.append(f"the database holds {sorted(living)}")
+    for user in users:
+        if user in living:
+            wrong += [f"{user}: {what}" for what in _differences(living[user], found)]
+    return wrong
+
+
+def not_empty(operator: Operator) -> list[str]:
+    """Tell what is wrong where nothing should be left, in the clouds or under way."""
+    wrong = [f"{kind}: {json.dumps(things)}" for kind, things in in_clouds(operator).items() if things]
+    living = rows(operator, "SELECT user, status FROM instances WHERE status != 'destroyed'")
+    return wrong + [f"{row['user']} is {row['status']}" for row in living] + unfinished(operator)
+
+
+def _differences(row: dict[str, Any], found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    host, name = f"{row['user']}.{row['zone']}", f"clawdet-{row['user']}"
+    server = next((one for one in found["servers"] if one["name"] == name), None)
+    record = next((one for one in found["records"] if one["name"] == host), None)
+    certificate = next((one for one in found["certificates"] if one["hostnames"] == [host]), None)
+    if server is None or record is None or certificate is None:
+        return ["something of it is missing in the clouds"]
+    ipv4 = server["public_net"]["ipv4"]["ip"]
+    labels = {**_OURS, "user": row["user"], "run": row["run_id"]}
+    wanted = {
+        "status": ("complete", row["status"]),
+        "url": (f"https://{host}/", row["url"]),
+        "server_id": (server["id"], row["server_id"]),
+        "record_id": (record["id"], row["record_id"]),
+        "certificate_id": (certificate["id"], row["certificate_id"]),
+        "ipv4": (ipv4, row["ipv4"]),
+        "record": ((ipv4, True, f"clawdet:{row['user']}:{row['run_id']}"), _of_record(record)),
+        "labels": (labels, {key: server["labels"].get(key) for key in labels}),
+        "csr": (certificate["csr"].split(), (row["csr"] or "").split()),
+        "type": (server["server_type"]["name"], row["server_type"]),
+    }
+    differing = [f"{what} is {is_} and should be {should}" for what, (should, is_) in wanted.items() if should != is_]
+    return differing + ([] if row["monthly"] else ["no price is recorded"])
+
+
+def _of_record(record: dict[str, Any]) -> tuple[str, bool, str]:
+    return record["content"], record["proxied"], record["comment"]
+
+
+_OURS = {"managed-by": "clawdet"}
+_OPEN = "SELECT * FROM effects WHERE outcome IS NULL"

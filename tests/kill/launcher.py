@@ -1,0 +1,195 @@
+"""Runs the program as processes that are killed where the caller wants.
+
+`python -m tests.kill.launcher` imports the program once, and forks for each command that it reads as a line of JSON:
+every command is a process of its own, without the second that Python takes to import the SDKs.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+SETTLE_SECONDS = 0.2
+"""How long the commands wait for an order that may be on its way: where it is the kill that is tried, none is."""
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A moment in a run: before or after the n-th thing that it does and writes down."""
+
+    number: int
+    moment: str
+    """`before`: the intent is durable, and nothing was done. `after`: it was done, and the result is not written."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended, and what it passed on its way."""
+
+    code: int
+    """The exit code; of a process that was killed, the signal's number below zero."""
+    out: str
+    err: str
+    passed: tuple[str, ...]
+    """What it did and wrote down, in order: kind and name."""
+
+    @property
+    def killed(self) -> bool:
+        """Whether it was killed, rather than that it ended."""
+        return self.code == -signal.SIGKILL
+
+
+class Launcher:
+    """Starts the commands of one operator."""
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.kill.launcher"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        kill_at: Boundary | None = None,
+        kill_after: float | None = None,
+        settle: float = SETTLE_SECONDS,
+    ) -> Ended:
+        """Run `clawdet ARGUMENTS` to its end, or until it is killed: at a boundary, or after some seconds."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        with tempfile.TemporaryDirectory(prefix="clawdet-kill-") as folder:
+            order = {
+                "arguments": list(arguments),
+                "environment": dict(environment),
+                "folder": folder,
+                "kill_at": asdict(kill_at) if kill_at else None,
+                "kill_after": kill_after,
+                "settle": settle,
+            }
+            self._server.stdin.write(json.dumps(order) + "\n")
+            self._server.stdin.flush()
+            code = int(self._server.stdout.readline())
+            texts = [(Path(folder) / name).read_text(errors="replace") for name in ("out", "err", "passed")]
+        return Ended(code, texts[0], texts[1], tuple(texts[2].splitlines()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.close()
+        self._server.wait(10)
+        self._server.stdout.close()
+
+
+def serve() -> None:
+    """Fork for each command that stdin names, and say how it ended."""
+    import clawdet_cli.adapters
+    import clawdet_cli.cli
+    import clawdet_cli.operations
+    import clawdet_cli.stages.destroy
+    import clawdet_cli.stages.provision
+    import clawdet_cli.stages.recover
+
+    assert clawdet_cli.stages.provision
+    for line in sys.stdin:
+        order = json.loads(line)
+        for name in ("out", "err", "passed"):
+            (Path(order["folder"]) / name).touch()
+        process = os.fork()
+        if process == 0:
+            _become(order)
+        print(_end_of(process, order["kill_after"]), flush=True)
+
+
+def _end_of(process: int, kill_after: float | None) -> int:
+    deadline = None if kill_after is None else time.monotonic() + kill_after
+    while deadline is not None:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= deadline:
+            os.kill(process, signal.SIGKILL)
+            break
+        time.sleep(0.0005)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def _become(order: Mapping[str, Any]) -> None:
+    """Turn the forked process into the command; does not return."""
+    code = 70
+    try:
+        folder = Path(order["folder"])
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(os.open(folder / "out", os.O_WRONLY), 1)
+        os.dup2(os.open(folder / "err", os.O_WRONLY), 2)
+        os.environ.clear()
+        os.environ.update(order["environment"])
+        from clawdet_cli.cli import main
+        from clawdet_cli.stages import recover
+
+        recover.SETTLE_SECONDS = order["settle"]
+        wanted = order["kill_at"]
+        _watch_boundaries(folder / "passed", Boundary(**wanted) if wanted else None)
+        code = main(order["arguments"])
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _watch_boundaries(passed: Path, kill_at: Boundary | None) -> None:
+    """Note every boundary that this process passes, and kill it at the wanted one."""
+    from clawdet_cli.model import Effect
+    from clawdet_cli.stages.runner import Pending, Run
+
+    journal = os.open(passed, os.O_WRONLY | os.O_APPEND)
+    count = 0
+
+    def number_of(what: str) -> int:
+        nonlocal count
+        count += 1
+        os.write(journal, f"{what}\n".encode())
+        return count
+
+    def moment(number: int, name: str) -> None:
+        if kill_at == Boundary(number, name):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    effect, settle = Run.effect, Run.settle
+
+    @contextmanager
+    def watched_effect(self: Run, kind: str, name: str, **data: Any) -> Iterator[Pending]:
+        number = number_of(f"{kind} {name}")
+        with effect(self, kind, name, **data) as pending:
+            moment(number, "before")
+            yield pending
+            moment(number, "after")
+
+    def watched_settle(self: Run, begun: Effect, *what: Any) -> None:
+        if self.stage != "recover":
+            settle(self, begun, *what)
+            return
+        number = number_of(f"recover {begun.kind}")
+        moment(number, "before")
+        settle(self, begun, *what)
+        moment(number, "after")
+
+    Run.effect = watched_effect  # type: ignore[method-assign]  # the point of this program
+    Run.settle = watched_settle  # type: ignore[method-assign]  # the same
+
+
+if __name__ == "__main__":
+    serve()

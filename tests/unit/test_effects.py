@@ -1,0 +1,74 @@
+"""Nothing is changed outside without the journal: read out of the code itself."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from clawdet_cli.adapters import cloudflare, hetzner
+from clawdet_cli.stages.recover import LOOKS
+from tests.kill import boundaries
+
+ON_THE_VPS = {"upload", "start"}
+"""What of `bootstrap` is a command that changes the VPS; `installed` is one by its verb, and read separately."""
+
+
+def changing_methods() -> set[str]:
+    """Give the adapters' methods that change a cloud: those that go through `_change`."""
+    found = set()
+    for module in (hetzner, cloudflare):
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
+            if isinstance(node, ast.FunctionDef) and "_change" in boundaries.called(node):
+                found.add(node.name)
+    return found
+
+
+def test_the_journal_can_look_after_every_kind_of_effect_and_no_other() -> None:
+    assert set(LOOKS) == boundaries.kinds()
+
+
+def test_the_adapters_change_the_clouds_by_the_methods_that_are_known_here() -> None:
+    assert changing_methods() == {
+        *("add_ssh_key", "delete_ssh_key", "create_server", "delete_server"),
+        *("create_a_record", "update_a_record", "delete_record", "sign", "revoke"),
+    }
+
+
+@pytest.mark.parametrize("method", sorted(changing_methods() | ON_THE_VPS))
+def test_a_change_is_made_within_a_journalled_effect_only(method: str) -> None:
+    # Bound to the object that it is called on: `run.clouds.cloudflare.revoke(...)`, `bootstrap.start(...)`.
+    owners = {"bootstrap"} if method in ON_THE_VPS else {"cloudflare", "hetzner"}
+    within = sum(method in place.within for place in boundaries.places())
+    everywhere = sum(
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == method
+        and _last_name(node.func.value) in owners
+        for path in boundaries.STAGES.rglob("*.py")
+        if not {"sandbox", "adapters"} & set(path.relative_to(boundaries.STAGES).parts)
+        for node in ast.walk(ast.parse(path.read_text()))
+    )
+    assert everywhere == within >= 1
+
+
+@pytest.mark.parametrize("verb", ["certificate-request", "nonce"])
+def test_a_verb_that_changes_the_vps_is_used_once_and_within_an_effect(verb: str) -> None:
+    used = [
+        (path.name, node.lineno)
+        for path in (boundaries.STAGES / "stages").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and any(isinstance(a, ast.Constant) and a.value == verb for a in node.args)
+    ]
+    assert len(used) == 1
+    (name, line), kind = used[0], {"certificate-request": "make_vps_key", "nonce": "put_nonce"}[verb]
+    (place,) = [place for place in boundaries.places() if place.kind == kind]
+    assert (Path(place.file).name, 0 < line - place.line <= 3) == (name, True)
+
+
+def test_a_kind_that_is_not_a_plain_word_is_refused() -> None:
+    with pytest.raises(ValueError, match="plain word"):
+        list(boundaries._places(ast.parse("with run.effect(kind, name):\n    pass"), "x.py"))
+
+
+def _last_name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
