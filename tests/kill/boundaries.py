@@ -23,7 +23,7 @@ class Place:
 
 def places() -> list[Place]:
     """Read every journalled effect out of the source. Raises ValueError for one whose kind is not a plain word."""
-    found = []
+    found: list[Place] = []
     for path in sorted(STAGES.rglob("*.py")):
         if STAGES / "sandbox" in path.parents:
             continue
@@ -39,9 +39,7 @@ def kinds() -> set[str]:
 def called(node: ast.AST) -> set[str]:
     """Give the names of all methods that are called somewhere in a piece of code."""
     return {
-        call.func.attr
-        for call in ast.walk(node)
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
+        call.func.attr for call in ast.walk(node) if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
     }
 
 
@@ -55,6 +53,6 @@ def _places(tree: ast.AST, file: str) -> Iterator[Place]:
                 continue
             kind = call.args[0] if call.args else None
             if not (isinstance(kind, ast.Constant) and isinstance(kind.value, str)):
-                raise ValueError(f"{file}:{node.lineno}: the kind of an effect must be a plain word")
+                raise ValueError(f"{file}:{node.lineno}: the kind of an effect must be a plain word")  # noqa: TRY004 - it is the source that is wrong
             within = set().union(*(called(statement) for statement in node.body))
             yield Place(kind.value, file, node.lineno, tuple(sorted(within)))

@@ -18,15 +18,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+# Imported before any fork, the SDKs too: it is this second that the forks save.
+from clawdet_cli import operations
+from clawdet_cli.adapters import connect
+from clawdet_cli.cli import main
+from clawdet_cli.model import Effect, EffectOutcome
+from clawdet_cli.stages import destroy, provision, recover
+from clawdet_cli.stages.runner import Pending, Run
+
+IMPORTED = (operations, connect, destroy, provision)
+
 SETTLE_SECONDS = 0.2
 """How long the commands wait for an order that may be on its way: where it is the kill that is tried, none is."""
 
 
 @dataclass(frozen=True)
 class Boundary:
-    """A moment in a run: before or after the n-th thing that it does and writes down."""
+    """A moment in a run: before or after something that it does and writes down."""
 
-    number: int
+    what: int | str
+    """Its number in the run, or how its kind and name begin."""
     moment: str
     """`before`: the intent is durable, and nothing was done. `after`: it was done, and the result is not written."""
 
@@ -63,9 +74,13 @@ class Launcher:
         *,
         kill_at: Boundary | None = None,
         kill_after: float | None = None,
+        at_work: bool = False,
         settle: float = SETTLE_SECONDS,
     ) -> Ended:
-        """Run `clawdet ARGUMENTS` to its end, or until it is killed: at a boundary, or after some seconds."""
+        """Run `clawdet ARGUMENTS` to its end, or until it is killed: at a boundary, or after some seconds.
+
+        With `at_work` the seconds are counted from the first thing that it does and writes down.
+        """
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         with tempfile.TemporaryDirectory(prefix="clawdet-kill-") as folder:
@@ -75,6 +90,7 @@ class Launcher:
                 "folder": folder,
                 "kill_at": asdict(kill_at) if kill_at else None,
                 "kill_after": kill_after,
+                "at_work": at_work,
                 "settle": settle,
             }
             self._server.stdin.write(json.dumps(order) + "\n")
@@ -96,14 +112,6 @@ class Launcher:
 
 def serve() -> None:
     """Fork for each command that stdin names, and say how it ended."""
-    import clawdet_cli.adapters
-    import clawdet_cli.cli
-    import clawdet_cli.operations
-    import clawdet_cli.stages.destroy
-    import clawdet_cli.stages.provision
-    import clawdet_cli.stages.recover
-
-    assert clawdet_cli.stages.provision
     for line in sys.stdin:
         order = json.loads(line)
         for name in ("out", "err", "passed"):
@@ -111,16 +119,19 @@ def serve() -> None:
         process = os.fork()
         if process == 0:
             _become(order)
-        print(_end_of(process, order["kill_after"]), flush=True)
+        print(_end_of(process, order), flush=True)
 
 
-def _end_of(process: int, kill_after: float | None) -> int:
-    deadline = None if kill_after is None else time.monotonic() + kill_after
-    while deadline is not None:
+def _end_of(process: int, order: Mapping[str, Any]) -> int:
+    passed = Path(order["folder"]) / "passed"
+    since = None if order["at_work"] else time.monotonic()
+    while order["kill_after"] is not None:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
-        if time.monotonic() >= deadline:
+        if since is None and passed.stat().st_size:
+            since = time.monotonic()
+        if since is not None and time.monotonic() >= since + order["kill_after"]:
             os.kill(process, signal.SIGKILL)
             break
         time.sleep(0.0005)
@@ -137,9 +148,6 @@ def _become(order: Mapping[str, Any]) -> None:
         os.dup2(os.open(folder / "err", os.O_WRONLY), 2)
         os.environ.clear()
         os.environ.update(order["environment"])
-        from clawdet_cli.cli import main
-        from clawdet_cli.stages import recover
-
         recover.SETTLE_SECONDS = order["settle"]
         wanted = order["kill_at"]
         _watch_boundaries(folder / "passed", Boundary(**wanted) if wanted else None)
@@ -152,40 +160,45 @@ def _become(order: Mapping[str, Any]) -> None:
 
 def _watch_boundaries(passed: Path, kill_at: Boundary | None) -> None:
     """Note every boundary that this process passes, and kill it at the wanted one."""
-    from clawdet_cli.model import Effect
-    from clawdet_cli.stages.runner import Pending, Run
-
     journal = os.open(passed, os.O_WRONLY | os.O_APPEND)
     count = 0
 
-    def number_of(what: str) -> int:
+    def wanted(what: str) -> bool:
         nonlocal count
         count += 1
         os.write(journal, f"{what}\n".encode())
-        return count
+        if kill_at is None:
+            return False
+        return what.startswith(kill_at.what) if isinstance(kill_at.what, str) else count == kill_at.what
 
-    def moment(number: int, name: str) -> None:
-        if kill_at == Boundary(number, name):
+    def moment(name: str) -> None:
+        if kill_at is not None and kill_at.moment == name:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    effect, settle = Run.effect, Run.settle
+    begin, settle = Run.effect, Run.settle
 
     @contextmanager
     def watched_effect(self: Run, kind: str, name: str, **data: Any) -> Iterator[Pending]:
-        number = number_of(f"{kind} {name}")
-        with effect(self, kind, name, **data) as pending:
-            moment(number, "before")
+        here = wanted(f"{kind} {name}")
+        with begin(self, kind, name, **data) as pending:
+            if here:
+                moment("before")
             yield pending
-            moment(number, "after")
+            if here:
+                moment("after")
 
-    def watched_settle(self: Run, begun: Effect, *what: Any) -> None:
+    def watched_settle(
+        self: Run, effect: Effect, outcome: EffectOutcome, result: str, changes: Mapping[str, Any]
+    ) -> None:
         if self.stage != "recover":
-            settle(self, begun, *what)
+            settle(self, effect, outcome, result, changes)
             return
-        number = number_of(f"recover {begun.kind}")
-        moment(number, "before")
-        settle(self, begun, *what)
-        moment(number, "after")
+        here = wanted(f"recover {effect.kind}")
+        if here:
+            moment("before")
+        settle(self, effect, outcome, result, changes)
+        if here:
+            moment("after")
 
     Run.effect = watched_effect  # type: ignore[method-assign]  # the point of this program
     Run.settle = watched_settle  # type: ignore[method-assign]  # the same

@@ -152,14 +152,19 @@ class _Api:
             response.headers[name] = value
         return response
 
+    def _limit(self, project: str) -> RateLimit:
+        per_hour = self.cloud.knob("requests_per_hour") or self.cloud.clock.requests_per_hour
+        limit = self._limits.get(project)
+        if limit is None or limit.per_hour != per_hour:
+            limit = self._limits[project] = RateLimit(per_hour, self.cloud.clock.now)
+        return limit
+
     def _answer(self, request: Request, body: bytes, headers: dict[str, str]) -> Response:
         found = self._routes_of(request.scope["path"])
         if not found:
             raise ApiError(404, "not_found", "api route not found")
         text, token = self._authorise(request)
-        limit = self._limits.setdefault(
-            token.project, RateLimit(self.cloud.clock.requests_per_hour, self.cloud.clock.now)
-        )
+        limit = self._limit(token.project)
         allowed = limit.take()
         headers.update(limit.headers())
         if not allowed:

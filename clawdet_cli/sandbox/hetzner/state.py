@@ -54,6 +54,7 @@ KNOBS: dict[str, Any] = {
     "delete_seconds": None,  # deletion takes this long, unscaled; the name stays taken meanwhile
     "release_seconds": None,  # IPs and firewalls stay attached this long after a deletion, unscaled
     "available_inverted": [],  # types whose `available` flags say the opposite
+    "requests_per_hour": None,  # the limit of requests; a change starts counting anew
 }
 
 
@@ -87,6 +88,7 @@ _KNOB_VALUES: dict[str, Callable[[Any], bool]] = {
     "delete_seconds": _is_length,
     "release_seconds": _is_length,
     "available_inverted": _are_texts,
+    "requests_per_hour": lambda value: value is None or (_is_count(value) and value > 0),
 }
 
 

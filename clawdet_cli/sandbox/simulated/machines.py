@@ -104,7 +104,12 @@ class SimulatedMachines:
         if spec.ipv4:
             await self._forwarder.open(spec.server_id, spec.ipv4)
         server = self._running[spec.server_id] = _Server(
-            spec, SimulatedDisk(folder / "files"), self.knobs, self._workers, self._scale, self.commands.append
+            spec,
+            SimulatedDisk(folder / "files"),
+            self.knobs,
+            self._workers,
+            scale=self._scale,
+            seen=self.commands.append,
         )
         self._forwarder.powered(spec.server_id, server.connect)
 
@@ -138,6 +143,7 @@ class _Server:
         disk: SimulatedDisk,
         knobs: Knobs,
         workers: ThreadPoolExecutor,
+        *,
         scale: float,
         seen: Callable[[str], None],
     ) -> None:
