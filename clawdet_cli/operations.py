@@ -4,12 +4,13 @@ import re
 import secrets
 import string
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from clawdet_cli import pins, runlog
 from clawdet_cli.errors import ClawdetError, GuestError, StateError, Terminated
+from clawdet_cli.lease import lease
 from clawdet_cli.model import (
     Deadline,
     Destroyed,
@@ -76,7 +77,7 @@ def provision(settings: Settings, user: str, watch: Watcher, approve: Callable[[
 
     checked_user(user)
     pins.load().for_openclaw(settings.openclaw_version, "x86")
-    with _database(settings, user) as state, state.lease(user):
+    with _database(settings, user) as state, _leased(settings, state, user, "provision", watch):
         # Only now: what was read before the lease may be what another command has changed since.
         instance = _known_or_new(settings, state, user)
         with _logged(settings, user, "provision", watch) as (watching, hidden):
@@ -142,7 +143,7 @@ def destroy(settings: Settings, user: str, watch: Watcher) -> Destroyed:
     checked_user(user)
     with (
         _database(settings, user) as state,
-        state.lease(user),
+        _leased(settings, state, user, "destroy", watch),
         _logged(settings, user, "destroy", watch) as (watching, hidden),
     ):
         instance = _recorded_or_adopted(settings, state, user, add=True)
@@ -210,6 +211,15 @@ def _database(settings: Settings, user: str = "") -> Iterator[State]:
         raise failure from error
     finally:
         state.close()
+
+
+def _leased(settings: Settings, state: State, user: str, verb: str, watch: Watcher) -> AbstractContextManager[None]:
+    """Hold the right to change an instance, after waiting for another run as long as the settings allow."""
+
+    def tell(text: str) -> None:
+        watch(Event("note", now_text(), text=text))
+
+    return lease(state, user, verb, wait=settings.lock_wait, tell=tell)
 
 
 @contextmanager

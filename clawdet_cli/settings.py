@@ -95,6 +95,8 @@ class Settings:
     ssh_key: Path
     timeout: float
     """Seconds for the whole command."""
+    lock_wait: float
+    """Seconds that another run on the same user may take before this one gives up."""
 
     @property
     def state_file(self) -> Path:
@@ -140,7 +142,7 @@ after a server was bought."""
 
 _FILE_KEYS = frozenset(
     "zone hcloud_token cloudflare_api_token server_types locations image openclaw_version model ssh_key"
-    " timeout provider_keys".split()
+    " timeout lock_wait provider_keys".split()
 )
 
 
@@ -244,7 +246,8 @@ def load(
         model=lookup.text("model", "CLAWDET_MODEL", _MODEL, "provider/model, such as anthropic/claude-sonnet-4-6"),
         provider_keys={name: key for name, key in keys.items() if key is not None},
         ssh_key=lookup.path("ssh_key", "CLAWDET_SSH_KEY") or state_dir / "ssh" / "id_ed25519",
-        timeout=_seconds(*lookup.find("timeout", "CLAWDET_TIMEOUT")),
+        timeout=_seconds(*lookup.find("timeout", "CLAWDET_TIMEOUT"), least=1, default=900.0),
+        lock_wait=_seconds(*lookup.find("lock_wait", "CLAWDET_LOCK_WAIT"), least=0, default=0.0),
     )
 
 
@@ -306,13 +309,13 @@ def _matching(value: Any, shape: re.Pattern[str], rule: str, where: str) -> str:
     return text
 
 
-def _seconds(value: Any, where: str) -> float:
+def _seconds(value: Any, where: str, *, least: int, default: float) -> float:
     if value is None:
-        return 900.0
+        return default
     try:
         seconds = float(value)
     except (TypeError, ValueError):
-        seconds = 0.0
-    if not 1 <= seconds <= 86400:
-        raise ConfigError(f"{where} is {value!r}, but a number of seconds from 1 to 86400 is expected.")
+        seconds = -1.0
+    if not least <= seconds <= 86400:
+        raise ConfigError(f"{where} is {value!r}, but a number of seconds from {least} to 86400 is expected.")
     return seconds

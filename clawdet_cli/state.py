@@ -2,13 +2,10 @@
 
 import json
 import os
-import socket
 import sqlite3
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +49,15 @@ MIGRATIONS: Sequence[str] = (
     CREATE INDEX effects_of ON effects (user, run_id);
     DROP TABLE events;
     """,
+    """
+    DROP TABLE leases;
+    CREATE TABLE leases (
+        user TEXT PRIMARY KEY, owner TEXT NOT NULL, verb TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL,
+        process TEXT NOT NULL, machine TEXT NOT NULL, since TEXT NOT NULL, heartbeat TEXT NOT NULL
+    ) STRICT;
+    """,
 )
 """Append only: a released migration is never edited, because databases exist that ran it."""
-
-HEARTBEAT_SECONDS = 10.0
-STALE_SECONDS = 60.0
-"""A lease held on another machine is taken over when it was silent for so long."""
 
 _COLUMNS = tuple(field.name for field in fields(Instance) if field.name not in {"checks", "stages", "open_effects"})
 
@@ -67,6 +67,8 @@ class State:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.owners: dict[str, str] = {}
+        """The leases that this run took, by user; `lease` keeps it."""
         with self._translated():
             # One by one, since `parents=True` would leave the upper ones to the umask.
             for folder in reversed(path.parents):
@@ -96,7 +98,7 @@ class State:
     def add(self, instance: Instance) -> None:
         """Record a new instance, in the place of a destroyed one of the same user."""
         values = [getattr(instance, name) for name in _COLUMNS]
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute("DELETE FROM checks WHERE user = ?", (instance.user,))
             connection.execute(
                 f"INSERT OR REPLACE INTO instances ({', '.join(_COLUMNS)})"  # noqa: S608 - the column names are ours
@@ -106,7 +108,7 @@ class State:
 
     def record(self, user: str, **changes: Any) -> Instance:
         """Write changed fields of an instance, durable when this returns, and give the whole."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             self._update(connection, user, changes)
         instance = self.instance(user)
         if instance is None:
@@ -116,7 +118,8 @@ class State:
     def begin_effect(self, instance: Instance, stage: str, kind: str, name: str, data: Mapping[str, Any]) -> Effect:
         """Write what is about to be done; durable when this returns, and only then may it be done."""
         begun_at = now_text()
-        with self._transaction() as connection:
+        with self.transaction() as connection:
+            self._still_ours(connection, instance.user)
             cursor = connection.execute(
                 "INSERT INTO effects (user, run_id, stage, kind, name, data, begun_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (instance.user, instance.run_id, stage, kind, name, json.dumps(data, sort_keys=True), begun_at),
@@ -126,7 +129,7 @@ class State:
 
     def end_effect(self, effect: Effect, outcome: EffectOutcome, result: str, changes: Mapping[str, Any]) -> None:
         """Write what came of an effect, and with it, in one step, what that changes in the instance."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(
                 "UPDATE effects SET outcome = ?, result = ?, ended_at = ? WHERE id = ?",
                 (outcome, result, now_text(), effect.id),
@@ -153,7 +156,7 @@ class State:
 
     def begin_stage(self, instance: Instance, name: str) -> int:
         """Note that a stage began, and give the row to end."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             cursor = connection.execute(
                 "INSERT INTO stage_runs (user, run_id, name, status, started_at, seconds)"
                 " VALUES (?, ?, ?, 'running', ?, 0)",
@@ -163,7 +166,7 @@ class State:
 
     def end_stage(self, row: int, status: str, seconds: float) -> None:
         """Note how a stage ended and how long it took."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute("UPDATE stage_runs SET status = ?, seconds = ? WHERE id = ?", (status, seconds, row))
 
     def typical_seconds(self, name: str) -> float | None:
@@ -176,7 +179,7 @@ class State:
 
     def save_checks(self, instance: Instance, checks: Sequence[Check]) -> None:
         """Replace the recorded checks of an instance by newer ones."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute("DELETE FROM checks WHERE user = ?", (instance.user,))
             connection.executemany(
                 "INSERT INTO checks (user, run_id, name, position, ok, evidence, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -186,53 +189,23 @@ class State:
                 ],
             )
 
-    @contextmanager
-    def lease(self, user: str) -> Iterator[None]:
-        """Hold the right to change one instance. Raises StateError that names the holder."""
-        owner = f"{socket.gethostname()}/{os.getpid()}/{threading.get_ident()}"
-        self._acquire(user, owner)
-        stop = threading.Event()
-        beating = threading.Thread(target=self._beat, args=(user, owner, stop), daemon=True)
-        beating.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            beating.join()
-            # A lease that stays falls to whoever comes after this process; a failure on its way must not be hidden.
-            with suppress(StateError), self._transaction() as connection:
-                connection.execute("DELETE FROM leases WHERE user = ? AND owner = ?", (user, owner))
-
-    def _acquire(self, user: str, owner: str) -> None:
-        host, pid = socket.gethostname(), os.getpid()
-        with self._transaction() as connection:
-            held = connection.execute("SELECT * FROM leases WHERE user = ?", (user,)).fetchone()
-            if held is not None and _alive(held):
-                raise StateError(
-                    f"{user} is being worked on by process {held['pid']} on {held['host']} since {held['since']}.",
-                    next_steps=[f"wait until it has ended, then look: clawdet status {user}"],
-                )
-            connection.execute(
-                "INSERT OR REPLACE INTO leases (user, owner, host, pid, process, since, heartbeat)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (user, owner, host, pid, _process_start(pid), now_text(), now_text()),
+    def _still_ours(self, connection: sqlite3.Connection, user: str) -> None:
+        """Refuse to go on for a run that slept while another one took its lease over."""
+        if user not in self.owners:
+            return
+        held = connection.execute("SELECT owner, verb, host, pid FROM leases WHERE user = ?", (user,)).fetchone()
+        if held is None or held["owner"] != self.owners[user]:
+            by = f"clawdet {held['verb']} (process {held['pid']} on {held['host']})" if held else "a run that has ended"
+            raise StateError(
+                f"{user} was taken over by {by} while this run slept: this one changes nothing more.",
+                next_steps=[f"clawdet status {user}"],
             )
-
-    def _beat(self, user: str, owner: str, stop: threading.Event) -> None:
-        while not stop.wait(HEARTBEAT_SECONDS):
-            # A beat that fails is no reason to end the work: the holder's process is looked at first.
-            try:
-                with closing(self._connect()) as connection, connection:
-                    connection.execute(
-                        "UPDATE leases SET heartbeat = ? WHERE user = ? AND owner = ?", (now_text(), user, owner)
-                    )
-            except sqlite3.Error:
-                continue
 
     def _update(self, connection: sqlite3.Connection, user: str, changes: Mapping[str, Any]) -> None:
         unknown = set(changes) - set(_COLUMNS)
         if unknown:
             raise ValueError(f"no such fields: {unknown}")
+        self._still_ours(connection, user)
         values = {**changes, "updated_at": now_text()}
         assignments = ", ".join(f"{name} = ?" for name in values)
         connection.execute(
@@ -279,7 +252,7 @@ class State:
         return connection
 
     def _migrate(self) -> None:
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > len(MIGRATIONS):
                 raise StateError(
@@ -292,7 +265,8 @@ class State:
                 connection.execute(f"PRAGMA user_version = {number}")
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Write several things together or not at all; durable at the end, and never cut off by a stop."""
         with self._translated(), stopping.held():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -313,26 +287,3 @@ class State:
                 f"The database {self.path} cannot be used: {error}.",
                 next_steps=[f"look at it: ls -l {self.path}", "or name another folder with --state"],
             ) from error
-
-
-def _alive(held: sqlite3.Row) -> bool:
-    if held["host"] == socket.gethostname():
-        return bool(held["process"]) and _process_start(held["pid"]) == held["process"]
-    silent = datetime.now(UTC) - datetime.fromisoformat(held["heartbeat"])
-    return silent < timedelta(seconds=STALE_SECONDS)
-
-
-def _process_start(pid: int) -> str:
-    """Give something that tells this process from a later one with the same number; empty if it is gone."""
-    try:
-        # Field 22 of stat(5) is the start time; the second field may hold blanks and brackets.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return ""
-    except PermissionError:
-        pass
-    return "" if Path("/proc/self/stat").exists() else "alive"

@@ -142,6 +142,18 @@ class Call(LocalCall):
             rich_help_panel=SHARED,
         ),
     ] = None
+    lock_wait: Annotated[
+        float | None,
+        typer.Option(
+            "--lock-wait",
+            metavar="SECONDS",
+            min=0,
+            max=86400,
+            help="Wait so long for another run on the same user. Default: $CLAWDET_LOCK_WAIT or 0.",
+            show_default=False,
+            rich_help_panel=SHARED,
+        ),
+    ] = None
 
     @property
     def labelled(self) -> bool:
@@ -158,7 +170,13 @@ class Call(LocalCall):
 
     def setting_flags(self) -> dict[str, Any]:
         """Give the flags that are settings, by their names there."""
-        return {"state": self.state, "zone": self.zone, "ssh_key": self.ssh_key, "timeout": self.timeout}
+        return {
+            "state": self.state,
+            "zone": self.zone,
+            "ssh_key": self.ssh_key,
+            "timeout": self.timeout,
+            "lock_wait": self.lock_wait,
+        }
 
 
 def with_call(body: Callable[..., None]) -> Callable[..., None]:

@@ -13,6 +13,7 @@ from clawdet_cli.adapters import hetzner
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.adapters.ssh import CommandResult, Ssh, known_hosts_line, openssh_command
 from clawdet_cli.errors import WaitError
+from clawdet_cli.lease import lease
 from clawdet_cli.model import Deadline, now_text
 from clawdet_cli.settings import Endpoints
 from clawdet_cli.state import State
@@ -153,8 +154,8 @@ def test_a_failure_before_the_first_stage_tells_what_exists(alice: Operator) -> 
     for command in (["destroy", "--yes"], ["provision", "--yes", "--zone", "other.test"]):
         with closing(sqlite3.connect(alice.info()["state_file"])) as database, database:
             database.execute(
-                "INSERT OR REPLACE INTO leases (user, owner, host, pid, process, since, heartbeat)"
-                " VALUES ('alice', 'x', 'elsewhere', 1, '1', ?, ?)",
+                "INSERT OR REPLACE INTO leases (user, owner, verb, host, pid, process, machine, since, heartbeat)"
+                " VALUES ('alice', 'x', 'provision', 'elsewhere', 1, '1', 'another', ?, ?)",
                 (now_text(), now_text()),
             )
         try:
@@ -169,18 +170,17 @@ def test_two_commands_that_start_together_do_not_forget_what_the_other_ordered(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second one looks before the first has ordered, and gets its turn when that has ended."""
-    lease = State.lease
     turns: list[str] = []
 
-    def first_another(self: State, user: str) -> Any:
+    def first_another(state: State, user: str, verb: str, **options: Any) -> Any:
         if not turns:
             turns.append(user)
             said = provision(operator)
             assert said.code == 0, said.err
             turns.append(recorded(operator, "run_id"))
-        return lease(self, user)
+        return lease(state, user, verb, **options)
 
-    monkeypatch.setattr(State, "lease", first_another)
+    monkeypatch.setattr("clawdet_cli.operations.lease", first_another)
     assert provision(operator).code == 0
     assert recorded(operator, "run_id") == turns[1]
     assert operator.holdings() == (1, 1, 1)

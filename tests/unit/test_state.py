@@ -1,13 +1,10 @@
 import os
 import signal
-import socket
 import sqlite3
 import stat
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -18,8 +15,8 @@ from typing import Any
 import pytest
 
 from clawdet_cli import state as module
-from clawdet_cli.errors import CloudError, RecordError, StateError
-from clawdet_cli.model import Check, EffectOutcome, Instance, StageRun, Status, now_text
+from clawdet_cli.errors import RecordError, StateError
+from clawdet_cli.model import Check, EffectOutcome, Instance, StageRun, Status
 from clawdet_cli.state import MIGRATIONS, State
 
 
@@ -105,7 +102,7 @@ class TestFile:
             "stage_runs": "id user run_id name status started_at seconds",
             "checks": "user run_id name position ok evidence at",
             "effects": "id user run_id stage kind name data begun_at outcome result ended_at",
-            "leases": "user owner host pid process since heartbeat",
+            "leases": "user owner verb host pid process machine since heartbeat",
         }
 
     def test_a_folder_that_may_not_be_written_is_a_failure_with_a_next_step(self) -> None:
@@ -157,7 +154,7 @@ class TestFile:
 
     def test_the_reason_is_told_where_sqlite_has_rolled_back_by_itself(self, state: State) -> None:
         state.add(instance())
-        with pytest.raises(RecordError, match="disk is full"), state._transaction() as connection:
+        with pytest.raises(RecordError, match="disk is full"), state.transaction() as connection:
             _roll_back_and_fail(connection)
         assert state.record("alice", server_id=1).server_id == 1
 
@@ -370,142 +367,3 @@ class TestHistory:
         with pytest.raises(ValueError, match="no such fields"):
             state.end_effect(begun, EffectOutcome.DONE, "4711", {"no_such_field": 1})
         assert state.open_effects("alice") == [begun]
-
-
-HOLDER = """
-import pathlib, sys
-from clawdet_cli.state import State
-with State(pathlib.Path(sys.argv[1])).lease("alice"):
-    print("held", flush=True)
-    sys.stdin.readline()
-"""
-
-
-@contextmanager
-def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run another process that holds alice's lease until its stdin is closed or it is killed."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with process:
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "held\n"
-            yield process
-        finally:
-            process.kill()
-
-
-def held_elsewhere(path: Path, silent: float) -> None:
-    heartbeat = (datetime.now(UTC) - timedelta(seconds=silent)).isoformat()
-    ask(
-        path,
-        "INSERT INTO leases (user, owner, host, pid, process, since, heartbeat)"
-        " VALUES ('alice', 'x', 'another-host', 1, 'x', '2026-01-01', ?)",
-        heartbeat,
-    )
-
-
-class TestLease:
-    def test_it_is_held_and_given_back(self, state: State, path: Path) -> None:
-        with state.lease("alice"):
-            assert ask(path, "SELECT user, host, pid FROM leases") == [("alice", socket.gethostname(), os.getpid())]
-        assert ask(path, "SELECT * FROM leases") == []
-
-    def test_it_is_given_back_after_a_failure_too(self, state: State, path: Path) -> None:
-        with pytest.raises(CloudError, match="sold out"), state.lease("alice"):
-            raise CloudError("sold out")
-        assert ask(path, "SELECT * FROM leases") == []
-
-    def test_a_failure_is_not_hidden_when_it_cannot_be_given_back(self, path: Path) -> None:
-        state = State(path)
-        with pytest.raises(CloudError, match="sold out"), state.lease("alice"):
-            _close_and_fail(state)
-
-    def test_a_live_process_keeps_it_and_is_named(self, state: State, path: Path) -> None:
-        with holder(path) as process:
-            with pytest.raises(StateError, match=f"process {process.pid} on {socket.gethostname()}") as caught:
-                _enter(state)
-            assert not isinstance(caught.value, RecordError)
-            assert "clawdet status alice" in caught.value.next_steps[0]
-            with state.lease("bob"):
-                pass
-            process.communicate("\n")
-            assert process.returncode == 0
-            with state.lease("alice"):
-                pass
-
-    def test_another_thread_of_this_process_keeps_it_too(self, state: State, path: Path) -> None:
-        refused = []
-
-        def attempt() -> None:
-            with closing(State(path)) as other:
-                try:
-                    _enter(other)
-                except StateError as error:
-                    refused.append(error.what)
-
-        with state.lease("alice"):
-            thread = threading.Thread(target=attempt)
-            thread.start()
-            thread.join()
-        assert len(refused) == 1
-
-    def test_it_is_taken_over_from_a_dead_process(self, state: State, path: Path) -> None:
-        with holder(path) as process:
-            process.kill()
-            process.wait()
-        assert len(ask(path, "SELECT * FROM leases")) == 1
-        with state.lease("alice"):
-            assert ask(path, "SELECT pid FROM leases") == [(os.getpid(),)]
-
-    @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes have no start time here")
-    def test_it_is_taken_over_when_another_process_has_the_number_of_the_dead_one(
-        self, state: State, path: Path
-    ) -> None:
-        with holder(path):
-            ask(path, "UPDATE leases SET process = '1'")
-            with state.lease("alice"):
-                assert ask(path, "SELECT pid FROM leases") == [(os.getpid(),)]
-
-    def test_another_machine_keeps_it_while_its_heart_beats(self, state: State, path: Path) -> None:
-        held_elsewhere(path, silent=module.STALE_SECONDS - 30)
-        with pytest.raises(StateError, match="another-host"):
-            _enter(state)
-
-    def test_it_is_taken_over_from_another_machine_that_fell_silent(self, state: State, path: Path) -> None:
-        held_elsewhere(path, silent=module.STALE_SECONDS + 1)
-        with state.lease("alice"):
-            assert ask(path, "SELECT host FROM leases") == [(socket.gethostname(),)]
-
-    def test_who_lost_it_does_not_give_back_anothers(self, state: State, path: Path) -> None:
-        with state.lease("alice"):
-            ask(path, "DELETE FROM leases")
-            held_elsewhere(path, silent=0)
-        assert ask(path, "SELECT host FROM leases") == [("another-host",)]
-
-    def test_the_heart_beats_while_it_is_held(self, state: State, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.01)
-        with state.lease("alice"):
-            ask(path, "UPDATE leases SET heartbeat = 'long ago'")
-            _until(lambda: ask(path, "SELECT heartbeat FROM leases") != [("long ago",)])
-            assert ask(path, "SELECT heartbeat FROM leases")[0][0] <= now_text()
-
-    def test_heartbeats_leave_a_margin_before_a_lease_is_stale(self) -> None:
-        assert 3 * module.HEARTBEAT_SECONDS <= module.STALE_SECONDS
-
-
-def _enter(state: State) -> None:
-    with state.lease("alice"):
-        pass
-
-
-def _close_and_fail(state: State) -> None:
-    state.close()
-    raise CloudError("sold out")
-
-
-def _until(condition: Any) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline

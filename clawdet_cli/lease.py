@@ -1,0 +1,203 @@
+"""The right to change one instance: one run at a time, on one machine or on several that share the state folder.
+
+A lease falls to the next run when its owner is dead. On the same machine the owner's process itself is looked at, so
+one that merely sleeps keeps it; of another machine there is only the heartbeat. Whoever lost a lease makes no further
+change: `State` compares the owner in the same transaction as each intent.
+"""
+
+import os
+import secrets
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from clawdet_cli import stopping
+from clawdet_cli.errors import StateError
+from clawdet_cli.model import now_text
+from clawdet_cli.state import State
+
+HEARTBEAT_SECONDS = 10.0
+STALE_SECONDS = 60.0
+"""From so long a silence on, by the clocks, a lease of another machine may be a dead one's."""
+WATCH_SECONDS = 25.0
+"""Before it is taken over it is watched for so long: clocks differ and jump, and a heart that beats is not dead."""
+RETRY_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease, as the database has it."""
+
+    owner: str
+    verb: str
+    host: str
+    pid: int
+    process: str
+    """What tells the process from a later one with its number."""
+    machine: str
+    since: str
+    heartbeat: str
+
+    def __str__(self) -> str:
+        return f"clawdet {self.verb} (process {self.pid} on {self.host}, since {self.since[:19].replace('T', ' ')} UTC)"
+
+
+@contextmanager
+def lease(state: State, user: str, verb: str, *, wait: float = 0.0, tell: Callable[[str], None]) -> Iterator[None]:
+    """Hold the right to change one instance; `wait` is how many seconds another run may keep it first.
+
+    Raises StateError that names the holder.
+    """
+    owner = secrets.token_hex(8)
+    _acquire(state, user, owner, verb, Patience(wait, tell))
+    state.owners[user] = owner
+    stop = threading.Event()
+    beating = threading.Thread(target=_beat, args=(state.path, user, owner, stop), daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beating.join(timeout=10)
+        del state.owners[user]
+        # A lease that stays falls to whoever comes after this process; a failure on its way must not be hidden.
+        with suppress(StateError), state.transaction() as connection:
+            connection.execute("DELETE FROM leases WHERE user = ? AND owner = ?", (user, owner))
+
+
+def holder_of(state: State, user: str) -> Holder | None:
+    """Give the living run that works on a user now; None when there is none, or only a dead one's lease."""
+    with state.transaction() as connection:
+        held = _held(connection, user)
+    return held if held is not None and (_process_lives(held) if held.machine == _machine() else _beats(held)) else None
+
+
+class Patience:
+    """How long a run waits for another one, and what it has said of it."""
+
+    def __init__(self, seconds: float, tell: Callable[[str], None]) -> None:
+        self._until = time.monotonic() + seconds
+        self._tell = tell
+        self._told = ""
+        self._watched: tuple[str, float] | None = None
+        """A heartbeat, and since when it has been the same."""
+
+    def over(self) -> bool:
+        """Say whether the caller has waited long enough."""
+        return time.monotonic() >= self._until
+
+    def tell(self, text: str) -> None:
+        """Say something, once."""
+        if text != self._told:
+            self._told = text
+            self._tell(text)
+
+    def unchanged(self, heartbeat: str) -> bool:
+        """Say whether a heartbeat has been the same for so long that its heart does not beat."""
+        if self._watched is None or self._watched[0] != heartbeat:
+            self._watched = (heartbeat, time.monotonic())
+        return time.monotonic() - self._watched[1] >= WATCH_SECONDS
+
+
+def _acquire(state: State, user: str, owner: str, verb: str, patience: Patience) -> None:
+    while True:
+        with state.transaction() as connection:
+            held = _held(connection, user)
+            dead = held is None or _dead(held, patience)
+            if dead:
+                connection.execute(
+                    "INSERT OR REPLACE INTO leases (user, owner, verb, host, pid, process, machine, since, heartbeat)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (user, owner, verb, *_own_identity(), now_text(), now_text()),
+                )
+        if dead:
+            if held is not None:
+                patience.tell(f"taking over from {held}, which is dead")
+            return
+        assert held is not None  # noqa: S101 - said above, for the type checker
+        doubtful = held.machine != _machine() and not _beats(held)
+        if doubtful:
+            patience.tell(f"no sign of life from {held}: watching for {WATCH_SECONDS:g} s whether it is dead")
+        elif patience.over():
+            raise StateError(
+                f"{user} is being worked on by {held}.",
+                next_steps=[
+                    f"wait for it: clawdet {verb} {user} --lock-wait 900",
+                    f"clawdet status {user}    (shows how far it is)",
+                ],
+            )
+        else:
+            patience.tell(f"waiting for {held}")
+        stopping.pause(RETRY_SECONDS)
+
+
+def _dead(held: Holder, patience: Patience) -> bool:
+    if held.machine == _machine():
+        return not _process_lives(held)
+    return not _beats(held) and patience.unchanged(held.heartbeat)
+
+
+def _held(connection: sqlite3.Connection, user: str) -> Holder | None:
+    row = connection.execute(
+        "SELECT owner, verb, host, pid, process, machine, since, heartbeat FROM leases WHERE user = ?", (user,)
+    ).fetchone()
+    return None if row is None else Holder(*row)
+
+
+def _beats(held: Holder) -> bool:
+    """Say whether the clocks show a recent heartbeat; one from the future proves nothing."""
+    try:
+        silent = (datetime.now(UTC) - datetime.fromisoformat(held.heartbeat)).total_seconds()
+    except (ValueError, TypeError):
+        return False
+    return -STALE_SECONDS < silent < STALE_SECONDS
+
+
+def _beat(path: Path, user: str, owner: str, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_SECONDS):
+        # A beat that fails is no reason to end the work: the next one may succeed.
+        with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=5.0)) as connection, connection:
+            values = (now_text(), user, owner)
+            connection.execute("UPDATE leases SET heartbeat = ? WHERE user = ? AND owner = ?", values)
+
+
+def _own_identity() -> tuple[str, int, str, str]:
+    pid = os.getpid()
+    return socket.gethostname(), pid, _process_start(pid), _machine()
+
+
+def _machine() -> str:
+    """Tell this machine from others, and from itself before its last boot: names repeat, also those of containers."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return f"host {socket.gethostname()}"
+
+
+def _process_lives(held: Holder) -> bool:
+    return bool(held.process) and _process_start(held.pid) == held.process
+
+
+def _process_start(pid: int) -> str:
+    """Give something that tells this process from a later one with the same number; empty if it is gone."""
+    try:
+        # Field 22 of stat(5) is the start time; the second field may hold blanks and brackets.
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # A killed process that nobody has waited for works no more.
+        return "" if state in {"Z", "X"} else rest[18]
+    except OSError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    return "" if Path("/proc/self/stat").exists() else "alive"
