@@ -138,6 +138,7 @@ class DnsRecord:
     content: str
     proxied: bool
     comment: str
+    created: datetime
 
 
 @dataclass(frozen=True)

@@ -346,6 +346,7 @@ def _record(record: RecordResponse | None) -> DnsRecord:
         content=str(record.content or ""),
         proxied=bool(record.proxied),
         comment=record.comment or "",
+        created=record.created_on,
     )
 
 

@@ -21,14 +21,18 @@ from typing import Any, TypeVar
 
 from clawdet_cli import bootstrap, csr
 from clawdet_cli.adapters import ssh
-from clawdet_cli.errors import CloudError, GuestError, SoldOutError, StateError, StoppedError
-from clawdet_cli.model import HostKey, Server, ServerOrder, Status
+from clawdet_cli.adapters.retry import until
+from clawdet_cli.errors import CloudError, GuestError, SoldOutError, StateError, StoppedError, WaitError
+from clawdet_cli.model import DnsRecord, HostKey, Server, ServerOrder, Status, Zone
 from clawdet_cli.stages import preflight, verify
 from clawdet_cli.stages.destroy import own_certificates, revoke
 from clawdet_cli.stages.phase import run_phase
 from clawdet_cli.stages.runner import Run, Stage
 
 T = TypeVar("T")
+
+RACE_SECONDS = 20.0
+"""How long a later claim to the same name may take to be withdrawn by the run that made it."""
 
 
 def check_accounts(run: Run) -> None:
@@ -83,6 +87,7 @@ def create_dns_record(run: Run) -> None:
         with run.effect("create_dns_record", instance.host, content=ipv4, comment=instance.comment) as effect:
             made = cloudflare.create_a_record(zone_id, instance.host, ipv4, instance.comment)
             effect.made(made.id, record_id=made.id)
+        _refuse_to_share_the_name(run, zone, made)
         return
     run.record(record_id=record.id)
     if (record.content, record.proxied, record.comment) != (ipv4, True, instance.comment):
@@ -198,6 +203,28 @@ def user_data(host_key: HostKey) -> str:
         "package_update": False,
     }
     return "#cloud-config\n" + json.dumps(config, indent=1) + "\n"
+
+
+def _refuse_to_share_the_name(run: Run, zone: Zone, made: DnsRecord) -> None:
+    """Look who else took the name since it was found free: Cloudflare takes two A records of one name.
+
+    The older record keeps it. Raises StateError for the later one, whose record is deleted again.
+    """
+    instance, cloudflare = run.instance, run.clouds.cloudflare
+
+    def alone() -> bool | None:
+        others = [r for r in cloudflare.records(zone.id, instance.host) if r.id != made.id and r.type != "TXT"]
+        if any((other.created, other.id) < (made.created, made.id) for other in others):
+            with run.effect("delete_dns_record", made.id, host=made.name) as effect:
+                cloudflare.delete_record(zone.id, made.id)
+                effect.made("", record_id=None)
+            preflight.own_record(run.clouds, zone, run.instance)
+        return None if others else True
+
+    try:
+        until(alone, deadline=run.deadline.within(RACE_SECONDS), what=f"{instance.host} to be ours alone")
+    except WaitError:
+        preflight.own_record(run.clouds, zone, instance)
 
 
 def _refuse_another_host_key(run: Run, server: Server) -> None:
