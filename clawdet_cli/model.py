@@ -362,3 +362,62 @@ class Destroyed:
     user: str
     removed: tuple[str, ...]
     absent: tuple[str, ...]
+
+
+class Category(StrEnum):
+    """How something stands between the database, the clouds and the VPS."""
+
+    RIGHT = "right"
+    DRIFTED = "drifted"
+    """Ours, and not as it is recorded."""
+    ADOPTABLE = "adoptable"
+    """Provably ours, and not recorded as such."""
+    GHOST = "ghost"
+    """In the database only."""
+    ORPHAN = "orphan"
+    """In a cloud only: made by clawdet, and of no instance that this database knows."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was compared."""
+
+    category: Category
+    kind: str
+    """server, record, certificate, ssh_key, vps, instance or journal."""
+    user: str
+    name: str
+    id: str
+    what: str
+    """In one sentence, how it stands."""
+    monthly: Decimal | None = None
+    """Euro per month without VAT, where it costs something."""
+    fix: str = ""
+    """What --fix does about it; empty where it needs a decision, or nothing."""
+    decision: str = ""
+    """What a person has to do or decide, as a command where there is one."""
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """What a comparison of everything with everything showed."""
+
+    findings: tuple[Finding, ...]
+    """As it stands now, after what was mended."""
+    foreign: Mapping[str, int]
+    """How many there are that are not clawdet's, by kind; they are counted and nothing more."""
+    mended: tuple[Finding, ...] = ()
+    """As it was before."""
+    busy: Mapping[str, str] = field(default_factory=dict)
+    """Users that another run is working on, and who that is: nothing of theirs was judged."""
+
+    @property
+    def clean(self) -> bool:
+        """Say whether everything is as it should be."""
+        return not self.busy and all(finding.category is Category.RIGHT for finding in self.findings)
+
+    @property
+    def orphans_monthly(self) -> Decimal:
+        """Sum up what orphans cost, in euro per month without VAT."""
+        orphans = (finding.monthly for finding in self.findings if finding.category is Category.ORPHAN)
+        return sum((monthly for monthly in orphans if monthly), Decimal(0))

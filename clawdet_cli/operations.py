@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 
 from clawdet_cli import pins, runlog
 from clawdet_cli.errors import ClawdetError, GuestError, StateError, Terminated
-from clawdet_cli.lease import lease
+from clawdet_cli.lease import holder_of, lease
 from clawdet_cli.model import (
     Deadline,
     Destroyed,
     DnsRecord,
     Event,
+    Finding,
     Holdings,
     Instance,
     Plan,
+    Reconciled,
     Server,
     Status,
     Watcher,
@@ -156,6 +158,22 @@ def destroy(settings: Settings, user: str, watch: Watcher) -> Destroyed:
         return Destroyed(user, tuple(run.removed), tuple(run.absent))
 
 
+def reconcile(settings: Settings, *, fix: bool, watch: Watcher) -> Reconciled:
+    """Compare the database, both clouds and every VPS; `fix` mends what needs no decision. Raises ClawdetError."""
+    with _database(settings) as state:
+        seen, result = _compared(settings, state, watch)
+        fixable: dict[str, list[Finding]] = {}
+        for finding in result.findings:
+            if fix and finding.fix:
+                fixable.setdefault(finding.user, []).append(finding)
+        for user, his in fixable.items():
+            _mend(settings, state, seen[user], his, watch)
+        if not fixable:
+            return result
+        mended = tuple(finding for his in fixable.values() for finding in his)
+        return replace(_compared(settings, state, watch)[1], mended=mended)
+
+
 def token(settings: Settings, user: str) -> Secret:
     """Read the gateway token from the VPS; it is stored nowhere else."""
     from clawdet_cli import bootstrap
@@ -240,6 +258,41 @@ def _logged(settings: Settings, user: str, verb: str, watch: Watcher) -> Iterato
             if isinstance(error, ClawdetError):
                 error.log_file = str(log.path)
             raise
+
+
+def _compared(settings: Settings, state: State, watch: Watcher) -> tuple[dict[str, Instance], Reconciled]:
+    """Look at everything, and give the instances as they were then beside what differs."""
+    from clawdet_cli.adapters import connect
+    from clawdet_cli.stages.comparison import compare
+    from clawdet_cli.stages.reconcile import look
+
+    instances = state.instances()
+    holders = {instance.user: holder_of(state, instance.user) for instance in instances}
+    busy = {user: str(holder) for user, holder in holders.items() if holder is not None}
+    deadline = Deadline.after(settings.timeout)
+    clouds = connect(settings, deadline, watch=lambda text: watch(Event("note", now_text(), text=text)))
+    try:
+        findings, foreign = compare(look(settings, clouds, instances, busy, deadline))
+    finally:
+        clouds.close()
+    return {instance.user: instance for instance in instances}, Reconciled(tuple(findings), foreign, busy=busy)
+
+
+def _mend(settings: Settings, state: State, seen: Instance, findings: Sequence[Finding], watch: Watcher) -> None:
+    """Mend what differs in one instance, unless another run has changed it since it was looked at."""
+    from clawdet_cli.stages.reconcile import mending
+    from clawdet_cli.stages.runner import execute
+
+    with (
+        _leased(settings, state, seen.user, "reconcile", watch),
+        _logged(settings, seen.user, "reconcile", watch) as (watching, hidden),
+    ):
+        instance = state.instance(seen.user)
+        if instance is None or instance.updated_at != seen.updated_at:
+            return
+        with _run(settings, instance, state, watching, hidden=hidden) as run:
+            _recover(run, on_failure=instance.status)
+            execute(run, [mending(run.instance.status, findings)], on_failure=instance.status)
 
 
 def _recover(run: "Run", *, on_failure: Status) -> None:

@@ -107,6 +107,10 @@ class Cloudflare:
         )
         return [_record(record) for record in found]
 
+    def all_records(self, zone_id: str) -> list[DnsRecord]:
+        """List every record of a zone, of all types, ours or not."""
+        return self._ask("list the zone's DNS records", DNS_EDIT, lambda: self._all_records(zone_id))
+
     def record(self, zone_id: str, record_id: str) -> DnsRecord | None:
         """Read a record; None when there is none of this id."""
         return self._ask(
@@ -225,6 +229,14 @@ class Cloudflare:
             lambda: _or_none(lambda: _whole(self._client.origin_ca_certificates.delete(certificate_id))) is not None,
             lambda: True if self.certificate(certificate_id) is None else None,
         )
+
+    def _all_records(self, zone_id: str) -> list[DnsRecord]:
+        found: dict[str, DnsRecord] = {}
+        for item in self._client.dns.records.list(zone_id=zone_id, per_page=100):
+            if item.id in found:
+                break  # as below
+            found[item.id] = _record(item)
+        return list(found.values())
 
     def _certificates(self, zone_id: str) -> list[Certificate]:
         found: dict[str, Certificate] = {}

@@ -119,6 +119,28 @@ class Hetzner:
         found = self._ask("list servers", lambda: self._client.servers.get_all(label_selector=selector))
         return [_server(server) for server in found]
 
+    def all_servers(self) -> list[Server]:
+        """List every server of the project, ours or not."""
+        return [_server(server) for server in self._ask("list all servers", self._client.servers.get_all)]
+
+    def all_ssh_keys(self) -> list[SshKey]:
+        """List every SSH key of the project, ours or not."""
+        return [_ssh_key(key) for key in self._ask("list all SSH keys", self._client.ssh_keys.get_all)]
+
+    def count_firewalls(self) -> int:
+        """Count the project's firewalls."""
+        return len(self._ask("list firewalls", self._client.firewalls.get_all))
+
+    def prices(self) -> dict[tuple[str, str], Decimal]:
+        """List what a server costs by type and location, in euro per month without VAT, its IPv4 included."""
+        known = self._ask("list server types", self._client.server_types.get_all)
+        pricing = self._ask("list prices", lambda: self._client.request("GET", "/pricing"))["pricing"]
+        found = {}
+        for kind in known:
+            for price in kind.prices or []:
+                found[str(kind.name), str(price["location"])] = _monthly(price, pricing)
+        return found
+
     def actions_of(self, server_id: int) -> list[int]:
         """List the ids of a server's actions, finished ones included."""
         what = f"list the actions of server {server_id}"
@@ -394,8 +416,6 @@ def _offer(kind: BoundServerType, location: str, pricing: Mapping[str, Any]) -> 
     price = next((price for price in kind.prices or [] if price["location"] == location), None)
     if place is None or price is None or _gone(place):
         return None
-    address = next(kind["prices"] for kind in pricing["primary_ips"] if kind["type"] == "ipv4")
-    address_price = next(item for item in address if item["location"] == location)
     return ServerOffer(
         server_type=str(kind.name),
         location=location,
@@ -403,11 +423,16 @@ def _offer(kind: BoundServerType, location: str, pricing: Mapping[str, Any]) -> 
         cores=int(kind.cores or 0),
         memory_gb=float(kind.memory or 0),
         disk_gb=int(kind.disk or 0),
-        monthly=(Decimal(price["price_monthly"]["net"]) + Decimal(address_price["price_monthly"]["net"])).quantize(
-            CENT
-        ),
+        monthly=_monthly(price, pricing),
         available=bool(place.available),
     )
+
+
+def _monthly(price: Mapping[str, Any], pricing: Mapping[str, Any]) -> Decimal:
+    """Add the price of a primary IPv4 at the same location."""
+    address = next(kind["prices"] for kind in pricing["primary_ips"] if kind["type"] == "ipv4")
+    address_price = next(item for item in address if item["location"] == price["location"])
+    return (Decimal(price["price_monthly"]["net"]) + Decimal(address_price["price_monthly"]["net"])).quantize(CENT)
 
 
 def _gone(place: ServerTypeLocation) -> bool:

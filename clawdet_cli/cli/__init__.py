@@ -9,7 +9,19 @@ import typer
 import typer.main
 
 from clawdet_cli import __version__, stopping
-from clawdet_cli.cli import destroy, documents, output, provision, sandbox, screens, ssh, status, token, verify
+from clawdet_cli.cli import (
+    destroy,
+    documents,
+    output,
+    provision,
+    reconcile,
+    sandbox,
+    screens,
+    ssh,
+    status,
+    token,
+    verify,
+)
 from clawdet_cli.cli.help import CONTEXT, HelpCommand, HelpGroup
 from clawdet_cli.cli.options import LocalCall
 from clawdet_cli.errors import ClawdetError, StoppedError, Terminated, UsageError
@@ -71,6 +83,7 @@ for body, module, panel in (
     (status.status, status, INSTANCES),
     (verify.verify, verify, INSTANCES),
     (destroy.destroy, destroy, INSTANCES),
+    (reconcile.reconcile, reconcile, INSTANCES),
     (token.token, token, ACCESS),
 ):
     app.command(help=module.HELP, epilog=module.EPILOG, rich_help_panel=panel, cls=HelpCommand)(body)

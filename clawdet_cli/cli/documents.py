@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from clawdet_cli.errors import ClawdetError
-from clawdet_cli.model import Destroyed, Event, Instance, Plan, ServerOffer
+from clawdet_cli.model import Destroyed, Event, Finding, Instance, Plan, Reconciled, ServerOffer
 
 VERSION = 1
 
@@ -64,6 +64,20 @@ def destroyed(value: Destroyed) -> Document:
     return {"user": value.user, "removed": list(value.removed), "absent": list(value.absent)}
 
 
+def reconciled(value: Reconciled) -> Document:
+    """Describe how everything stands."""
+    return {
+        "clean": value.clean,
+        "rows": [
+            *(_finding(one, fixed=True) for one in value.mended),
+            *(_finding(one, fixed=False) for one in value.findings),
+        ],
+        "foreign": dict(value.foreign),
+        "busy": dict(value.busy),
+        "orphans_monthly_eur": float(value.orphans_monthly),
+    }
+
+
 def error(failure: ClawdetError, next_steps: Sequence[str]) -> Document:
     """Describe a failure."""
     return {
@@ -81,6 +95,14 @@ def error(failure: ClawdetError, next_steps: Sequence[str]) -> Document:
 def event(value: Event) -> Document:
     """Describe a step of a run, without the fields that say nothing."""
     return document(**{name: content for name, content in asdict(value).items() if content not in {"", 0.0}})
+
+
+def _finding(value: Finding, *, fixed: bool) -> Document:
+    content = asdict(value)
+    monthly = content.pop("monthly")
+    content["category"] = value.category.value
+    texts = {"fix": value.fix or None, "decision": value.decision or None}
+    return {**content, **texts, "monthly_eur": None if monthly is None else float(monthly), "fixed": fixed}
 
 
 def _offer(value: ServerOffer) -> Document:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from clawdet_cli.cli.options import LocalCall
 from clawdet_cli.cli.output import Paint, Screen, beside, clean, duration
 from clawdet_cli.errors import ClawdetError
-from clawdet_cli.model import Check, Destroyed, Holdings, Instance, Plan, Status
+from clawdet_cli.model import Category, Check, Destroyed, Finding, Holdings, Instance, Plan, Reconciled, Status
 
 _STATUS_STYLES = {Status.COMPLETE: "green", Status.FAILED: "red", Status.DESTROYING: "yellow"}
 
@@ -159,6 +159,44 @@ def status_detail(value: Instance, call: LocalCall) -> Screen:
         yield from _checks(value.checks, paint)
 
     return screen
+
+
+def reconciled(value: Reconciled, call: LocalCall) -> Screen:
+    """Lay out what differs, the dearest first, and what has to be decided."""
+
+    def screen(paint: Paint) -> Iterator[str]:
+        for finding in value.mended:
+            yield f"{paint('mended', 'green'):<9} {_found(finding, call)}: {clean(finding.what)}"
+        right: dict[str, list[str]] = {}
+        for finding in value.findings:
+            if finding.category is Category.RIGHT:
+                right.setdefault(finding.user, []).append(finding.kind)
+        differing = [finding for finding in value.findings if finding.category is not Category.RIGHT]
+        for finding in sorted(differing, key=lambda one: -(one.monthly or 0)):
+            style = "red" if finding.category in {Category.ORPHAN, Category.GHOST} else "yellow"
+            yield f"{paint(f'{finding.category.value:<9}', style)} {_found(finding, call)}: {clean(finding.what)}"
+            if finding.fix:
+                yield f"            --fix {finding.fix}"
+            if finding.decision:
+                yield f"            {call.pasteable(finding.decision)}"
+        for user, holder in value.busy.items():
+            yield f"{paint('at work  ', 'yellow')} {user}: {clean(holder)}; nothing of it was judged"
+        for user, kinds in right.items():
+            if all(finding.user != user for finding in differing):
+                yield f"{paint('right    ', 'green')} {user}: {', '.join(kinds)}"
+        if value.orphans_monthly and not call.labelled:
+            yield f"Orphans cost {euro(value.orphans_monthly)} per month without VAT."
+        others = [f"{count} {kind.replace('_', ' ')}" for kind, count in value.foreign.items() if count]
+        if others:
+            yield f"Not clawdet's, and left alone: {', '.join(others)}."
+        yield "Everything is as it should be." if value.clean else f"{len(differing) + len(value.busy)} to look at."
+
+    return screen
+
+
+def _found(finding: Finding, call: LocalCall) -> str:
+    price = f", {euro(finding.monthly)} per month" if finding.monthly and not call.labelled else ""
+    return clean(f"{finding.kind.replace('_', ' ')} {finding.name} (id {finding.id}{price})")
 
 
 def holdings(value: Holdings, call: LocalCall) -> Screen:

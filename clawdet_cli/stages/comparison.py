@@ -1,0 +1,332 @@
+"""What the database says against what the clouds and the machines show: a pure function of both."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from clawdet_cli.model import Category, Certificate, DnsRecord, Finding, Instance, Server, SshKey, Status
+
+_COMMENT = re.compile(r"clawdet:([a-z0-9-]+):([a-z0-9]{12})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that is compared, read at one moment."""
+
+    instances: Sequence[Instance]
+    """Those that are not destroyed, with what is under way."""
+    servers: Sequence[Server]
+    ssh_keys: Sequence[SshKey]
+    firewalls: int
+    records: Mapping[str, Sequence[DnsRecord]]
+    """By zone; a zone that the token cannot see is missing."""
+    certificates: Mapping[str, Sequence[Certificate]]
+    """The same."""
+    vps: Mapping[str, str] = field(default_factory=dict)
+    """By user, of the machines that were asked: what is wrong, or nothing."""
+    prices: Mapping[tuple[str, str], Decimal] = field(default_factory=dict)
+    busy: Mapping[str, str] = field(default_factory=dict)
+    """Users that another run is working on."""
+
+
+def compare(seen: Seen) -> tuple[list[Finding], dict[str, int]]:
+    """Give a finding for each thing that is clawdet's, and how many others there are of each kind."""
+    claimed = _Claimed()
+    findings: list[Finding] = []
+    for instance in seen.instances:
+        found = list(_of_instance(instance, seen, claimed))
+        if instance.user not in seen.busy:
+            findings += found
+    orphans, foreign = _unclaimed(seen, claimed)
+    return findings + orphans, foreign
+
+
+@dataclass
+class _Claimed:
+    """Ids of what belongs to an instance."""
+
+    servers: set[int] = field(default_factory=set)
+    records: set[str] = field(default_factory=set)
+    certificates: set[str] = field(default_factory=set)
+
+
+def _of_instance(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Finding]:
+    found = [*_server(instance, seen, claimed), *_records(instance, seen, claimed)]
+    found += [*_certificates(instance, seen, claimed), *_vps(instance, seen)]
+    yield from found
+    for effect in instance.open_effects:
+        yield Finding(
+            Category.ADOPTABLE,
+            "journal",
+            instance.user,
+            effect.name,
+            str(effect.id),
+            f"{effect.kind} was begun at {effect.begun_at[:19].replace('T', ' ')} UTC by a run that is dead",
+            fix="looks what came of it, and records that",
+        )
+    yield _status(instance, anything=bool(found or instance.open_effects))
+
+
+def _status(instance: Instance, *, anything: bool) -> Finding:
+    finding = Finding(
+        Category.RIGHT, "instance", instance.user, instance.host, instance.run_id, f"it is {instance.status}"
+    )
+    if instance.status is Status.COMPLETE:
+        return finding
+    if not anything:
+        return _but(finding, Category.RIGHT, f"it is {instance.status}, and nothing of it was made")
+    why = f": {instance.error}" if instance.error else ""
+    again = "destroy" if instance.status is Status.DESTROYING else "provision"
+    return _but(
+        finding,
+        Category.DRIFTED,
+        f"it is {instance.status}, and no run is at work on it{why}",
+        decision=f"clawdet {again} {instance.user}",
+    )
+
+
+def _server(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Finding]:
+    user, price = instance.user, Decimal(instance.monthly) if instance.monthly else None
+    server = next((one for one in seen.servers if one.id == instance.server_id), None)
+    if server is not None:
+        claimed.servers.add(server.id)
+        finding = Finding(Category.RIGHT, "server", user, server.name, str(server.id), "it runs", price)
+        wrong, decision = _drift_of(server, instance)
+        yield _but(finding, Category.DRIFTED, wrong, decision=decision) if wrong else finding
+        return
+    if instance.server_id is not None:
+        yield Finding(
+            Category.GHOST,
+            "server",
+            user,
+            instance.server_name,
+            str(instance.server_id),
+            "it is recorded, and Hetzner has no server with this id",
+            fix="takes it out of the database",
+            decision=_anew(instance),
+        )
+    by_labels = next((one for one in seen.servers if one.name == instance.server_name and _ours(one, instance)), None)
+    if by_labels is not None:
+        claimed.servers.add(by_labels.id)
+        yield Finding(
+            Category.ADOPTABLE,
+            "server",
+            user,
+            by_labels.name,
+            str(by_labels.id),
+            "it has this instance's labels, and its id is not recorded",
+            seen.prices.get((by_labels.server_type, by_labels.location)),
+            fix="records it",
+        )
+
+
+def _drift_of(server: Server, instance: Instance) -> tuple[str, str]:
+    again = f"clawdet provision {instance.user}"
+    if not _ours(server, instance):
+        labels = ", ".join(f"{key}={value}" for key, value in instance.labels.items())
+        return "its labels were changed", f"put them back in the Hetzner console: {labels}"
+    if server.name != instance.server_name:
+        return f"it was renamed from {instance.server_name}", "name it so again in the Hetzner console"
+    if server.status != "running":
+        return f"it is {server.status}", f"switch it on in the Hetzner console, then: {again}"
+    if server.ipv4 != instance.ipv4:
+        return f"its address is {server.ipv4}, and {instance.ipv4} is recorded", again
+    return "", ""
+
+
+def _records(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Finding]:
+    if instance.zone not in seen.records:
+        if instance.record_id is not None:
+            what = f"Cloudflare shows this token no zone {instance.zone}"
+            decision = "give the token the right Zone Read on it, or look there yourself"
+            yield _of(
+                instance, "record", Category.DRIFTED, (instance.host, instance.record_id), what, decision=decision
+            )
+        return
+    records = seen.records[instance.zone]
+    recorded = next((one for one in records if one.id == instance.record_id), None)
+    if recorded is not None:
+        claimed.records.add(recorded.id)
+        finding = _of(instance, "record", Category.RIGHT, (recorded.name, recorded.id), f"it points at {instance.ipv4}")
+        wrong = _drift_of_record(recorded, instance)
+        if wrong and recorded.name == instance.host and instance.ipv4 and recorded.type == "A":
+            yield _but(finding, Category.DRIFTED, wrong, fix="sets it right")
+        elif wrong:
+            yield _but(finding, Category.DRIFTED, wrong, decision=f"clawdet provision {instance.user}")
+        else:
+            yield finding
+    elif instance.record_id is not None:
+        what = "it is recorded, and Cloudflare has no record with this id"
+        yield _of(
+            instance,
+            "record",
+            Category.GHOST,
+            (instance.host, instance.record_id),
+            what,
+            fix="takes it out of the database",
+            decision=_anew(instance),
+        )
+    for other in records:
+        if other.id in claimed.records or other.comment != instance.comment:
+            continue
+        claimed.records.add(other.id)
+        if recorded is None and other.name == instance.host and other.type == "A":
+            recorded = other
+            what = "it has this run's comment, and its id is not recorded"
+            yield _of(instance, "record", Category.ADOPTABLE, (other.name, other.id), what, fix="records it")
+        else:
+            what = f"it has this run's comment beside the recorded one ({other.type} {other.content})"
+            decision = "delete it in the Cloudflare dashboard, or take the comment away"
+            yield _of(instance, "record", Category.DRIFTED, (other.name, other.id), what, decision=decision)
+
+
+def _drift_of_record(record: DnsRecord, instance: Instance) -> str:
+    wrong = []
+    if (record.type, record.name) != ("A", instance.host):
+        wrong.append(f"it is {record.type} {record.name}")
+    if record.content != instance.ipv4:
+        wrong.append(f"it points at {record.content}, and {instance.ipv4} is recorded")
+    if not record.proxied:
+        wrong.append("it is not proxied, so it shows the server's address")
+    if record.comment != instance.comment:
+        wrong.append("its comment was changed")
+    return "; ".join(wrong)
+
+
+def _certificates(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Finding]:
+    if instance.zone not in seen.certificates:
+        return
+    certificates, kept = seen.certificates[instance.zone], False
+    for one in certificates:
+        own = one.hostnames == (instance.host,) and one.csr.split() == (instance.csr or "").split()
+        if one.id != instance.certificate_id and not own:
+            continue
+        claimed.certificates.add(one.id)
+        if one.id == instance.certificate_id:
+            kept = True
+            yield _of(instance, "certificate", Category.RIGHT, (instance.host, one.id), "it is valid")
+        elif instance.certificate_id is None and not kept:
+            kept = True
+            what = "it was signed from this instance's request, and its id is not recorded"
+            yield _of(instance, "certificate", Category.ADOPTABLE, (instance.host, one.id), what, fix="records it")
+        else:
+            what = "it is a second one for the same key and name"
+            yield _of(instance, "certificate", Category.DRIFTED, (instance.host, one.id), what, fix="revokes it")
+    if instance.certificate_id is not None and not kept:
+        yield _of(
+            instance,
+            "certificate",
+            Category.GHOST,
+            (instance.host, instance.certificate_id),
+            "it is recorded, and Cloudflare has no valid certificate with this id",
+            fix="takes it out of the database",
+            decision=_anew(instance),
+        )
+
+
+def _vps(instance: Instance, seen: Seen) -> Iterator[Finding]:
+    if instance.user not in seen.vps:
+        return
+    wrong, address = seen.vps[instance.user], instance.ipv4 or ""
+    if wrong:
+        decision = f"clawdet provision {instance.user}"
+        yield _of(instance, "vps", Category.DRIFTED, (instance.server_name, address), wrong, decision=decision)
+    else:
+        what = "it answers with the pinned host key, and OpenClaw's unit is active"
+        yield _of(instance, "vps", Category.RIGHT, (instance.server_name, address), what)
+
+
+def _unclaimed(seen: Seen, claimed: _Claimed) -> tuple[list[Finding], dict[str, int]]:
+    """Give what clawdet made and no instance claims, and count the rest."""
+    foreign = Counter(servers=0, records=0, certificates=0, ssh_keys=0, firewalls=seen.firewalls)
+    orphans: list[Finding] = []
+    for server in (one for one in seen.servers if one.id not in claimed.servers):
+        orphans += _orphan_or_foreign("servers", _orphaned_server(server, seen), foreign)
+    for zone, records in seen.records.items():
+        for record in (one for one in records if one.id not in claimed.records):
+            orphans += _orphan_or_foreign("records", _orphaned_record(record, zone, seen), foreign)
+    for key in seen.ssh_keys:
+        if key.labels.get("managed-by") != "clawdet":
+            foreign["ssh_keys"] += 1
+        elif not _needed(seen):
+            what = "clawdet added it, and there is no server of clawdet's in the project"
+            decision = "delete it in the Hetzner console: Security, SSH keys"
+            orphans.append(Finding(Category.ORPHAN, "ssh_key", "", key.name, str(key.id), what, decision=decision))
+    # Certificates carry no mark: what is not recorded cannot be proved to be ours.
+    for certificates in seen.certificates.values():
+        foreign["certificates"] += sum(one.id not in claimed.certificates for one in certificates)
+    return [orphan for orphan in orphans if orphan.user not in seen.busy], dict(foreign)
+
+
+def _orphan_or_foreign(kind: str, orphan: Finding | None, foreign: Counter[str]) -> list[Finding]:
+    if orphan is None:
+        foreign[kind] += 1
+        return []
+    return [orphan]
+
+
+def _needed(seen: Seen) -> bool:
+    """Say whether a key that clawdet added may be of use: to a server that is there, or one that is still ordered."""
+    return bool(seen.instances) or any(server.labels.get("managed-by") == "clawdet" for server in seen.servers)
+
+
+def _orphaned_record(record: DnsRecord, zone: str, seen: Seen) -> Finding | None:
+    made = _COMMENT.fullmatch(record.comment)
+    if made is None:
+        return None
+    user, run = made.groups()
+    what = f"run {run} of {user} made it, and this database knows none such (another one may)"
+    decision = _removal(user, seen, f"delete it in the Cloudflare dashboard, zone {zone}", zone)
+    return Finding(Category.ORPHAN, "record", user, record.name, record.id, what, decision=decision)
+
+
+def _orphaned_server(server: Server, seen: Seen) -> Finding | None:
+    user, run = server.labels.get("user", ""), server.labels.get("run", "")
+    if server.labels.get("managed-by") != "clawdet" or not user or not run:
+        return None
+    return Finding(
+        Category.ORPHAN,
+        "server",
+        user,
+        server.name,
+        str(server.id),
+        f"run {run} of {user} ordered it, and this database knows none such (another one may)",
+        seen.prices.get((server.server_type, server.location)),
+        decision=_removal(user, seen, f"delete server {server.id} in the Hetzner console", server.labels.get("zone")),
+    )
+
+
+def _removal(user: str, seen: Seen, by_hand: str, zone: str | None) -> str:
+    """Say how to be rid of an orphan: `destroy` finds it by its marks, unless the user has another instance now."""
+    if any(instance.user == user for instance in seen.instances):
+        return by_hand
+    return f"clawdet destroy {user}" + (f" --zone {zone}" if zone else "")
+
+
+def _anew(instance: Instance) -> str:
+    if instance.status is Status.DESTROYING:
+        return f"clawdet destroy {instance.user}"
+    return f"clawdet provision {instance.user}    (makes it again)"
+
+
+def _ours(server: Server, instance: Instance) -> bool:
+    return instance.labels.items() <= dict(server.labels).items()
+
+
+def _of(
+    instance: Instance,
+    kind: str,
+    category: Category,
+    thing: tuple[str, str],
+    what: str,
+    *,
+    fix: str = "",
+    decision: str = "",
+) -> Finding:
+    return Finding(category, kind, instance.user, *thing, what, fix=fix, decision=decision)
+
+
+def _but(finding: Finding, category: Category, what: str, *, fix: str = "", decision: str = "") -> Finding:
+    return Finding(category, finding.kind, finding.user, finding.name, finding.id, what, finding.monthly, fix, decision)

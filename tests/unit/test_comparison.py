@@ -1,0 +1,178 @@
+"""What differs between the database and the clouds: the rows that no sandbox run shows as well."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from clawdet_cli.model import Category, Certificate, DnsRecord, Effect, Finding, Instance, Server, SshKey, Status
+from clawdet_cli.stages.comparison import Seen, compare
+
+NOW = "2026-11-22T05:20:00+00:00"
+CREATED = datetime(2026, 11, 22, tzinfo=UTC)
+ALICE = Instance(
+    "alice",
+    "example.com",
+    "abcdef012345",
+    Status.COMPLETE,
+    False,
+    NOW,
+    NOW,
+    server_id=1,
+    server_type="cx23",
+    location="nbg1",
+    monthly="5.99",
+    ipv4="203.0.113.7",
+    record_id="r1",
+    certificate_id="c1",
+    csr="CSR ONE",
+)
+SERVER = Server(1, "clawdet-alice", "running", "203.0.113.7", "cx23", "nbg1", ALICE.labels, CREATED)
+RECORD = DnsRecord("r1", "alice.example.com", "A", "203.0.113.7", True, "clawdet:alice:abcdef012345", CREATED)
+CERTIFICATE = Certificate("c1", ("alice.example.com",), "CSR\nONE\n", "", "")
+KEY = SshKey(5, "clawdet-key", {"managed-by": "clawdet"})
+
+
+def seen(instances: tuple[Instance, ...] = (ALICE,), **changes: Any) -> Seen:
+    everything: dict[str, Any] = {
+        "servers": [SERVER],
+        "ssh_keys": [KEY],
+        "firewalls": 0,
+        "records": {"example.com": [RECORD]},
+        "certificates": {"example.com": [CERTIFICATE]},
+        "vps": {"alice": ""},
+    }
+    return Seen(instances=instances, **{**everything, **changes})
+
+
+def differing(found: Seen) -> list[Finding]:
+    return [finding for finding in compare(found)[0] if finding.category is not Category.RIGHT]
+
+
+def test_all_is_right() -> None:
+    assert differing(seen()) == []
+    assert compare(seen())[1] == {"servers": 0, "records": 0, "certificates": 0, "ssh_keys": 0, "firewalls": 0}
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"status": "off"}, "it is off"),
+        ({"ipv4": "203.0.113.9"}, "its address is 203.0.113.9, and 203.0.113.7 is recorded"),
+        ({"labels": {}}, "its labels were changed"),
+        ({"labels": {**ALICE.labels, "run": "x"}}, "its labels were changed"),
+    ],
+)
+def test_a_server_that_drifted(change: dict[str, Any], what: str) -> None:
+    (finding,) = differing(seen(servers=[replace(SERVER, **change)]))
+    assert (finding.category, finding.kind, finding.what, finding.fix) == (Category.DRIFTED, "server", what, "")
+    assert finding.monthly == Decimal("5.99")
+
+
+def test_a_server_of_another_run_is_neither_adopted_nor_right() -> None:
+    other = replace(SERVER, id=2, labels={**ALICE.labels, "run": "zzzzzzzzzzzz"})
+    ghost, orphan = differing(seen(servers=[other], prices={("cx23", "nbg1"): Decimal("5.99")}))
+    assert (ghost.category, ghost.id) == (Category.GHOST, "1")
+    assert (orphan.category, orphan.id, orphan.monthly) == (Category.ORPHAN, "2", Decimal("5.99"))
+    assert orphan.decision == "delete server 2 in the Hetzner console"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {},
+        {"managed-by": "clawdet"},
+        {"managed-by": "clawdet", "user": "bob"},
+        {"managed-by": "terraform", "user": "bob", "run": "abcdef012345"},
+        {"managed_by": "clawdet", "user": "bob", "run": "abcdef012345"},
+    ],
+)
+def test_a_server_without_all_our_labels_is_foreign(labels: dict[str, str]) -> None:
+    foreign = replace(SERVER, id=2, name="clawdet-bob", labels=labels)
+    assert differing(seen(servers=[SERVER, foreign])) == []
+    assert compare(seen(servers=[SERVER, foreign]))[1]["servers"] == 1
+
+
+@pytest.mark.parametrize(
+    ("comment", "is_orphan"),
+    [
+        ("clawdet:bob:abcdef012345", True),
+        ("clawdet:bob:", False),
+        ("clawdet:bob:abcdef01234", False),
+        ("clawdet:bob:abcdef012345 and more", False),
+        ("see clawdet:bob:abcdef012345", False),
+        ("", False),
+    ],
+)
+def test_a_record_is_an_orphan_by_its_whole_comment_only(comment: str, is_orphan: bool) -> None:
+    other = replace(RECORD, id="r2", name="bob.example.com", comment=comment)
+    findings = differing(seen(records={"example.com": [RECORD, other]}))
+    assert [finding.category for finding in findings] == [Category.ORPHAN] * is_orphan
+    assert compare(seen(records={"example.com": [RECORD, other]}))[1]["records"] == (not is_orphan)
+
+
+def test_a_second_record_with_our_comment_is_not_taken_for_the_recorded_one() -> None:
+    second = replace(RECORD, id="r2", content="203.0.113.9")
+    (finding,) = differing(seen(records={"example.com": [RECORD, second]}))
+    assert (finding.category, finding.id, finding.fix) == (Category.DRIFTED, "r2", "")
+
+
+def test_a_certificate_of_the_same_host_with_another_request_is_foreign() -> None:
+    other = replace(CERTIFICATE, id="c2", csr="CSR TWO")
+    found = seen(certificates={"example.com": [CERTIFICATE, other]})
+    assert differing(found) == []
+    assert compare(found)[1]["certificates"] == 1
+
+
+def test_a_certificate_of_our_request_for_more_than_our_host_is_foreign() -> None:
+    wide = replace(CERTIFICATE, id="c2", hostnames=("alice.example.com", "*.example.com"))
+    assert differing(seen(certificates={"example.com": [CERTIFICATE, wide]})) == []
+
+
+def test_a_zone_that_cannot_be_seen_is_said() -> None:
+    (finding,) = differing(seen(records={}, certificates={}))
+    assert (finding.kind, finding.what) == ("record", "Cloudflare shows this token no zone example.com")
+
+
+@pytest.mark.parametrize("status", [Status.PENDING, Status.FAILED])
+def test_one_of_which_nothing_was_made_differs_in_nothing(status: Status) -> None:
+    nothing = Instance("bob", "example.com", "bobbobbobbob", status, False, NOW, NOW)
+    assert differing(seen((ALICE, nothing))) == []
+
+
+def test_an_interrupted_run_is_told_with_what_is_under_way() -> None:
+    effect = Effect(7, "alice", ALICE.run_id, "create_server", "create_server", "clawdet-alice", {}, NOW)
+    interrupted = replace(ALICE, status=Status.CREATING_VPS, open_effects=(effect,))
+    journal, instance = differing(seen((interrupted,)))
+    assert (journal.category, journal.kind, journal.id) == (Category.ADOPTABLE, "journal", "7")
+    assert "2026-11-22 05:20:00 UTC" in journal.what
+    assert (instance.kind, instance.decision) == ("instance", "clawdet provision alice")
+
+
+def test_nothing_of_a_user_that_is_worked_on_is_judged() -> None:
+    halfway = replace(ALICE, server_id=None, record_id=None, certificate_id=None, status=Status.CREATING_VPS)
+    other = replace(SERVER, id=2, labels={**ALICE.labels, "run": "zzzzzzzzzzzz"})
+    found = seen((halfway,), servers=[SERVER, other], busy={"alice": "clawdet provision (process 1)"})
+    assert compare(found)[0] == []
+
+
+def test_a_key_is_an_orphan_when_nothing_of_ours_is_left() -> None:
+    empty: dict[str, Any] = {"records": {}, "certificates": {}, "vps": {}}
+    (finding,) = differing(seen((), servers=[], **empty))
+    assert (finding.category, finding.kind, finding.id) == (Category.ORPHAN, "ssh_key", "5")
+    assert [found.kind for found in differing(seen((), **empty))] == ["server"]
+    foreign = [SshKey(6, "clawdet-laptop", {})]
+    assert compare(seen((), servers=[], ssh_keys=foreign, **empty)) == (
+        [],
+        {"servers": 0, "records": 0, "certificates": 0, "ssh_keys": 1, "firewalls": 0},
+    )
+
+
+def test_an_orphan_of_a_user_unknown_here_is_removed_by_destroy_in_its_zone() -> None:
+    labels = {"managed-by": "clawdet", "user": "bob", "run": "bobbobbobbob", "zone": "example.org"}
+    orphan = replace(SERVER, id=2, name="clawdet-bob", labels=labels)
+    (finding,) = differing(seen(servers=[SERVER, orphan]))
+    assert finding.decision == "clawdet destroy bob --zone example.org"
+    assert "this database knows none such (another one may)" in finding.what
