@@ -6,9 +6,10 @@ import string
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from clawdet_cli import pins, runlog
+from clawdet_cli import archive, pins, runlog
 from clawdet_cli.errors import ClawdetError, GuestError, StateError, Terminated
 from clawdet_cli.lease import holder_of, lease
 from clawdet_cli.model import (
@@ -172,6 +173,53 @@ def reconcile(settings: Settings, *, fix: bool, watch: Watcher) -> Reconciled:
             return result
         mended = tuple(finding for his in fixable.values() for finding in his)
         return replace(_compared(settings, state, watch)[1], mended=mended)
+
+
+def rebuild(settings: Settings, watch: Watcher) -> list[Instance]:
+    """Record again what the clouds hold and this database does not know; living rows stay as they are."""
+    from clawdet_cli.adapters import connect
+    from clawdet_cli.stages.rebuild import REBUILD, lost_instances
+    from clawdet_cli.stages.runner import execute
+
+    with _database(settings) as state:
+        clouds = connect(settings, Deadline.after(settings.timeout))
+        try:
+            lost = list(lost_instances(settings, clouds, sandbox=bool(settings.endpoints.sandbox)))
+        finally:
+            clouds.close()
+        rebuilt = []
+        for instance in lost:
+            with (
+                _leased(settings, state, instance.user, "state rebuild", watch),
+                _logged(settings, instance.user, "rebuild", watch) as (watching, hidden),
+            ):
+                known = state.instance(instance.user)
+                if known is not None and known.status != Status.DESTROYED:
+                    continue
+                state.add(instance)
+                with _run(settings, instance, state, watching, hidden=hidden) as run:
+                    execute(run, REBUILD, on_failure=Status.FAILED)
+                    run.record(error=instance.error)
+                rebuilt.append(_recorded(state, instance.user))
+        return rebuilt
+
+
+def export_state(settings: Settings) -> dict[str, Any]:
+    """Give everything that is recorded as one document."""
+    with _database(settings) as state:
+        return archive.export(state)
+
+
+def import_state(settings: Settings, document: object, *, replace_living: bool) -> list[str]:
+    """Take such a document in, and give its users. Raises UsageError or StateError, and nothing is changed then."""
+    with _database(settings) as state:
+        return archive.load(state, document, replace=replace_living)
+
+
+def backup_state(settings: Settings, target: Path) -> None:
+    """Copy the database to a new file, consistent also while a run writes to it."""
+    with _database(settings) as state:
+        archive.backup(state, target)
 
 
 def token(settings: Settings, user: str) -> Secret:

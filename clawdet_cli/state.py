@@ -252,6 +252,9 @@ class State:
         return connection
 
     def _migrate(self) -> None:
+        # Mostly there is nothing to do, and a reader must not queue up behind those who write.
+        if self._connection.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS):
+            return
         with self.transaction() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > len(MIGRATIONS):

@@ -253,6 +253,22 @@ def _open(
     return client
 
 
+def shown_host_key(address: tuple[str, int], deadline: Deadline) -> str:
+    """Give the Ed25519 host key that a machine shows, `ssh-ed25519 AAAA...`, to be compared before it is believed.
+
+    Raises GuestError when it shows none.
+    """
+    try:
+        connection = socket.create_connection(address, timeout=min(10.0, max(0.2, deadline.left())))
+        with contextlib.closing(paramiko.Transport(connection)) as transport:
+            transport.get_security_options().key_types = ["ssh-ed25519"]
+            transport.start_client(timeout=min(10.0, max(1.0, deadline.left())))
+            key = transport.get_remote_server_key()
+    except (paramiko.SSHException, EOFError, OSError) as error:
+        raise GuestError(f"{address[0]}:{address[1]} shows no SSH host key: {_reason(error)}.") from None
+    return f"{key.get_name()} {key.get_base64()}"
+
+
 def _transport(client: paramiko.SSHClient) -> paramiko.Transport:
     transport = client.get_transport()
     if transport is None:

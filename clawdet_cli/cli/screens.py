@@ -199,6 +199,22 @@ def _found(finding: Finding, call: LocalCall) -> str:
     return clean(f"{finding.kind.replace('_', ' ')} {finding.name} (id {finding.id}{price})")
 
 
+def rebuilt(values: Sequence[Instance], call: LocalCall) -> Screen:
+    """Lay out what was recorded again, and how to go on with it."""
+
+    def screen(_: Paint) -> Iterator[str]:
+        if not values:
+            yield "Everything of clawdet's that the clouds show is recorded."
+        for value in values:
+            parts = {"server": value.server_id, "DNS record": value.record_id, "certificate": value.certificate_id}
+            found = [f"{kind} {number}" for kind, number in parts.items() if number]
+            lacking = [kind for kind, number in parts.items() if not number]
+            yield f"{value.user}: {', '.join(found)}" + (f"; not found: {', '.join(lacking)}" if lacking else "")
+            yield "  " + call.pasteable(f"clawdet provision {value.user}    (checks it, and makes it complete)")
+
+    return screen
+
+
 def holdings(value: Holdings, call: LocalCall) -> Screen:
     """Lay out what a destroy would remove."""
 

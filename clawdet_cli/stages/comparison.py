@@ -8,7 +8,8 @@ from decimal import Decimal
 
 from clawdet_cli.model import Category, Certificate, DnsRecord, Finding, Instance, Server, SshKey, Status
 
-_COMMENT = re.compile(r"clawdet:([a-z0-9-]+):([a-z0-9]{12})", re.ASCII)
+COMMENT = re.compile(r"clawdet:([a-z0-9-]+):([a-z0-9]{12})", re.ASCII)
+"""The comment of a record that clawdet made: user and run."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ def _needed(seen: Seen) -> bool:
 
 
 def _orphaned_record(record: DnsRecord, zone: str, seen: Seen) -> Finding | None:
-    made = _COMMENT.fullmatch(record.comment)
+    made = COMMENT.fullmatch(record.comment)
     if made is None:
         return None
     user, run = made.groups()

@@ -125,20 +125,13 @@ def prepare_vps(run: Run) -> None:
 def install_certificate(run: Run) -> None:
     """Have the VPS's own key certified for strict TLS; the key never leaves the VPS."""
     instance, cloudflare = run.instance, run.clouds.cloudflare
-    # Made where it stays; a second request finds the key of the first.
-    with run.effect("make_vps_key", instance.host):
-        answer = run.ssh().run(
-            bootstrap.installed("certificate-request", instance.host), timeout=run.deadline.within(60).left()
-        )
-    if answer.code != 0:
-        raise GuestError("The VPS could not make a key and request.", details=answer.err.splitlines()[-5:])
-    csr.check(answer.out, instance.host)
-    if instance.csr is None or not csr.same_key(instance.csr, answer.out):
+    asked = request_of_vps(run)
+    if instance.csr is None or not csr.same_key(instance.csr, asked):
         # Another key means another machine: what the old one had must not stay valid beside it.
         for certificate in own_certificates(run):
             revoke(run, certificate)
         # Certificates carry no label: this request, written before the call, is what makes one ours.
-        run.record(csr=answer.out, certificate_id=None)
+        run.record(csr=asked, certificate_id=None)
     zone_id, request = _known(instance.zone_id), _known(run.instance.csr)
     signed = cloudflare.certificate_for(zone_id, instance.host, request)
     if signed is not None:
@@ -147,6 +140,18 @@ def install_certificate(run: Run) -> None:
     with run.effect("sign_certificate", instance.host, csr=request) as effect:
         made = cloudflare.sign(zone_id, instance.host, request)
         effect.made(made.id, certificate_id=made.id)
+
+
+def request_of_vps(run: Run) -> str:
+    """Give the request of the VPS's own key, which it makes if it has none. Raises GuestError for a strange one."""
+    host = run.instance.host
+    # Made where it stays; a second request finds the key of the first.
+    with run.effect("make_vps_key", host):
+        answer = run.ssh().run(bootstrap.installed("certificate-request", host), timeout=run.deadline.within(60).left())
+    if answer.code != 0:
+        raise GuestError("The VPS could not make a key and request.", details=answer.err.splitlines()[-5:])
+    csr.check(answer.out, host)
+    return answer.out
 
 
 def configure_openclaw(run: Run) -> None:

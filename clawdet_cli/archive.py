@@ -1,0 +1,154 @@
+"""The database as a document that can be carried elsewhere, and as a consistent copy."""
+
+import json
+import os
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from clawdet_cli.errors import ClawdetError, RecordError, StateError, UsageError
+from clawdet_cli.lease import holder_of
+from clawdet_cli.model import Status, checked_user
+from clawdet_cli.state import MIGRATIONS, State
+
+VERSION = 1
+TABLES = ("instances", "checks", "stage_runs", "effects")
+"""What is carried; leases belong to processes."""
+NUMBERED = {"stage_runs", "effects"}
+"""Tables whose rows get new ids where they arrive."""
+
+
+def export(state: State) -> dict[str, Any]:
+    """Give everything that is recorded, as one moment shows it; there is no secret in it."""
+    with state.transaction() as connection:
+        tables = {
+            name: [dict(row) for row in connection.execute(f"SELECT * FROM {name} ORDER BY rowid")]  # noqa: S608 - ours
+            for name in TABLES
+        }
+    return {"clawdet_export": VERSION, "schema": len(MIGRATIONS), **tables}
+
+
+def load(state: State, document: object, *, replace: bool) -> list[str]:
+    """Take an export in, all of it or nothing, and give its users; others are left as they are.
+
+    Raises UsageError that names what is wrong with it, StateError for a living instance that `replace` does not allow
+    to be overwritten, or that a run is working on.
+    """
+    found = _checked(state, document)
+    users = [str(row["user"]) for row in found["instances"]]
+    for user in users:
+        holder = holder_of(state, user)
+        if holder is not None:
+            raise StateError(f"{user} is being worked on by {holder}.", next_steps=["wait until it has ended"])
+        living = state.instance(user)
+        if living is not None and living.status != Status.DESTROYED and not replace:
+            raise StateError(
+                f"{user} is recorded here already: nothing was imported.",
+                next_steps=["to take what the file says in its place, add --replace"],
+            )
+    with state.transaction() as connection:
+        for name in TABLES:
+            for user in users:
+                connection.execute(f"DELETE FROM {name} WHERE user = ?", (user,))  # noqa: S608 - the names are ours
+            for row in found[name]:
+                columns = [column for column in row if not (column == "id" and name in NUMBERED)]
+                connection.execute(
+                    f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",  # noqa: S608
+                    [row[column] for column in columns],
+                )
+    return users
+
+
+def backup(state: State, target: Path) -> None:
+    """Copy the database to a new file that its owner alone can read, also while a run writes to it.
+
+    Raises StateError when the file exists or cannot be written.
+    """
+    try:
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
+    except FileExistsError:
+        raise StateError(f"{target} exists already: nothing was copied.", next_steps=["name a new file"]) from None
+    except OSError as error:
+        raise StateError(f"{target} cannot be made: {error.strerror}.", next_steps=["name another file"]) from None
+    try:
+        with closing(sqlite3.connect(state.path, timeout=5.0)) as source, closing(sqlite3.connect(target)) as copy:
+            source.backup(copy)
+            # One file, to be carried about: without it a copy would make -wal and -shm beside it when it is read.
+            copy.execute("PRAGMA journal_mode = DELETE")
+        for path in (target, target.parent):
+            opened = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(opened)
+            finally:
+                os.close(opened)
+    except (sqlite3.Error, OSError) as error:
+        target.unlink(missing_ok=True)
+        raise RecordError(
+            f"The database {state.path} could not be copied to {target}: {error}.",
+            next_steps=["look whether the disk is full: df -h"],
+        ) from error
+
+
+def _checked(state: State, document: object) -> dict[str, list[Mapping[str, Any]]]:
+    """Give the tables of an export, after a look at every field."""
+    if not isinstance(document, dict) or document.get("clawdet_export") != VERSION:
+        raise _unusable("it does not begin as one")
+    if document.get("schema") != len(MIGRATIONS):
+        raise _unusable(f"its schema is {document.get('schema')!r}, and this clawdet's is {len(MIGRATIONS)}")
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for name in TABLES:
+        rows = document.get(name)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise _unusable(f"'{name}' is no list of objects")
+        with state.transaction() as connection:
+            columns = {row[1]: row for row in connection.execute(f"PRAGMA table_info({name})")}
+        for number, row in enumerate(rows):
+            if set(row) != set(columns):
+                strange = sorted(set(row) ^ set(columns))
+                raise _unusable(f"{name}[{number}] has too many fields or too few: {', '.join(strange)}")
+            for field, value in row.items():
+                _check_value(f"{name}[{number}].{field}", value, columns[field])
+        found[name] = rows
+    users = {row["user"] for row in found["instances"]}
+    for name in TABLES:
+        for number, row in enumerate(found[name]):
+            _check_row(f"{name}[{number}]", row, users)
+    if len(users) != len(found["instances"]):
+        raise _unusable("'instances' names a user twice")
+    return found
+
+
+def _check_value(where: str, value: object, column: Any) -> None:
+    _, _, kind, not_null, _, key = column
+    wanted = {"TEXT": (str,), "INTEGER": (int,), "REAL": (float, int)}[kind]
+    if value is None and not not_null and not key:
+        return
+    if not isinstance(value, wanted) or isinstance(value, bool):
+        raise _unusable(f"{where} is {value!r}")
+
+
+def _check_row(where: str, row: Mapping[str, Any], users: set[str]) -> None:
+    try:
+        checked_user(row["user"])
+    except ClawdetError:
+        raise _unusable(f"{where}.user is {row['user']!r}") from None
+    if row["user"] not in users:
+        raise _unusable(f"{where}.user is {row['user']!r}, of whom it has no instance")
+    if where.startswith("instances") and row["status"] not in set(Status):
+        raise _unusable(f"{where}.status is {row['status']!r}")
+    if "data" in row:
+        try:
+            whole = isinstance(json.loads(row["data"]), dict)
+        except ValueError:
+            whole = False
+        if not whole:
+            raise _unusable(f"{where}.data is {row['data']!r}")
+
+
+def _unusable(why: str) -> UsageError:
+    return UsageError(
+        f"This is no export of this clawdet: {why}. Nothing was imported.",
+        next_steps=["make one where the database is: clawdet state export FILE"],
+    )

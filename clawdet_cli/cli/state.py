@@ -1,0 +1,132 @@
+"""`clawdet state ...`: the database itself."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clawdet_cli.cli import documents, output, screens
+from clawdet_cli.cli.configure import configure
+from clawdet_cli.cli.help import HelpCommand, HelpGroup
+from clawdet_cli.cli.options import Call, with_call
+from clawdet_cli.errors import StateError, UsageError
+
+app = typer.Typer(cls=HelpGroup, rich_markup_mode=None)
+
+HELP = """The database itself: make it anew, carry it elsewhere, copy it.
+
+It is one SQLite file in the state folder, and holds no secret."""
+
+_File = typer.Argument(metavar="FILE", show_default=False)
+
+
+@app.command(
+    cls=HelpCommand,
+    help="""Record again what the clouds hold, after the database was lost.
+
+The labels of servers and the comments of DNS records tell user, run and zone; the VPS, whose host key must be the one
+that its label names, tells the rest. What is recorded already stays as it is, and nothing in the clouds is changed.
+Afterwards 'clawdet provision USER' checks an instance and makes it complete, or 'clawdet destroy USER' removes it.""",
+    epilog="Example: clawdet state rebuild --zone example.com",
+)
+@with_call
+def rebuild(call: Call) -> None:
+    """Make lost rows anew."""
+    from clawdet_cli import operations  # not above: --help must stay fast
+
+    with output.progress(call) as view:
+        configured = configure(call, view)
+        with view.working("Looking for what is not recorded"):
+            found = operations.rebuild(configured.settings, view.watch)
+    content: documents.Document = {"instances": documents.instances(found)}
+    output.result(call, content, screens.rebuilt(found, call), label=configured.label)
+
+
+@app.command(
+    cls=HelpCommand,
+    help="Write everything that is recorded as JSON, to FILE or to stdout.",
+    epilog="Example: clawdet state export instances.json",
+)
+@with_call
+def export(call: Call, file: Annotated[Path | None, _File] = None) -> None:
+    """Write everything as JSON."""
+    from clawdet_cli import operations  # not above: --help must stay fast
+
+    with output.progress(call, banner=False) as view:
+        configured = configure(call, view, local=True)
+        content = operations.export_state(configured.settings)
+    if file is None:
+        typer.echo(json.dumps(content, indent=1))
+        return
+    _write_new(file, json.dumps(content, indent=1) + "\n")
+    count = len(content["instances"])
+    told = f"{count} {'instance' if count == 1 else 'instances'} written to {file}"
+    output.result(call, {"file": str(file), "instances": count}, lambda _: [told], label=configured.label)
+
+
+@app.command(
+    "import",
+    cls=HelpCommand,
+    help="""Take in what 'clawdet state export' wrote: all of it, or nothing if something in it is wrong.
+
+Users that the file does not name are left as they are.""",
+    epilog="Example: clawdet state import instances.json",
+)
+@with_call
+def import_(
+    call: Call,
+    file: Annotated[Path, _File],
+    *,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite instances that are recorded here.")] = False,
+) -> None:
+    """Take an export in."""
+    from clawdet_cli import operations  # not above: --help must stay fast
+
+    document = _read(file)
+    with output.progress(call, banner=False) as view:
+        configured = configure(call, view, local=True)
+        users = operations.import_state(configured.settings, document, replace_living=replace)
+    told = f"imported: {', '.join(users)}" if users else "there is no instance in it: nothing was imported"
+    output.result(call, {"imported": users}, lambda _: [told], label=configured.label)
+
+
+@app.command(
+    cls=HelpCommand,
+    help="""Copy the database to a new FILE, whole and consistent, also while a run writes to it.
+
+The copy is a database as well: put it into a state folder as clawdet.db to use it.""",
+    epilog='Example: clawdet state backup "clawdet-$(date +%F).db"',
+)
+@with_call
+def backup(call: Call, file: Annotated[Path, _File]) -> None:
+    """Copy the database."""
+    from clawdet_cli import operations  # not above: --help must stay fast
+
+    with output.progress(call, banner=False) as view:
+        configured = configure(call, view, local=True)
+        operations.backup_state(configured.settings, file.absolute())
+    output.result(call, {"file": str(file)}, lambda _: [f"copied to {file}"], label=configured.label)
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}.", next_steps=["name another file"]) from None
+    except ValueError:
+        raise UsageError(
+            f"{file} is no JSON: nothing was imported.",
+            next_steps=["make an export where the database is: clawdet state export FILE"],
+        ) from None
+
+
+def _write_new(file: Path, text: str) -> None:
+    try:
+        with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600), "w") as opened:
+            opened.write(text)
+    except FileExistsError:
+        raise StateError(f"{file} exists already: nothing was written.", next_steps=["name a new file"]) from None
+    except OSError as error:
+        raise StateError(f"{file} cannot be written: {error.strerror}.", next_steps=["name another file"]) from None

@@ -1,0 +1,98 @@
+"""Makes the rows of a lost database anew: labels, comments and the machines themselves tell what they were."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from decimal import Decimal
+
+from clawdet_cli import bootstrap
+from clawdet_cli.adapters import Clouds, ssh
+from clawdet_cli.errors import ClawdetError, UsageError
+from clawdet_cli.model import DnsRecord, Instance, Server, Status, checked_user, now_text
+from clawdet_cli.settings import Settings
+from clawdet_cli.stages.comparison import COMMENT
+from clawdet_cli.stages.provision import found, request_of_vps
+from clawdet_cli.stages.runner import Run, Stage
+
+ERROR = "rebuilt from what the clouds show, and not checked yet"
+
+
+def lost_instances(settings: Settings, clouds: Clouds, *, sandbox: bool) -> Iterator[Instance]:
+    """Give an instance for each user and run that a server's labels or a record's comment name."""
+    servers = [one for one in clouds.hetzner.all_servers() if one.labels.get("managed-by") == "clawdet"]
+    zones = {one.labels.get("zone") or settings.zone for one in servers} | {settings.zone}
+    records: dict[str, list[DnsRecord]] = {}
+    for name in filter(None, zones):
+        zone = clouds.cloudflare.zone(name)
+        records[name] = clouds.cloudflare.all_records(zone.id) if zone else []
+    prices = clouds.hetzner.prices() if servers else {}
+    made: set[str] = set()
+    for server in servers:
+        user, run = server.labels.get("user", ""), server.labels.get("run", "")
+        zone_name = server.labels.get("zone") or settings.zone
+        if not _is_user(user) or not run or zone_name is None or server.name != f"clawdet-{user}":
+            continue
+        made.add(user)
+        blank = _blank(user, run, zone_name, sandbox=sandbox)
+        yield _with_record(_with_server(blank, server, prices), records[zone_name])
+    for zone_name, those in records.items():
+        for record in those:
+            comment = COMMENT.fullmatch(record.comment)
+            if comment is not None and comment[1] not in made and _is_user(comment[1]):
+                made.add(comment[1])
+                yield _with_record(_blank(comment[1], comment[2], zone_name, sandbox=sandbox), those)
+
+
+def ask_the_machine(run: Run) -> None:
+    """Find out what only the VPS knows: its host key, checked against the label, its request, and its software."""
+    instance = run.instance
+    zone = run.clouds.cloudflare.zone(instance.zone)
+    run.record(zone_id=zone.id if zone else None)
+    server = run.clouds.hetzner.server(instance.server_id) if instance.server_id is not None else None
+    if server is None or server.ipv4 is None:
+        return
+    address = run.settings.endpoints.dial(server.ipv4, 22)
+    try:
+        shown = ssh.shown_host_key(address, run.deadline.within(30))
+        if ssh.pin_label(shown) != server.labels.get("host-key"):
+            run.note(f"{server.name} shows another host key than it was ordered with: nothing on it is believed")
+            return
+        run.record(host_key=shown)
+        report = run.ssh(run.deadline.within(30)).run(
+            bootstrap.installed("report"), timeout=run.deadline.within(60).left()
+        )
+        version = bootstrap.parse_values(report.out).get("openclaw_version") if report.code == 0 else None
+        if version:
+            run.record(openclaw_version=version)
+        request = request_of_vps(run)
+    except ClawdetError as error:
+        run.note(f"{server.name} could not be asked: {error.what}")
+        return
+    certificate = run.clouds.cloudflare.certificate_for(run.instance.zone_id or "", instance.host, request)
+    run.record(csr=request, certificate_id=certificate.id if certificate else None)
+
+
+REBUILD = (Stage("rebuild", Status.FAILED, "Asking the VPS what the clouds cannot tell", ask_the_machine),)
+
+
+def _blank(user: str, run: str, zone: str, *, sandbox: bool) -> Instance:
+    return Instance(user, zone, run, Status.FAILED, sandbox, now_text(), now_text(), error=ERROR)
+
+
+def _with_server(blank: Instance, server: Server, prices: Mapping[tuple[str, str], Decimal]) -> Instance:
+    monthly = prices.get((server.server_type, server.location))
+    return replace(
+        blank, **found(server), monthly=str(monthly) if monthly else None, created_at=server.created.isoformat()
+    )
+
+
+def _with_record(blank: Instance, records: list[DnsRecord]) -> Instance:
+    own = [one for one in records if one.comment == blank.comment and one.name == blank.host and one.type == "A"]
+    return replace(blank, record_id=own[0].id) if own else blank
+
+
+def _is_user(name: str) -> bool:
+    try:
+        checked_user(name)
+    except UsageError:
+        return False
+    return True

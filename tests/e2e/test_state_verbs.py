@@ -1,0 +1,210 @@
+"""`clawdet state`: a lost database comes back, and one that is there can be carried elsewhere."""
+
+import json
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clawdet_cli.adapters import ssh
+from tests.e2e.operator import Operator, Said
+from tests.e2e.test_bad_input import error_of, provision
+from tests.e2e.test_recovery import emptied, lose_the_database, recorded, rewrite
+from tests.kill.invariants import in_clouds, not_complete, not_empty, rows
+
+__all__ = ["emptied"]
+
+
+@pytest.fixture
+def alice(operator: Operator) -> Operator:
+    said = provision(operator)
+    assert said.code == 0, said.err
+    return operator
+
+
+def state(operator: Operator, *arguments: str) -> Said:
+    return operator.clawdet("state", *arguments, "--sandbox", "--json")
+
+
+class TestRebuild:
+    def test_a_lost_database_comes_back_and_the_instance_goes_on_as_it_was(self, alice: Operator) -> None:
+        fields = ("server_id", "record_id", "certificate_id", "run_id", "ipv4", "monthly", "host_key", "zone_id")
+        before, held = [recorded(alice, field) for field in fields], in_clouds(alice)
+        lose_the_database(alice)
+        said = state(alice, "rebuild")
+        assert said.code == 0, said.err
+        (row,) = said.document["instances"]
+        assert (row["user"], row["status"]) == ("alice", "failed")
+        assert [recorded(alice, field) for field in fields] == before
+        assert in_clouds(alice) == held
+        assert provision(alice).code == 0
+        assert not_complete(alice, "alice") == []
+        assert in_clouds(alice)["servers"] == held["servers"]
+
+    def test_what_was_rebuilt_can_be_destroyed_whole(self, alice: Operator) -> None:
+        lose_the_database(alice)
+        said = alice.clawdet("state", "rebuild", "--sandbox")
+        assert "clawdet provision alice --sandbox" in said.out
+        assert alice.clawdet("destroy", "alice", "--sandbox", "--yes").code == 0
+        assert not_empty(alice) == []
+
+    def test_what_is_recorded_already_is_left_alone(self, alice: Operator) -> None:
+        before = rows(alice, "SELECT * FROM instances")
+        assert state(alice, "rebuild").document["instances"] == []
+        assert rows(alice, "SELECT * FROM instances") == before
+
+    def test_a_machine_with_another_host_key_is_not_believed(
+        self, alice: Operator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lose_the_database(alice)
+        other = ssh.make_host_key().public
+        monkeypatch.setattr(ssh, "shown_host_key", lambda *_: other)
+        said = alice.clawdet("state", "rebuild", "--sandbox")
+        assert said.code == 0
+        assert "shows another host key than it was ordered with: nothing on it is believed" in said.err
+        assert "not found: certificate" in said.out
+        assert recorded(alice, "host_key") is None
+        assert recorded(alice, "server_id") == alice.servers()[0]["id"]
+
+    def test_a_machine_that_is_off_is_recorded_without_what_only_it_knows(self, alice: Operator) -> None:
+        lose_the_database(alice)
+        (server,) = alice.servers()
+        alice.cloud("hetzner", f"/servers/{server['id']}/actions/poweroff", "POST")
+        said = alice.clawdet("state", "rebuild", "--sandbox")
+        assert said.code == 0, said.err
+        assert "could not be asked" in said.err
+        assert recorded(alice, "server_id") == server["id"]
+
+    def test_a_record_whose_server_is_gone_comes_back_too(self, alice: Operator) -> None:
+        lose_the_database(alice)
+        alice.cloud("hetzner", f"/servers/{alice.servers()[0]['id']}", "DELETE")
+        assert [row["user"] for row in state(alice, "rebuild").document["instances"]] == ["alice"]
+        assert recorded(alice, "record_id") == alice.records()[0]["id"]
+        assert alice.clawdet("destroy", "alice", "--sandbox", "--yes").code == 0
+        assert alice.records() == []
+
+    def test_foreign_things_are_not_recorded(self, operator: Operator) -> None:
+        for labels in ({}, {"managed-by": "clawdet"}, {"managed-by": "clawdet", "user": "www", "run": "abcdefghijkl"}):
+            order = {"name": f"clawdet-{len(labels)}", "server_type": "cx23", "image": "ubuntu-24.04"}
+            operator.cloud("hetzner", "/servers", "POST", {**order, "location": "nbg1", "labels": labels})
+        assert state(operator, "rebuild").document["instances"] == []
+
+
+class TestExport:
+    def test_it_is_taken_in_elsewhere_as_it_was(self, alice: Operator, tmp_path: Path) -> None:
+        file = tmp_path / "export.json"
+        assert state(alice, "export", str(file)).code == 0
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        tables = ("instances", "checks")
+        before = {name: rows(alice, f"SELECT * FROM {name}") for name in tables}  # noqa: S608 - two words of ours
+        lose_the_database(alice)
+        assert state(alice, "import", str(file)).document["imported"] == ["alice"]
+        assert {name: rows(alice, f"SELECT * FROM {name}") for name in tables} == before  # noqa: S608 - the same
+        assert rows(alice, "SELECT kind, outcome FROM effects")
+        assert not_complete(alice, "alice") == []
+
+    def test_it_goes_to_stdout_without_a_file_and_holds_no_secret(self, alice: Operator) -> None:
+        said = alice.clawdet("state", "export", "--sandbox")
+        assert json.loads(said.out)["instances"][0]["user"] == "alice"
+        info = alice.info()
+        assert not any(info[f"{cloud}_token"] in said.out for cloud in ("hetzner", "cloudflare"))
+        token = alice.clawdet("token", "alice", "--sandbox").out.strip()
+        assert len(token) > 20
+        assert token not in said.out
+        assert "PRIVATE KEY" not in said.out
+
+    def test_a_file_that_exists_is_not_overwritten(self, alice: Operator, tmp_path: Path) -> None:
+        (tmp_path / "there").write_text("precious")
+        error_of(state(alice, "export", str(tmp_path / "there")), 4, "state")
+        error_of(state(alice, "backup", str(tmp_path / "there")), 4, "state")
+        assert (tmp_path / "there").read_text() == "precious"
+
+    def test_a_living_instance_is_overwritten_only_when_told_to(self, alice: Operator, tmp_path: Path) -> None:
+        file = tmp_path / "export.json"
+        state(alice, "export", str(file))
+        rewrite(alice, "error = 'newer'")
+        error = error_of(state(alice, "import", str(file)), 4, "state")
+        assert "--replace" in error["next_steps"][0]
+        assert recorded(alice, "error") == "newer"
+        assert state(alice, "import", str(file), "--replace").code == 0
+        assert recorded(alice, "error") is None
+
+    @pytest.mark.parametrize(
+        ("spoil", "why"),
+        [
+            (lambda whole: whole.clear(), "it does not begin as one"),
+            (lambda whole: whole.update(schema=99), "its schema is 99"),
+            (lambda whole: whole.update(instances={}), "'instances' is no list of objects"),
+            (lambda whole: whole["instances"][0].update(status="fine"), "instances[0].status is 'fine'"),
+            (lambda whole: whole["instances"][0].update(user="www"), "instances[0].user is 'www'"),
+            (lambda whole: whole["instances"][0].update(server_id="x"), "instances[0].server_id is 'x'"),
+            (lambda whole: whole["instances"][0].update(extra=1), "too many fields or too few: extra"),
+            (lambda whole: whole["instances"][0].pop("zone"), "too many fields or too few: zone"),
+            (lambda whole: whole["effects"][0].update(data="[]"), "effects[0].data is '[]'"),
+            (lambda whole: whole["effects"][0].update(user="bob"), "effects[0].user is 'bob', of whom"),
+            (lambda whole: whole["instances"].append(dict(whole["instances"][0])), "names a user twice"),
+        ],
+    )
+    def test_what_is_wrong_with_a_file_is_named_and_nothing_is_imported(
+        self, spoil: Callable[[Any], Any], why: str, alice: Operator, tmp_path: Path
+    ) -> None:
+        whole = json.loads(alice.clawdet("state", "export", "--sandbox").out)
+        spoil(whole)
+        file = tmp_path / "spoilt.json"
+        file.write_text(json.dumps(whole))
+        before = rows(alice, "SELECT * FROM instances")
+        error = error_of(state(alice, "import", str(file), "--replace"), 2, "usage")
+        assert why in error["what"]
+        assert rows(alice, "SELECT * FROM instances") == before
+
+    def test_a_file_that_is_missing_or_no_json_is_named(self, operator: Operator, tmp_path: Path) -> None:
+        (tmp_path / "text").write_text("hello")
+        assert "is no JSON" in error_of(state(operator, "import", str(tmp_path / "text")), 2, "usage")["what"]
+        assert "cannot be read" in error_of(state(operator, "import", str(tmp_path / "none")), 2, "usage")["what"]
+
+
+WRITER = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+print("ready", flush=True)
+number = 0
+while True:
+    number += 1
+    database.execute("BEGIN IMMEDIATE")
+    database.execute("UPDATE instances SET error = ?, updated_at = ?", (str(number), str(number)))
+    database.execute("COMMIT")
+"""
+
+
+def test_a_backup_is_whole_though_somebody_writes_all_the_time(alice: Operator, tmp_path: Path) -> None:
+    source = alice.info()["state_file"]
+    with subprocess.Popen([sys.executable, "-c", WRITER, source], stdout=subprocess.PIPE, text=True) as writer:
+        try:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "ready\n"
+            for number in range(5):
+                said = state(alice, "backup", str(tmp_path / f"copy{number}.db"))
+                assert said.code == 0, said.out
+        finally:
+            writer.kill()
+    for copy in tmp_path.glob("copy*.db"):
+        assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+        with closing(sqlite3.connect(copy)) as database:
+            assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            error, updated = database.execute("SELECT error, updated_at FROM instances").fetchone()
+            assert error == updated
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_backup_can_take_the_databases_place(alice: Operator, tmp_path: Path) -> None:
+    assert state(alice, "backup", str(tmp_path / "copy.db")).code == 0
+    lose_the_database(alice)
+    (tmp_path / "copy.db").rename(alice.info()["state_file"])
+    assert not_complete(alice, "alice") == []
+    assert provision(alice).code == 0
