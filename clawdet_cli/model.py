@@ -141,6 +141,15 @@ class DnsRecord:
     created: datetime
 
 
+_COMMENT = re.compile(r"clawdet:([a-z0-9-]+):([a-z0-9]{12})", re.ASCII)
+
+
+def maker_of(comment: str) -> tuple[str, str] | None:
+    """Give the user and the run that a record's comment names; None for a comment that is not clawdet's."""
+    match = _COMMENT.fullmatch(comment)
+    return None if match is None else (match[1], match[2])
+
+
 @dataclass(frozen=True)
 class Certificate:
     """An Origin CA certificate; it carries no label, so its CSR tells whose it is."""
@@ -273,12 +282,7 @@ class Instance:
     @property
     def comment(self) -> str:
         """Give the DNS comment that makes a record ours; free zones have no tags."""
-        return f"{self.comment_start}{self.run_id}"
-
-    @property
-    def comment_start(self) -> str:
-        """Give what the comments of all runs for this user begin with."""
-        return f"clawdet:{self.user}:"
+        return f"clawdet:{self.user}:{self.run_id}"
 
 
 @dataclass(frozen=True)

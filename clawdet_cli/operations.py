@@ -15,7 +15,6 @@ from clawdet_cli.lease import holder_of, lease
 from clawdet_cli.model import (
     Deadline,
     Destroyed,
-    DnsRecord,
     Event,
     Finding,
     Holdings,
@@ -26,6 +25,7 @@ from clawdet_cli.model import (
     Status,
     Watcher,
     checked_user,
+    maker_of,
     now_text,
 )
 from clawdet_cli.settings import Secret, Settings
@@ -175,8 +175,8 @@ def reconcile(settings: Settings, *, fix: bool, watch: Watcher) -> Reconciled:
         return replace(_compared(settings, state, watch)[1], mended=mended)
 
 
-def rebuild(settings: Settings, watch: Watcher) -> list[Instance]:
-    """Record again what the clouds hold and this database does not know; living rows stay as they are."""
+def rebuild(settings: Settings, users: Sequence[str], watch: Watcher) -> list[Instance]:
+    """Record again what the clouds hold of these users, or of all; rows that live stay as they are."""
     from clawdet_cli.adapters import connect
     from clawdet_cli.stages.rebuild import REBUILD, lost_instances
     from clawdet_cli.stages.runner import execute
@@ -184,7 +184,8 @@ def rebuild(settings: Settings, watch: Watcher) -> list[Instance]:
     with _database(settings) as state:
         clouds = connect(settings, Deadline.after(settings.timeout))
         try:
-            lost = list(lost_instances(settings, clouds, sandbox=bool(settings.endpoints.sandbox)))
+            found = lost_instances(settings, clouds, sandbox=bool(settings.endpoints.sandbox))
+            lost = [instance for instance in found if not users or instance.user in users]
         finally:
             clouds.close()
         rebuilt = []
@@ -452,7 +453,8 @@ def _recorded_or_adopted(settings: Settings, state: State, user: str, *, add: bo
         server = run.clouds.hetzner.find_server(blank.server_name)
         zone = run.clouds.cloudflare.zone(blank.zone)
         records = run.clouds.cloudflare.records(zone.id, blank.host) if zone else []
-    runs = [record.comment.removeprefix(blank.comment_start) for record in records if _made_for(blank, record)]
+    makers = [maker_of(record.comment) for record in records]
+    runs = [maker[1] for maker in makers if maker is not None and maker[0] == user]
     if server is not None:
         labels = dict(server.labels)
         if labels.get("managed-by") != "clawdet" or labels.get("user") != user or not labels.get("run"):
@@ -472,10 +474,6 @@ def _recorded_or_adopted(settings: Settings, state: State, user: str, *, add: bo
     if add:
         state.add(adopted)
     return adopted
-
-
-def _made_for(instance: Instance, record: DnsRecord) -> bool:
-    return record.comment.startswith(instance.comment_start)
 
 
 def _adopted(blank: Instance, run_id: str, server: Server | None) -> Instance:

@@ -287,6 +287,20 @@ class State:
             yield
         except (sqlite3.Error, OSError) as error:
             raise RecordError(
-                f"The database {self.path} cannot be used: {error}.",
-                next_steps=[f"look at it: ls -l {self.path}", "or name another folder with --state"],
+                f"The database {self.path} cannot be used: {error}.", next_steps=self._ways_out(error)
             ) from error
+
+    def _ways_out(self, error: Exception) -> list[str]:
+        """Say what helps, by what SQLite says is wrong."""
+        match getattr(error, "sqlite_errorcode", 0) & 0xFF:
+            case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+                move = f"mv {self.path} {self.path}.broken && rm -f {self.path}-wal {self.path}-shm"
+                return [move, "clawdet state rebuild    (records again what the clouds hold)"]
+            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                return [f"see which program has it open: fuser {self.path}", "or wait, and run the command again"]
+            case sqlite3.SQLITE_FULL:
+                return [f"make room, then run the command again: df -h {self.path.parent}"]
+        return [
+            f"see who may write to it: ls -ld {self.path.parent} {self.path}",
+            "or name another folder with --state",
+        ]

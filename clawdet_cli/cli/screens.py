@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from clawdet_cli.cli.options import LocalCall
 from clawdet_cli.cli.output import Paint, Screen, beside, clean, duration
-from clawdet_cli.errors import ClawdetError
+from clawdet_cli.errors import ClawdetError, RecordError
 from clawdet_cli.model import Category, Check, Destroyed, Finding, Holdings, Instance, Plan, Reconciled, Status
 
 _STATUS_STYLES = {Status.COMPLETE: "green", Status.FAILED: "red", Status.DESTROYING: "yellow"}
@@ -260,6 +260,9 @@ def failure(error: ClawdetError, next_steps: Sequence[str], *, sandbox: bool) ->
                 "in the sandbox, where nothing is billed:" if sandbox else "and what it costs:"
             )
             yield from (f"  {clean(line)}" for line in error.left_behind)
+        elif isinstance(error, RecordError) and error.stage is None:
+            yield ""
+            yield "What exists in the clouds was not touched; without the database it cannot be told."
         elif error.kind != "usage":
             yield ""
             yield "Nothing was made that costs money."

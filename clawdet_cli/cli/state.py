@@ -12,6 +12,7 @@ from clawdet_cli.cli.configure import configure
 from clawdet_cli.cli.help import HelpCommand, HelpGroup
 from clawdet_cli.cli.options import Call, with_call
 from clawdet_cli.errors import StateError, UsageError
+from clawdet_cli.model import checked_user
 
 app = typer.Typer(cls=HelpGroup, rich_markup_mode=None)
 
@@ -24,7 +25,7 @@ _File = typer.Argument(metavar="FILE", show_default=False)
 
 @app.command(
     cls=HelpCommand,
-    help="""Record again what the clouds hold, after the database was lost.
+    help="""Record again what the clouds hold, after the database was lost: of all users, or of those that are named.
 
 The labels of servers and the comments of DNS records tell user, run and zone; the VPS, whose host key must be the one
 that its label names, tells the rest. What is recorded already stays as it is, and nothing in the clouds is changed.
@@ -32,14 +33,20 @@ Afterwards 'clawdet provision USER' checks an instance and makes it complete, or
     epilog="Example: clawdet state rebuild --zone example.com",
 )
 @with_call
-def rebuild(call: Call) -> None:
+def rebuild(
+    call: Call,
+    users: Annotated[
+        list[str] | None, typer.Argument(metavar="USER", help="Nobody means all.", show_default=False)
+    ] = None,
+) -> None:
     """Make lost rows anew."""
     from clawdet_cli import operations  # not above: --help must stay fast
 
+    wanted = [checked_user(user) for user in dict.fromkeys(users or ())]
     with output.progress(call) as view:
         configured = configure(call, view)
         with view.working("Looking for what is not recorded"):
-            found = operations.rebuild(configured.settings, view.watch)
+            found = operations.rebuild(configured.settings, wanted, view.watch)
     content: documents.Document = {"instances": documents.instances(found)}
     output.result(call, content, screens.rebuilt(found, call), label=configured.label)
 

@@ -1,15 +1,11 @@
 """What the database says against what the clouds and the machines show: a pure function of both."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from clawdet_cli.model import Category, Certificate, DnsRecord, Finding, Instance, Server, SshKey, Status
-
-COMMENT = re.compile(r"clawdet:([a-z0-9-]+):([a-z0-9]{12})", re.ASCII)
-"""The comment of a record that clawdet made: user and run."""
+from clawdet_cli.model import Category, Certificate, DnsRecord, Finding, Instance, Server, SshKey, Status, maker_of
 
 
 @dataclass(frozen=True)
@@ -274,10 +270,10 @@ def _needed(seen: Seen) -> bool:
 
 
 def _orphaned_record(record: DnsRecord, zone: str, seen: Seen) -> Finding | None:
-    made = COMMENT.fullmatch(record.comment)
+    made = maker_of(record.comment)
     if made is None:
         return None
-    user, run = made.groups()
+    user, run = made
     what = f"run {run} of {user} made it, and this database knows none such (another one may)"
     decision = _removal(user, seen, f"delete it in the Cloudflare dashboard, zone {zone}", zone)
     return Finding(Category.ORPHAN, "record", user, record.name, record.id, what, decision=decision)

@@ -6,7 +6,7 @@ from clawdet_cli import pins
 from clawdet_cli.adapters import Clouds
 from clawdet_cli.adapters.cloudflare import Cloudflare
 from clawdet_cli.errors import CloudError, ConfigError, StateError
-from clawdet_cli.model import DnsRecord, Instance, Plan, Server, ServerOffer, Zone
+from clawdet_cli.model import DnsRecord, Instance, Plan, Server, ServerOffer, Zone, maker_of
 from clawdet_cli.settings import CLOUDFLARE_HOW_TO, Settings
 
 MINIMUM_MEMORY_GB = 3.5
@@ -93,7 +93,7 @@ def own_record(clouds: Clouds, zone: Zone, instance: Instance) -> DnsRecord | No
             f"The name {instance.host} is taken by a DNS record that is not this instance's ({taken}):"
             " it was not touched.",
             next_steps=_steps_past(
-                all(record.comment.startswith(instance.comment_start) for record in foreign),
+                all((maker_of(record.comment) or ("", ""))[0] == instance.user for record in foreign),
                 instance,
                 "remove that record in the Cloudflare dashboard",
             ),

@@ -7,9 +7,8 @@ from decimal import Decimal
 from clawdet_cli import bootstrap
 from clawdet_cli.adapters import Clouds, ssh
 from clawdet_cli.errors import ClawdetError, UsageError
-from clawdet_cli.model import DnsRecord, Instance, Server, Status, checked_user, now_text
+from clawdet_cli.model import DnsRecord, Instance, Server, Status, checked_user, maker_of, now_text
 from clawdet_cli.settings import Settings
-from clawdet_cli.stages.comparison import COMMENT
 from clawdet_cli.stages.provision import found, request_of_vps
 from clawdet_cli.stages.runner import Run, Stage
 
@@ -36,10 +35,10 @@ def lost_instances(settings: Settings, clouds: Clouds, *, sandbox: bool) -> Iter
         yield _with_record(_with_server(blank, server, prices), records[zone_name])
     for zone_name, those in records.items():
         for record in those:
-            comment = COMMENT.fullmatch(record.comment)
-            if comment is not None and comment[1] not in made and _is_user(comment[1]):
-                made.add(comment[1])
-                yield _with_record(_blank(comment[1], comment[2], zone_name, sandbox=sandbox), those)
+            maker = maker_of(record.comment)
+            if maker is not None and maker[0] not in made and _is_user(maker[0]):
+                made.add(maker[0])
+                yield _with_record(_blank(*maker, zone_name, sandbox=sandbox), those)
 
 
 def ask_the_machine(run: Run) -> None:

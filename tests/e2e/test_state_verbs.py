@@ -89,6 +89,11 @@ class TestRebuild:
         assert alice.clawdet("destroy", "alice", "--sandbox", "--yes").code == 0
         assert alice.records() == []
 
+    def test_only_the_users_that_are_named_come_back(self, alice: Operator) -> None:
+        lose_the_database(alice)
+        assert state(alice, "rebuild", "bob").document["instances"] == []
+        assert [row["user"] for row in state(alice, "rebuild", "alice").document["instances"]] == ["alice"]
+
     def test_foreign_things_are_not_recorded(self, operator: Operator) -> None:
         for labels in ({}, {"managed-by": "clawdet"}, {"managed-by": "clawdet", "user": "www", "run": "abcdefghijkl"}):
             order = {"name": f"clawdet-{len(labels)}", "server_type": "cx23", "image": "ubuntu-24.04"}

@@ -121,7 +121,9 @@ class TestFile:
         before = path.read_bytes()
         with pytest.raises(RecordError, match="not a database") as caught:
             State(path)
-        assert str(path) in caught.value.next_steps[0]
+        move, rebuild = caught.value.next_steps
+        assert move.startswith(f"mv {path} {path}.broken")
+        assert rebuild.startswith("clawdet state rebuild")
         assert path.read_bytes() == before
 
     def test_a_damaged_database_is_a_failure_with_a_next_step(self, path: Path) -> None:
