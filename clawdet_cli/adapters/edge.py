@@ -143,6 +143,10 @@ def edge_addresses(
     )
 
 
+RECORD_SECONDS = 10.0
+"""How long the rest of a TLS record may take to arrive on a WebSocket."""
+
+
 class Visitor:
     """Visits one host over connections that `connect` gives: to the edge, or through a tunnel to the server.
 
@@ -192,7 +196,9 @@ class Visitor:
         Raises GuestError that says what broke, and where.
         """
         with self._open() as stream:
-            stream.settimeout(None)  # the library has time-outs of its own, and takes this one for an end
+            # The library waits for news with select(), and joins its reader without limit. A TLS record that holds no
+            # data, or only a part of one, lets that reader block where closing the socket does not wake it.
+            stream.settimeout(RECORD_SECONDS)
             try:
                 # The stream is TLS already, so the library must see no wss://.
                 with websocket_connect(

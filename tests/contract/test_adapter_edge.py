@@ -6,6 +6,7 @@ import hashlib
 import json
 import socket
 import ssl
+import threading
 from collections.abc import Coroutine, Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -18,6 +19,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
 
 from clawdet_cli.adapters import edge as adapter
 from clawdet_cli.adapters.edge import CONNECT_REQUEST, Visitor, edge_addresses, explain_52x
@@ -209,6 +211,41 @@ class TestHttp:
         assert all(explain_52x(status).startswith(str(status)) for status in (*range(520, 527), 530, 1016))
 
 
+@contextlib.contextmanager
+def half_a_record_after_the_challenge(world: World) -> Iterator[tuple[str, int]]:
+    """Serve one WebSocket that sends its first frame, then the beginning of a TLS record, and then nothing."""
+    certificate, key = world.edge_ca.issue_server([HOST])
+    (world.folder / "half.pem").write_text(certificate + key)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(world.folder / "half.pem")
+    over = threading.Event()
+
+    def serve_one() -> None:
+        plain, _ = listening.accept()
+        with plain, tls.wrap_socket(plain.dup(), server_side=True) as stream:
+            asked = b""
+            while b"\r\n\r\n" not in asked:
+                asked += stream.recv(65536)
+            protocol = ServerProtocol()
+            protocol.receive_data(asked)
+            (request,) = protocol.events_received()
+            assert isinstance(request, Request)
+            protocol.send_response(protocol.accept(request))
+            protocol.send_text(b'{"event": "connect.challenge"}')
+            stream.sendall(b"".join(protocol.data_to_send()))
+            plain.sendall(b"\x17\x03\x03")
+            over.wait(30)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = threading.Thread(target=serve_one)
+        serving.start()
+        try:
+            yield listening.getsockname()
+        finally:
+            over.set()
+            serving.join(30)
+
+
 class TestWebSocket:
     def test_the_first_frame_is_the_challenge(self, world: World) -> None:
         world.origin()
@@ -227,6 +264,15 @@ class TestWebSocket:
     def test_so_is_a_device_without_identity_for_another_reason(self, world: World) -> None:
         answer = world.direct(world.origin()).websocket("/app", f"https://{HOST}", CONNECT_REQUEST)
         assert (answer.refusal, answer.close_code) == ("CONTROL_UI_DEVICE_IDENTITY_REQUIRED", 1008)
+
+    def test_half_a_record_does_not_keep_it_waiting_for_ever(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(adapter, "RECORD_SECONDS", 0.5)
+        with half_a_record_after_the_challenge(world) as address:
+            visitor = Visitor(HOST, lambda: socket.create_connection(address, 5), world.edge_ca.ca_path, timeout=5)
+            answer = visitor.websocket("/app", f"https://{HOST}")
+        assert answer.first == {"event": "connect.challenge"}
 
     def test_where_there_is_none_the_status_says_so(self, world: World) -> None:
         world.origin()
