@@ -21,8 +21,8 @@ class ClawdetError(Exception):
         self.left_behind: tuple[str, ...] = ()
         """What exists now, with its price; `execute()` sets it."""
         self.log_file: str | None = None
-        self.unsettled = False
-        """Whether a change may have been made although this says that it failed; `retry.change` sets it."""
+        self.unsettled: bool | None = None
+        """Whether a change may have been made although this says that it failed; `retry.change` says it."""
 
 
 class ConfigError(ClawdetError):

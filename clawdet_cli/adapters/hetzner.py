@@ -44,6 +44,9 @@ POLL_SECONDS = 0.75
 """Between 0.5 and 1 s: an action ends seconds after it began, and the API allows 3600 calls an hour."""
 
 
+ANOTHER_SERVER = "clawdet destroy USER    (then provision again: this one will not start)"
+
+
 class Hetzner:
     """A project at Hetzner Cloud, within one command's deadline.
 
@@ -239,7 +242,8 @@ class Hetzner:
         """
         # Not of one that runs: an action may have failed long ago, for reasons of its own.
         if server.status != "running":
-            self._await_actions(server.actions or self.actions_of(server.id), f"server {server.name}")
+            actions = server.actions or self.actions_of(server.id)
+            self._await_actions(actions, f"server {server.name}", ANOTHER_SERVER)
         off_since: float | None = None
 
         def running() -> Server:
@@ -265,7 +269,7 @@ class Hetzner:
                     details=["Hetzner leaves it out when the project's quota of primary IPs is spent."],
                     next_steps=[
                         f"raise the limit at {CONSOLE}/limits",
-                        "clawdet destroy USER    (then provision again)",
+                        ANOTHER_SERVER,
                     ],
                 )
             return replace(found, actions=server.actions)
@@ -304,8 +308,8 @@ class Hetzner:
             gone, deadline=self._deadline, what=f"server {server_id} to be gone", every=POLL_SECONDS, watch=self._watch
         )
 
-    def _await_actions(self, ids: Sequence[int], what: str) -> None:
-        """Wait for all actions with one call per look. Raises CloudError when one failed."""
+    def _await_actions(self, ids: Sequence[int], what: str, *steps: str) -> None:
+        """Wait for all actions with one call per look. Raises CloudError with these next steps when one failed."""
         if not ids:
             return
 
@@ -319,7 +323,7 @@ class Hetzner:
                     raise CloudError(
                         f"Hetzner could not finish '{action['command']}' for {what}.",
                         details=[f"{error.get('code')}: {error.get('message')} (action {action['id']})"],
-                        next_steps=["run the command again", f"or see the server's activity at {CONSOLE}"],
+                        next_steps=[f"see the server's activity at {CONSOLE}", *steps],
                     )
             waiting = [f"{a['command']} at {a['progress']} %" for a in answer["actions"] if a["status"] == "running"]
             if waiting:

@@ -73,7 +73,10 @@ def create_server(run: Run) -> None:
     if server.ipv4 is None:
         raise CloudError(
             f"Hetzner gave the server {server.name} no IPv4 address: the project's quota of primary IPs may be spent.",
-            next_steps=["see Primary IPs and limits in the Hetzner console, then destroy and provision again"],
+            next_steps=[
+                "see Primary IPs and limits in the Hetzner console",
+                f"clawdet destroy {run.instance.user}    (then provision again: this one gets no address any more)",
+            ],
         )
 
 

@@ -18,6 +18,7 @@ from clawdet_cli.errors import (
     StateError,
     StoppedError,
     Terminated,
+    WaitError,
 )
 from clawdet_cli.model import (
     Deadline,
@@ -218,7 +219,10 @@ class _Attempt:
         failure = shaped(error, self.stage.title)
         failure.stage = self.stage.name
         failure.left_behind = left_behind(run.instance, run.open_effects)
-        failure.next_steps = (*failure.next_steps, *_ways_on(run.instance, on_failure))
+        # Adapters know no users, and say USER.
+        said = {step.partition("    (")[0].replace("USER", run.instance.user) for step in failure.next_steps}
+        ways_on = _ways_on(run.instance, on_failure)
+        failure.next_steps = (*failure.next_steps, *(way for way in ways_on if way.partition("    (")[0] not in said))
         # The failure itself is what the user must learn, also when the disk is full and the record of it fails.
         with suppress(StateError):
             if self.row is not None:
@@ -248,8 +252,10 @@ def shaped(error: BaseException, title: str) -> ClawdetError:
 def _refused(error: ClawdetError) -> bool:
     """Say whether nothing was changed: a clear no, before or instead of an effect."""
     # When it was the database that failed, the id of what was just made may be what it could not write.
-    clear_no = isinstance(error, CloudError | ConfigError | StateError)
-    return clear_no and not error.unsettled and not isinstance(error, RecordError)
+    clear_no = isinstance(error, CloudError | ConfigError | StateError) and not isinstance(error, RecordError)
+    # A wait that ended counts only when it was for a call that was refused each time, as by a limit of requests.
+    waited_in_vain = isinstance(error, WaitError) and error.unsettled is False
+    return (clear_no and not error.unsettled) or waited_in_vain
 
 
 def left_behind(instance: Instance, open_effects: Sequence[Effect] = ()) -> tuple[str, ...]:
