@@ -268,7 +268,8 @@ def _database(settings: Settings, user: str = "") -> Iterator[State]:
         from clawdet_cli.stages.runner import left_behind, shaped
 
         failure = shaped(error, f"working on {user}")
-        failure.next_steps = tuple(USER.sub(user, step) for step in failure.next_steps)
+        steps = failure.next_steps or (f"clawdet status {user}    (shows how it stands)",)
+        failure.next_steps = tuple(USER.sub(user, step) for step in steps)
         if failure.stage is None:
             with suppress(StateError):
                 instance = state.instance(user)

@@ -76,7 +76,7 @@ def test_what_passes_is_waited_out_in_silence(
     for where in places:
         fault(operator, where, **PASSING[what])
     made = operator.clawdet(*PROVISION)
-    assert (made.code, made.err) == (0, "")
+    assert (made.code, made.err) == (0, ""), made.err
     assert not_complete(operator, "alice") == []
     gone = operator.clawdet(*DESTROY)
     assert (gone.code, gone.err) == (0, "")
