@@ -366,6 +366,8 @@ class Destroyed:
     user: str
     removed: tuple[str, ...]
     absent: tuple[str, ...]
+    calls: Mapping[str, int] = field(default_factory=dict)
+    """How many calls it took, by cloud."""
 
 
 class Category(StrEnum):

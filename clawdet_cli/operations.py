@@ -3,9 +3,9 @@
 import re
 import secrets
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,8 @@ class Outcome:
 
     instance: Instance
     already_complete: bool
+    calls: Mapping[str, int] = field(default_factory=dict)
+    """How many calls it took, by cloud."""
 
 
 def default_openclaw() -> str:
@@ -91,10 +93,10 @@ def provision(settings: Settings, user: str, watch: Watcher, approve: Callable[[
                 _recover(run, on_failure=Status.FAILED)
                 if instance.status == Status.COMPLETE and _still_complete(run):
                     changed = set(run.steps_done) - {"gateway-ready", "promises"}
-                    return Outcome(_recorded(state, user), already_complete=not changed)
+                    return Outcome(_recorded(state, user), already_complete=not changed, calls=run.clouds.calls())
                 execute(run, PROVISION, on_failure=Status.FAILED)
                 run.record(status=Status.COMPLETE, error=None)
-            return Outcome(_recorded(state, user), already_complete=False)
+            return Outcome(_recorded(state, user), already_complete=False, calls=run.clouds.calls())
 
 
 def verify(settings: Settings, user: str, watch: Watcher) -> Instance:
@@ -156,7 +158,7 @@ def destroy(settings: Settings, user: str, watch: Watcher) -> Destroyed:
             _recover(run, on_failure=Status.DESTROYING)
             execute(run, DESTROY, on_failure=Status.DESTROYING)
             run.record(status=Status.DESTROYED)
-        return Destroyed(user, tuple(run.removed), tuple(run.absent))
+        return Destroyed(user, tuple(run.removed), tuple(run.absent), run.clouds.calls())
 
 
 def reconcile(settings: Settings, *, fix: bool, watch: Watcher) -> Reconciled:

@@ -18,6 +18,10 @@ class Clouds:
     hetzner: "Hetzner"
     cloudflare: "Cloudflare"
 
+    def calls(self) -> dict[str, int]:
+        """Give how many calls were made to each cloud, repeated ones included."""
+        return {"hetzner": self.hetzner.budget.calls, "cloudflare": self.cloudflare.budget.calls}
+
     def close(self) -> None:
         """Close the connections that are kept for further calls."""
         self.hetzner.close()

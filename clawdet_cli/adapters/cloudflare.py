@@ -4,13 +4,15 @@ The SDK's own retries are off: they repeat a POST whose answer was lost without 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal, TypeVar
 
 import cloudflare
 from cloudflare.types.dns import RecordResponse
 from cloudflare.types.origin_ca_certificates import OriginCACertificate
 from cloudflare.types.zones import Zone as ApiZone
 
+from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.cloudflare_refusals import NOT_ALLOWED, TAKEN, refusal
 from clawdet_cli.adapters.retry import Lost, NotYet, Watch, ask, change
 from clawdet_cli.errors import CloudError, ConfigError, StateError
@@ -21,6 +23,9 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
+
+WINDOW_SECONDS = 300.0
+"""Cloudflare counts 1,200 requests in five minutes, and then answers none for as long."""
 
 ZONE_READ = "Zone Read"
 DNS_EDIT = "DNS Edit"
@@ -43,12 +48,15 @@ class Cloudflare:
     def __init__(self, url: str, token: Secret, deadline: Deadline, *, watch: Watch | None = None) -> None:
         self._deadline = deadline
         self._watch = watch
+        self.budget = Budget("Cloudflare")
         self._client = cloudflare.Cloudflare(
             api_token=token.reveal(),
             base_url=url.rstrip("/"),
             max_retries=0,
             # As for Hetzner: no ~/.netrc, and no proxy that would catch loopback.
-            http_client=cloudflare.DefaultHttpxClient(trust_env=False),
+            http_client=cloudflare.DefaultHttpxClient(
+                trust_env=False, event_hooks={"request": [lambda _: self.budget.sent()], "response": [self._account]}
+            ),
         )
         # The SDK takes these from the environment, and prefers them to the token (5.9: CLOUDFLARE_EMAIL alone is enough
         # to lose it). They cannot be passed as empty.
@@ -287,15 +295,26 @@ class Cloudflare:
 
     def _change(self, what: str, right: str, act: Callable[[], T], look: Callable[[], T | None]) -> T:
         return change(
-            lambda: self._call(what, right, act, self._deadline),
+            lambda: self._call(what, right, act, self._deadline, changing=True),
             look,
             deadline=self._deadline,
             what=f"Cloudflare to {what}",
             watch=self._watch,
         )
 
-    def _call(self, what: str, right: str, call: Callable[[], T], deadline: Deadline) -> T:
+    def _account(self, answer: Any) -> None:
+        """Take note of what an answer leaves of the limit; by its own clock, since ours may be wrong."""
+        headers = answer.headers
+        try:
+            ends, now = (parsedate_to_datetime(headers[name]) for name in ("x-ratelimit-reset", "date"))
+            full_in = min(max(0.0, (ends - now).total_seconds()), WINDOW_SECONDS)
+        except (KeyError, ValueError, TypeError):
+            full_in = WINDOW_SECONDS
+        self.budget.answered(headers.get("x-ratelimit-limit"), headers.get("x-ratelimit-remaining"), full_in=full_in)
+
+    def _call(self, what: str, right: str, call: Callable[[], T], deadline: Deadline, *, changing: bool = False) -> T:
         """Make one call; whatever goes wrong leaves as an error of ours or as NotYet."""
+        self.budget.spend(changing=changing)
         left = max(1.0, deadline.left())
         self._client.timeout = cloudflare.Timeout(min(ANSWER_SECONDS, left), connect=min(CONNECT_SECONDS, left))
         try:

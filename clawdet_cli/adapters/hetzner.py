@@ -25,6 +25,7 @@ from hcloud.ssh_keys.client import BoundSSHKey
 from hcloud.ssh_keys.domain import SSHKey
 from requests.adapters import HTTPAdapter
 
+from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.hetzner_refusals import CONSOLE, refusal
 from clawdet_cli.adapters.retry import Lost, NotYet, Watch, ask, change, until
 from clawdet_cli.errors import CloudError, ConfigError, StateError
@@ -42,7 +43,8 @@ OFF_SECONDS = 15.0
 
 POLL_SECONDS = 0.75
 """Between 0.5 and 1 s: an action ends seconds after it began, and the API allows 3600 calls an hour."""
-
+MOST_POLL_SECONDS = 3.0
+"""What lasts longer is looked at less often."""
 
 ANOTHER_SERVER = "clawdet destroy USER    (then provision again: this one will not start)"
 
@@ -57,6 +59,7 @@ class Hetzner:
     def __init__(self, url: str, token: Secret, deadline: Deadline, *, watch: Watch | None = None) -> None:
         self._deadline = deadline
         self._watch = watch
+        self.budget = Budget("Hetzner")
         self._client = Client(token.reveal(), api_endpoint=url.rstrip("/"), application_name="clawdet")
         inner = self._client._client  # noqa: SLF001  # the SDK has no public way to its session and its retries
         inner._retry_max_retries = 0  # noqa: SLF001  # see the module's docstring; a contract test counts the calls
@@ -64,7 +67,7 @@ class Hetzner:
         # Otherwise a ~/.netrc line for the host replaces the token, and proxy variables catch loopback.
         self._session.trust_env = False
         for scheme in ("https://", "http://"):
-            self._session.mount(scheme, _Bounded(deadline))
+            self._session.mount(scheme, _Bounded(deadline, self.budget))
 
     def close(self) -> None:
         """Close the connections that are kept for further calls."""
@@ -74,7 +77,7 @@ class Hetzner:
         """Make one harmless call, so that a wrong token or no network is told at once."""
         soon = self._deadline.within(15)
         ask(
-            lambda: _call("check the token", lambda: self._client.locations.get_list(per_page=1)),
+            lambda: self._call("check the token", lambda: self._client.locations.get_list(per_page=1), changing=False),
             deadline=soon,
             what="Hetzner Cloud to answer",
             watch=self._watch,
@@ -279,6 +282,7 @@ class Hetzner:
             deadline=self._deadline,
             what=f"server {server.name} to run",
             every=POLL_SECONDS,
+            most=MOST_POLL_SECONDS,
             watch=self._watch,
         )
 
@@ -305,7 +309,12 @@ class Hetzner:
             return True
 
         until(
-            gone, deadline=self._deadline, what=f"server {server_id} to be gone", every=POLL_SECONDS, watch=self._watch
+            gone,
+            deadline=self._deadline,
+            what=f"server {server_id} to be gone",
+            every=POLL_SECONDS,
+            most=MOST_POLL_SECONDS,
+            watch=self._watch,
         )
 
     def _await_actions(self, ids: Sequence[int], what: str, *steps: str) -> None:
@@ -330,37 +339,57 @@ class Hetzner:
                 raise NotYet(", ".join(waiting))
             return True
 
-        until(done, deadline=self._deadline, what=f"Hetzner's work on {what}", every=POLL_SECONDS, watch=self._watch)
+        until(
+            done,
+            deadline=self._deadline,
+            what=f"Hetzner's work on {what}",
+            every=POLL_SECONDS,
+            most=MOST_POLL_SECONDS,
+            watch=self._watch,
+        )
 
     def _ssh_key_named(self, name: str) -> BoundSSHKey | None:
         return self._ask(f"look for the SSH key {name}", lambda: self._client.ssh_keys.get_by_name(name))
 
     def _ask(self, what: str, call: Callable[[], T]) -> T:
         return ask(
-            lambda: _call(what, call), deadline=self._deadline, what=f"Hetzner Cloud to {what}", watch=self._watch
+            lambda: self._call(what, call, changing=False),
+            deadline=self._deadline,
+            what=f"Hetzner Cloud to {what}",
+            watch=self._watch,
         )
 
     def _change(self, what: str, act: Callable[[], T], look: Callable[[], T | None]) -> T:
         return change(
-            lambda: _call(what, act),
+            lambda: self._call(what, act, changing=True),
             look,
             deadline=self._deadline,
             what=f"Hetzner Cloud to {what}",
             watch=self._watch,
         )
 
+    def _call(self, what: str, call: Callable[[], T], *, changing: bool) -> T:
+        self.budget.spend(changing=changing)
+        return _call(what, call)
+
 
 class _Bounded(HTTPAdapter):
-    """Gives every request a time-out, and none beyond the deadline."""
+    """Gives every request a time-out, and none beyond the deadline, and keeps account of the limit of requests."""
 
-    def __init__(self, deadline: Deadline) -> None:
+    def __init__(self, deadline: Deadline, budget: Budget) -> None:
         super().__init__()
         self._deadline = deadline
+        self._budget = budget
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         left = max(1.0, self._deadline.left())
         kwargs["timeout"] = (min(CONNECT_SECONDS, left), min(ANSWER_SECONDS, left))
-        return super().send(request, *args, **kwargs)
+        self._budget.sent()
+        answer = super().send(request, *args, **kwargs)
+        limit = answer.headers.get("RateLimit-Limit")
+        per_second = int(limit) / 3600 if limit is not None and limit.isdecimal() else 0.0
+        self._budget.answered(limit, answer.headers.get("RateLimit-Remaining"), per_second=per_second)
+        return answer
 
 
 def _call(what: str, call: Callable[[], T]) -> T:

@@ -44,14 +44,15 @@ def until(
     deadline: Deadline,
     what: str,
     every: float = 1.0,
+    most: float | None = None,
     first: float | None = None,
     catching: tuple[type[Exception], ...] = (),
     watch: Watch | None = None,
 ) -> T:
     """Poll until the condition gives something; it may raise NotYet to say what it saw.
 
-    `every` and `first`, the pause before the first look, are seconds. There is always a last look at the deadline.
-    Raises WaitError with the last thing seen.
+    `every` and `first`, the pause before the first look, are seconds; with `most`, pauses grow from `every` to that.
+    There is always a last look at the deadline. Raises WaitError with the last thing seen.
     """
     if first is not None:
         stopping.pause(min(first, deadline.left()))
@@ -62,7 +63,10 @@ def until(
             raise NotYet("nothing yet")
         return (found,)
 
-    return _poll(look, lambda _: every, deadline=deadline, what=what, catching=catching, watch=watch)
+    def pause(state: RetryCallState) -> float:
+        return every if most is None else min(most, every * 1.25 ** (state.attempt_number - 1))
+
+    return _poll(look, pause, deadline=deadline, what=what, catching=catching, watch=watch)
 
 
 def ask(read: Callable[[], T], *, deadline: Deadline, what: str, watch: Watch | None = None) -> T:

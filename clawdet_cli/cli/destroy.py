@@ -41,5 +41,5 @@ def destroy(
             if held.found and output.ask(view, screens.holdings(held, call), question) != user:
                 raise StoppedError("Not confirmed: nothing was removed.")
         gone = operations.destroy(configured.settings, user, view.watch)
-    content = {"destroyed": documents.destroyed(gone)}
+    content = {"destroyed": documents.destroyed(gone), **documents.calls([gone.calls])}
     output.result(call, content, screens.destroyed(gone), label=configured.label)

@@ -1,6 +1,7 @@
 """The JSON documents of `--json`: the contract with scripts, so keys are only ever added."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -76,6 +77,14 @@ def reconciled(value: Reconciled) -> Document:
         "busy": dict(value.busy),
         "orphans_monthly_eur": float(value.orphans_monthly),
     }
+
+
+def calls(values: Sequence[Mapping[str, int]]) -> Document:
+    """Sum up the calls that runs made, by cloud; nothing when none were counted."""
+    total: Counter[str] = Counter()
+    for value in values:
+        total.update(value)
+    return {"calls": dict(total)} if total else {}
 
 
 def error(failure: ClawdetError, next_steps: Sequence[str]) -> Document:

@@ -1,6 +1,6 @@
 """`clawdet provision USER...`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from clawdet_cli.cli.options import Call, with_call
 from clawdet_cli.cli.output import View
 from clawdet_cli.errors import ClawdetError
 from clawdet_cli.model import Instance, Plan, checked_user
+
+if TYPE_CHECKING:
+    from clawdet_cli.operations import Outcome
 
 HELP = """Give a user a personal OpenClaw server, or bring a half-made one to its end.
 
@@ -113,20 +116,21 @@ def provision(
     if dry_run:
         _show_plans(call, wanted, flags)
         return
-    done: list[Instance] = []
+    done: list[Outcome] = []
     for user in wanted:
         try:
             done.append(_provision_one(call, user, flags, ask=not yes))
         except ClawdetError as error:
             if done:
-                error.details += (f"complete before that: {', '.join(instance.user for instance in done)}",)
+                error.details += (f"complete before that: {', '.join(one.instance.user for one in done)}",)
             raise
     if call.json:
-        one = {"instance": documents.instance(done[0])}
-        output.result(call, one if len(done) == 1 else {"instances": documents.instances(done)}, lambda _: [])
+        found = documents.instances([one.instance for one in done])
+        content: documents.Document = {"instance": found[0]} if len(done) == 1 else {"instances": found}
+        output.result(call, content | documents.calls([one.calls for one in done]), lambda _: [])
 
 
-def _provision_one(call: Call, user: str, flags: dict[str, str | None], *, ask: bool) -> Instance:
+def _provision_one(call: Call, user: str, flags: dict[str, str | None], *, ask: bool) -> "Outcome":
     from clawdet_cli import operations  # not above: --help must stay fast
 
     with output.progress(call) as view:
@@ -136,10 +140,14 @@ def _provision_one(call: Call, user: str, flags: dict[str, str | None], *, ask: 
         )
     if not call.json:
         screen = screens.provisioned(
-            outcome.instance, call, already=outcome.already_complete, remarks=_remarks(configured, outcome.instance)
+            outcome.instance,
+            call,
+            already=outcome.already_complete,
+            calls=outcome.calls,
+            remarks=_remarks(configured, outcome.instance),
         )
         output.result(call, {}, screen, label=configured.label)
-    return outcome.instance
+    return outcome
 
 
 def _approved(plan: Plan, call: Call, view: View) -> bool:

@@ -1,7 +1,7 @@
 """What a person reads: each result and each failure as lines of text."""
 
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -56,7 +56,9 @@ def plan(value: Plan, call: LocalCall) -> Screen:
     return screen
 
 
-def provisioned(value: Instance, call: LocalCall, *, already: bool, remarks: Sequence[str]) -> Screen:
+def provisioned(
+    value: Instance, call: LocalCall, *, already: bool, calls: Mapping[str, int], remarks: Sequence[str]
+) -> Screen:
     """Lay out a finished instance, and how to get into it."""
 
     def screen(paint: Paint) -> Iterator[str]:
@@ -67,6 +69,8 @@ def provisioned(value: Instance, call: LocalCall, *, already: bool, remarks: Seq
         yield _row("Token", call.pasteable(f"clawdet token {value.user}"))
         yield _row("SSH", call.pasteable(f"clawdet ssh {value.user}"))
         yield _row("Server", _server(value, call))
+        if calls:
+            yield _row("Calls", _calls(calls))
         yield ""
         yield from _checks(value.checks, paint)
         if remarks:
@@ -243,6 +247,8 @@ def destroyed(value: Destroyed) -> Screen:
             yield ""
         yield from (f"  removed   {clean(line)}" for line in value.removed)
         yield from (f"  absent    {clean(line)}" for line in value.absent)
+        if value.calls:
+            yield f"  calls     {_calls(value.calls)}"
 
     return screen
 
@@ -289,6 +295,10 @@ def _server(value: Instance, call: LocalCall) -> str:
     if value.monthly and not call.labelled:
         price = f", {euro(Decimal(value.monthly))} per month without VAT"
     return f"{value.server_name} (id {value.server_id}), {value.server_type} in {value.location}, {value.ipv4}{price}"
+
+
+def _calls(calls: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} to {cloud.capitalize()}" for cloud, count in calls.items())
 
 
 def _row(name: str, text: str) -> str:

@@ -152,6 +152,9 @@ class Run:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.hang_up()
         self.clouds.close()
+        calls = self.clouds.calls()
+        if any(calls.values()):
+            self.note(f"calls made: Hetzner {calls['hetzner']}, Cloudflare {calls['cloudflare']}")
 
     def hang_up(self) -> None:
         """Close the connection to the VPS."""

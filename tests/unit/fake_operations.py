@@ -68,6 +68,7 @@ class Outcome:
 
     instance: Instance
     already_complete: bool
+    calls: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
