@@ -29,6 +29,9 @@ WATCH_SECONDS = 25.0
 """Before it is taken over it is watched for so long: clocks differ and jump, and a heart that beats is not dead."""
 RETRY_SECONDS = 0.5
 
+_held_here: set[str] = set()
+"""The leases that this process holds now: one that it could not give back, as on a full disk, is nobody's."""
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -57,6 +60,7 @@ def lease(state: State, user: str, verb: str, *, wait: float = 0.0, tell: Callab
     owner = secrets.token_hex(8)
     _acquire(state, user, owner, verb, Patience(wait, tell))
     state.owners[user] = owner
+    _held_here.add(owner)
     stop = threading.Event()
     beating = threading.Thread(target=_beat, args=(state.path, user, owner, stop), daemon=True)
     beating.start()
@@ -66,6 +70,7 @@ def lease(state: State, user: str, verb: str, *, wait: float = 0.0, tell: Callab
         stop.set()
         beating.join(timeout=10)
         del state.owners[user]
+        _held_here.discard(owner)
         # A lease that stays falls to whoever comes after this process; a failure on its way must not be hidden.
         with suppress(StateError), state.transaction() as connection:
             connection.execute("DELETE FROM leases WHERE user = ? AND owner = ?", (user, owner))
@@ -87,6 +92,7 @@ class Patience:
         self._told = ""
         self._watched: tuple[str, float] | None = None
         """A heartbeat, and since when it has been the same."""
+        self.saw_it_beat = False
 
     def over(self) -> bool:
         """Say whether the caller has waited long enough."""
@@ -101,6 +107,7 @@ class Patience:
     def unchanged(self, heartbeat: str) -> bool:
         """Say whether a heartbeat has been the same for so long that its heart does not beat."""
         if self._watched is None or self._watched[0] != heartbeat:
+            self.saw_it_beat = self._watched is not None
             self._watched = (heartbeat, time.monotonic())
         return time.monotonic() - self._watched[1] >= WATCH_SECONDS
 
@@ -121,14 +128,14 @@ def _acquire(state: State, user: str, owner: str, verb: str, patience: Patience)
                 patience.tell(f"taking over from {held}, which is dead")
             return
         assert held is not None  # noqa: S101 - said above, for the type checker
-        doubtful = held.machine != _machine() and not _beats(held)
+        doubtful = held.machine != _machine() and not _beats(held) and not patience.saw_it_beat
         if doubtful:
             patience.tell(f"no sign of life from {held}: watching for {WATCH_SECONDS:g} s whether it is dead")
         elif patience.over():
             raise StateError(
                 f"{user} is being worked on by {held}.",
                 next_steps=[
-                    f"wait for it: clawdet {verb} {user} --lock-wait 900",
+                    f"clawdet {verb}{'' if verb == 'reconcile' else f' {user}'} --lock-wait 900    (waits for it)",
                     f"clawdet status {user}    (shows how far it is)",
                 ],
             )
@@ -182,7 +189,9 @@ def _machine() -> str:
 
 
 def _process_lives(held: Holder) -> bool:
-    return bool(held.process) and _process_start(held.pid) == held.process
+    if not held.process or _process_start(held.pid) != held.process:
+        return False
+    return held.pid != os.getpid() or held.owner in _held_here
 
 
 def _process_start(pid: int) -> str:

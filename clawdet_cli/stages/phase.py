@@ -22,7 +22,7 @@ def run_phase(run: Run, verb: str, input_lines: bytes, files: Mapping[str, bytes
         answer = run.ssh().run(bootstrap.upload(folder), stdin=content, timeout=run.deadline.within(120).left())
     if answer.code != 0:
         raise GuestError("The script could not be copied to the VPS.", details=answer.err.splitlines()[-5:])
-    while True:
+    while run.deadline.left() > 0:
         with run.effect("start", verb, folder=folder):
             answer = run.ssh().run(bootstrap.start(verb, folder), timeout=run.deadline.within(60).left())
         if answer.code != 0:
@@ -33,6 +33,10 @@ def run_phase(run: Run, verb: str, input_lines: bytes, files: Mapping[str, bytes
         values = _Follower(run, verb).to_the_end(failure_is_ours=not attached)
         if not attached:
             return values
+    raise WaitError(
+        f"'{verb}' of an earlier run took all the time that there was.",
+        next_steps=["run the command again, with more time: --timeout 1800"],
+    )
 
 
 class _Follower:

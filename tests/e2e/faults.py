@@ -24,6 +24,8 @@ def whole(said: Said, operator: Operator) -> str:
         (r"\b[0-9a-f]{32}\b", "RECORD"),
         (r"\b\d{20,}\b", "CERTIFICATE"),
         (r"action \d+", "action ID"),
+        (r"SHA256:\S+", "SHA256:KEY"),
+        (r"last seen: (connected, but no SSH yet|the connection was cut)", "last seen: NO SSH"),
         (r"correlation id \S+", "correlation id ID"),
         (r"\bid \d+", "id ID"),
         (r"deletion of \d+", "deletion of ID"),

@@ -1,0 +1,228 @@
+"""The fault matrix of the VPS and of the operator's own machine: exit code, all of stderr, and the way on.
+
+What the command says is in `faults_local.txt`, to be read as somebody would who is woken by it.
+"""
+
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clawdet_cli import bootstrap, operations
+from clawdet_cli.adapters.cloudflare import Cloudflare
+from clawdet_cli.adapters.hetzner import Hetzner
+from clawdet_cli.state import State
+from tests.e2e.faults import follow, leave_nothing, ledger_differs, whole
+from tests.e2e.operator import Operator, Said
+from tests.e2e.test_faults_clouds import DESTROY, PROVISION, SHORT
+from tests.e2e.test_recovery import emptied, recorded
+from tests.kill.invariants import not_complete
+
+__all__ = ["emptied"]
+
+SECTIONS = (Path(__file__).parent / "faults_local.txt").read_text().split("=== ")[1:]
+TEXTS = {head: text.strip() for head, _, text in (section.partition("\n") for section in SECTIONS)}
+
+
+def said_as_written(name: str, said: Said, operator: Operator) -> None:
+    assert f"exit {said.code}\n{whole(said, operator)}" == TEXTS[name]
+
+
+ON_THE_VPS: dict[str, dict[str, Any]] = {
+    "SSH never answers": {"ssh_never": True},
+    "SSH answers with another host key": {"ssh_wrong_host_key": True},
+    "a step of the script fails": {"fail_step": {"prepare": "node"}},
+}
+
+
+@pytest.mark.parametrize("what", ON_THE_VPS)
+def test_a_vps_that_does_not_do_its_part_is_told_and_gone_on_with(what: str, operator: Operator) -> None:
+    operator.control("hetzner", "PUT", "servers/knobs", ON_THE_VPS[what])
+    said = operator.clawdet(*PROVISION, *SHORT)
+    operator.reset()
+    said_as_written(what, said, operator)
+    assert ledger_differs(operator) == []
+    follow(operator, said)
+    leave_nothing(operator)
+
+
+@pytest.mark.parametrize("what", ["ssh_never", "ssh_wrong_host_key"])
+def test_a_vps_that_cannot_be_reached_is_destroyed_all_the_same(what: str, operator: Operator) -> None:
+    assert operator.clawdet(*PROVISION).code == 0
+    operator.control("hetzner", "PUT", "servers/knobs", {what: True})
+    gone = operator.clawdet(*DESTROY)
+    assert (gone.code, gone.err) == (0, "")
+    leave_nothing(operator)
+
+
+@pytest.mark.parametrize("phase", ["prepare", "configure"])
+def test_a_connection_that_breaks_in_the_middle_is_made_again_in_silence(phase: str, operator: Operator) -> None:
+    operator.control("hetzner", "PUT", "servers/knobs", {"drop_connection_in_phase": {phase: 2}})
+    said = operator.clawdet(*PROVISION)
+    assert (said.code, said.err) == (0, "")
+    assert not_complete(operator, "alice") == []
+
+
+def test_a_guest_that_reboots_in_the_middle_is_told_and_gone_on_with(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow_command, rebooted = bootstrap.follow, []
+
+    def rebooting(verb: str, offset: int) -> str:
+        if not rebooted:
+            (server,) = operator.servers()
+            rebooted.append(server["id"])
+            operator.cloud("hetzner", f"/servers/{server['id']}/actions/reset", "POST")
+        return follow_command(verb, offset)
+
+    operator.control("hetzner", "PUT", "servers/knobs", {"drop_connection_in_phase": {"prepare": 1}})
+    monkeypatch.setattr(bootstrap, "follow", rebooting)
+    said = operator.clawdet(*PROVISION, "--timeout", "20")
+    assert rebooted
+    # It may have ended before the guest went down; else the unit is gone, and the next run begins it again.
+    assert said.code in {0, 6}, said.err
+    monkeypatch.undo()
+    operator.reset()
+    again = operator.clawdet(*PROVISION)
+    assert again.code == 0, again.err
+    assert not_complete(operator, "alice") == []
+    leave_nothing(operator)
+
+
+Break = Callable[[State], Any]
+BROKEN: dict[str, Break] = {
+    "full": lambda state: state._connection.execute(
+        f"PRAGMA max_page_count = {state._connection.execute('PRAGMA page_count').fetchone()[0]}"
+    ),
+    "read-only": lambda state: state._connection.execute("PRAGMA query_only = ON"),
+}
+AFTER = {
+    "the server was ordered": (Hetzner, "create_server"),
+    "the record was made": (Cloudflare, "create_a_record"),
+    "the certificate was signed": (Cloudflare, "sign"),
+    "the server was deleted": (Hetzner, "delete_server"),
+}
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[State]:
+    """The databases that the program opens, the newest last."""
+    states: list[State] = []
+
+    def remembered(path: Path) -> State:
+        states.append(State(path))
+        return states[-1]
+
+    monkeypatch.setattr(operations, "State", remembered)
+    return states
+
+
+def breaks_after(moment: str, how: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the disk fail just when something was done, and its result is to be written."""
+    owner, name = AFTER[moment]
+    call = getattr(owner, name)
+
+    def called(self: Any, *arguments: Any) -> Any:
+        result = call(self, *arguments)
+        how()
+        return result
+
+    monkeypatch.setattr(owner, name, called)
+
+
+@pytest.mark.parametrize("moment", AFTER)
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_was_done_when_the_disk_failed_is_named_and_found_again(
+    what: str, moment: str, operator: Operator, opened: list[State], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destroying = moment == "the server was deleted"
+    if destroying:
+        assert operator.clawdet(*PROVISION).code == 0
+    with monkeypatch.context() as patched:
+        breaks_after(moment, lambda: BROKEN[what](opened[-1]), patched)
+        end = State.end_effect
+        # A long result, so that there is no room for it in the pages that there are.
+        patched.setattr(State, "end_effect", lambda *given: end(*given[:3], f"{given[3]}{' ' * 100_000}", given[4]))
+        said = operator.clawdet(*(DESTROY if destroying else PROVISION))
+    assert said.code == 4, said.err
+    said_as_written(f"{what} when {moment}", said, operator)
+    if moment == "the server was ordered":
+        assert f"(id {operator.servers()[0]['id']}, " in said.err
+    assert ledger_differs(operator) == []
+    follow(operator, said)
+    leave_nothing(operator)
+
+
+def test_a_database_that_somebody_else_locks_is_told_and_the_server_named(
+    operator: Operator, opened: list[State], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sqlite3.connect(operator.info()["state_file"], isolation_level=None)) as other:
+        with monkeypatch.context() as patched:
+            breaks_after("the server was ordered", lambda: other.execute("BEGIN EXCLUSIVE"), patched)
+            said = operator.clawdet(*PROVISION)
+        other.execute("ROLLBACK")
+    assert opened
+    said_as_written("locked when the server was ordered", said, operator)
+    follow(operator, said)
+    leave_nothing(operator)
+
+
+@pytest.mark.parametrize("how", ["overwritten", "cut short", "no database at all"])
+def test_a_broken_database_is_put_aside_and_made_anew_by_the_commands_that_are_printed(
+    how: str, operator: Operator
+) -> None:
+    assert operator.clawdet(*PROVISION).code == 0
+    path = Path(operator.info()["state_file"])
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    whole_file = path.read_bytes()
+    broken = {
+        "overwritten": whole_file[:100] + b"\xff" * (len(whole_file) - 100),
+        "cut short": whole_file[:3000],
+        "no database at all": b"hello" * 1000,
+    }[how]
+    path.write_bytes(broken)
+    servers = operator.servers()
+    for command in (PROVISION, DESTROY, ("status", "--sandbox"), ("reconcile", "--sandbox", "--quiet")):
+        said = operator.clawdet(*command)
+        assert said.code == 4, said.err
+    assert operator.servers() == servers
+    said_as_written(f"{how} database", said, operator)
+    move, rebuild = (line.strip() for line in said.err.partition("\nNext:\n")[2].split("\n\n")[0].splitlines())
+    subprocess.run(["sh", "-c", move], check=True)
+    assert operator.clawdet(*rebuild.partition("  #")[0].split()[1:]).code == 0
+    assert operator.clawdet(*PROVISION).code == 0
+    assert not_complete(operator, "alice") == []
+    assert operator.servers() == servers
+    leave_nothing(operator)
+
+
+@pytest.mark.parametrize("when", ["2001-01-01T00:00:00.000+00:00", "2061-01-01T00:00:00.000+00:00"])
+def test_a_clock_that_jumped_changes_nothing(when: str, operator: Operator) -> None:
+    assert operator.clawdet(*PROVISION).code == 0
+    state = State(Path(operator.info()["state_file"]))
+    row = state.instance("alice")
+    assert row is not None
+    data = {"labels": row.labels, "monthly": "5.99", "type": "cx23", "location": "nbg1"}
+    state.begin_effect(row, "create_server", "create_server", row.server_name, data)
+    state.close()
+    with closing(sqlite3.connect(operator.info()["state_file"])) as database, database:
+        database.execute("UPDATE effects SET begun_at = ?", (when,))
+        database.execute("UPDATE instances SET created_at = ?, updated_at = ?", (when, when))
+    shown = operator.clawdet("status", "alice", "--sandbox")
+    assert "-" not in shown.out.partition("Made")[2].partition(" ago")[0]
+    said = operator.clawdet(*PROVISION)
+    assert (said.code, said.err) == (0, "")
+    assert recorded(operator, "server_id") == operator.servers()[0]["id"]
+    assert not_complete(operator, "alice") == []
+    leave_nothing(operator)
+
+
+def test_every_text_belongs_to_a_fault() -> None:
+    disk = {f"{what} when {moment}" for what in BROKEN for moment in AFTER}
+    databases = {f"{how} database" for how in ("overwritten", "cut short", "no database at all")}
+    assert set(TEXTS) == {*ON_THE_VPS, *disk, *databases, "locked when the server was ordered"}

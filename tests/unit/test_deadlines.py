@@ -1,0 +1,64 @@
+"""No wait is without an end: read out of the code, against the few that have a reason."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import clawdet_cli
+
+ROOT = Path(clawdet_cli.__file__).parent
+WAITING = {"join", "wait", "acquire", "recv", "communicate", "result", "select", "accept"}
+STARTING = {"run", "call", "check_call", "check_output"}
+
+REASONS = {
+    "adapters/edge.py Visitor._converse while": "counts down its own deadline",
+    "adapters/ssh.py _Streams._read while": "the channel has a time-out, renewed from the command's deadline",
+    "adapters/ssh.py _pump.up while": "a thread that ends with the connection it serves; nobody waits for it",
+    "adapters/ssh.py _pump.down while": "the same",
+    "adapters/ssh.py _pump.down join": "the same",
+    "cli/ssh.py SshCommand._separated while": "walks through the words of a command line",
+    "lease.py _acquire while": "ends with --lock-wait, or after WATCH_SECONDS of watching",
+    "lease.py _beat while": "a thread that ends when the lease is given back",
+    "stages/phase.py run_phase while": "ends at the deadline",
+    "stopping.py pause sleep": "the one sleep; every caller bounds it by its deadline",
+}
+
+
+def waits(tree: ast.AST, file: str) -> Iterator[str]:
+    within = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+
+    def place(node: ast.AST) -> str:
+        names: list[str] = []
+        while node in within:
+            node = within[node]
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names.insert(0, node.name)
+        return f"{file} {'.'.join(names)}"
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.While):
+            yield f"{place(node)} while"
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        name, bounded = node.func.attr, any(keyword.arg == "timeout" for keyword in node.keywords)
+        owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+        if name == "sleep" or (name in WAITING and not node.args and not bounded):
+            yield f"{place(node)} {name}"
+        if owner == "subprocess" and name in STARTING and not bounded:
+            yield f"{place(node)} subprocess"
+
+
+def test_every_loop_and_every_wait_has_an_end_that_is_known_here() -> None:
+    found = {
+        wait
+        for path in ROOT.rglob("*.py")
+        if "sandbox" not in path.relative_to(ROOT).parts
+        for wait in waits(ast.parse(path.read_text()), str(path.relative_to(ROOT)))
+    }
+    assert found == set(REASONS)
+
+
+def test_it_would_find_one() -> None:
+    body = "while True:\n        time.sleep(1)\n    thread.join()\n    subprocess.run(command)\n"
+    code = f"def f(thread):\n    {body}"
+    assert set(waits(ast.parse(code), "x.py")) == {"x.py f while", "x.py f sleep", "x.py f join", "x.py f subprocess"}
