@@ -177,7 +177,8 @@ def _keeper(number: int) -> socket.socket:
 
 
 def _bound(kind: socket.SocketKind, ip: str, port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, kind)
+    # With the protocol's number asyncio sends small answers at once, and not 40 ms later (TCP_NODELAY).
+    sock = socket.socket(socket.AF_INET, kind, socket.IPPROTO_TCP if kind == socket.SOCK_STREAM else 0)
     try:
         if kind == socket.SOCK_STREAM and port not in (0, _KEEPER_PORT):
             # A restarted sandbox must get its ports although old connections linger in TIME_WAIT.

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from clawdet_cli.adapters import retry
 from tests.e2e.faults import follow, leave_nothing, ledger_differs, whole
 from tests.e2e.operator import Operator
 from tests.e2e.test_recovery import emptied
@@ -21,7 +22,7 @@ SAID = {head: text.strip() for head, _, text in (section.partition("\n") for sec
 
 PROVISION = ("provision", "alice", "--sandbox", "--quiet")
 DESTROY = ("destroy", "alice", "--yes", "--sandbox", "--quiet")
-SHORT = ("--timeout", "2")
+SHORT = ("--timeout", "1.5")
 
 CHANGES = (
     ("hetzner", "POST", "/v1/ssh_keys"),
@@ -48,6 +49,12 @@ LOCKED = {"error": {"code": "locked", "message": "the server is locked"}}
 LIMITED = {"error": {"code": "rate_limit_exceeded", "message": "too many requests"}}
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pause shortly between attempts: how long they grow is tried elsewhere."""
+    monkeypatch.setattr(retry, "_growing", lambda _: 0.02)
+
+
 def fault(operator: Operator, where: tuple[str, str, str], kind: str, **more: Any) -> None:
     cloud, method, path = where
     if kind == "answer":
@@ -67,6 +74,7 @@ PASSING: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("places", [CHANGES, LOOKS], ids=["changes", "looks"])
 @pytest.mark.parametrize("what", PASSING)
 def test_what_passes_is_waited_out_in_silence(

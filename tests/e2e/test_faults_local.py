@@ -70,7 +70,8 @@ def test_a_connection_that_breaks_in_the_middle_is_made_again_in_silence(phase: 
 def test_a_guest_that_reboots_in_the_middle_is_told_and_gone_on_with(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    follow_command, rebooted = bootstrap.follow, []
+    follow_command = bootstrap.follow
+    rebooted: list[int] = []
 
     def rebooting(verb: str, offset: int) -> str:
         if not rebooted:
@@ -134,6 +135,13 @@ def breaks_after(moment: str, how: Callable[[], Any], monkeypatch: pytest.Monkey
     monkeypatch.setattr(owner, name, called)
 
 
+def lengthened(end: Callable[..., None]) -> Callable[..., None]:
+    def longer(state: State, effect: Any, outcome: Any, result: str, changes: Any) -> None:
+        end(state, effect, outcome, result + " " * 100_000, changes)
+
+    return longer
+
+
 @pytest.mark.parametrize("moment", AFTER)
 @pytest.mark.parametrize("what", BROKEN)
 def test_what_was_done_when_the_disk_failed_is_named_and_found_again(
@@ -144,9 +152,8 @@ def test_what_was_done_when_the_disk_failed_is_named_and_found_again(
         assert operator.clawdet(*PROVISION).code == 0
     with monkeypatch.context() as patched:
         breaks_after(moment, lambda: BROKEN[what](opened[-1]), patched)
-        end = State.end_effect
         # A long result, so that there is no room for it in the pages that there are.
-        patched.setattr(State, "end_effect", lambda *given: end(*given[:3], f"{given[3]}{' ' * 100_000}", given[4]))
+        patched.setattr(State, "end_effect", lengthened(State.end_effect))
         said = operator.clawdet(*(DESTROY if destroying else PROVISION))
     assert said.code == 4, said.err
     said_as_written(f"{what} when {moment}", said, operator)
