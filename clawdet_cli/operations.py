@@ -456,7 +456,7 @@ def _recorded_or_adopted(settings: Settings, state: State, user: str, *, add: bo
         server = run.clouds.hetzner.find_server(blank.server_name)
         zone = run.clouds.cloudflare.zone(blank.zone)
         records = run.clouds.cloudflare.records(zone.id, blank.host) if zone else []
-    makers = [maker_of(record.comment) for record in records]
+    makers = [maker_of(record.comment) for record in records if record.type == "A"]
     runs = [maker[1] for maker in makers if maker is not None and maker[0] == user]
     if server is not None:
         labels = dict(server.labels)

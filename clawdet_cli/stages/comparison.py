@@ -271,7 +271,7 @@ def _needed(seen: Seen) -> bool:
 
 def _orphaned_record(record: DnsRecord, zone: str, seen: Seen) -> Finding | None:
     made = maker_of(record.comment)
-    if made is None:
+    if made is None or record.type != "A":
         return None
     user, run = made
     what = f"run {run} of {user} made it, and this database knows none such (another one may)"

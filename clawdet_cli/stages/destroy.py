@@ -114,12 +114,16 @@ DESTROY = (
 
 
 def own_records(run: Run) -> list[DnsRecord]:
-    """Give the records at the instance's name that are recorded or carry its comment."""
+    """Give the records at the instance's name that are recorded, or are A records that carry its comment."""
     zone_id, instance = _zone_id(run), run.instance
     if not zone_id:
         return []
     records = run.clouds.cloudflare.records(zone_id, instance.host)
-    return [record for record in records if record.id == instance.record_id or record.comment == instance.comment]
+    return [
+        record
+        for record in records
+        if record.id == instance.record_id or (record.type == "A" and record.comment == instance.comment)
+    ]
 
 
 def own_certificates(run: Run) -> list[Certificate]:

@@ -36,7 +36,7 @@ def lost_instances(settings: Settings, clouds: Clouds, *, sandbox: bool) -> Iter
     for zone_name, those in records.items():
         for record in those:
             maker = maker_of(record.comment)
-            if maker is not None and maker[0] not in made and _is_user(maker[0]):
+            if maker is not None and record.type == "A" and maker[0] not in made and _is_user(maker[0]):
                 made.add(maker[0])
                 yield _with_record(_blank(*maker, zone_name, sandbox=sandbox), those)
 

@@ -47,7 +47,7 @@ class Running:
         self.seen += self.process.stderr.readlines()
         out = self.process.stdout.read()
         self.process.wait(30)
-        return dict(json.loads(out)["error"]) if out else {}
+        return dict(json.loads(out).get("error", {})) if out else {}
 
 
 @contextmanager
@@ -170,11 +170,16 @@ def test_a_destroy_finishes_its_deletion_and_goes_on_later(
         run.process.send_signal(number)
         error = run.end()
         assert run.process.returncode == code
-    assert (error["stage"], error["left_behind"]) == ("delete_server", [])
+    assert error["stage"] == "delete_server"
     assert name in error["what"]
     assert error["next_steps"] == ["clawdet destroy alice --sandbox"]
-    assert (recorded(operator, "status"), recorded(operator, "server_id")) == ("destroying", None)
-    assert unfinished(operator) == []
+    assert recorded(operator, "status") == "destroying"
+    # The deletion itself is answered; the wait for the server to be gone is not kept up.
+    gone = recorded(operator, "server_id") is None
+    assert [what.rpartition(", ")[2] for what in error["left_behind"]] == ([] if gone else ["which was under way"])
+    assert [what.split()[:3] for what in unfinished(operator)] == (
+        [] if gone else [["open", "intent", "delete_server"]]
+    )
     leave_nothing(operator)
 
 
