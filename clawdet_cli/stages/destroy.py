@@ -12,7 +12,7 @@ prove_absence         every resource is read again                              
 
 from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
-from clawdet_cli.errors import CloudError, WaitError
+from clawdet_cli.errors import CloudError, ConfigError, WaitError
 from clawdet_cli.model import Certificate, DnsRecord, Instance, Server, Status
 from clawdet_cli.stages.runner import Run, Stage
 
@@ -60,7 +60,13 @@ def delete_ssh_key(run: Run) -> None:
     """Delete the operator's key from the project when no server of ours is left that was made with it."""
     if run.clouds.hetzner.servers("managed-by=clawdet") or not run.settings.ssh_key.exists():
         return
-    key = run.clouds.hetzner.ssh_key(ssh.operator_key(run.settings.ssh_key, make=False))
+    try:
+        public = ssh.operator_key(run.settings.ssh_key, make=False)
+    except ConfigError as error:
+        # It costs nothing, and must not keep the proof that nothing else is left from being made.
+        run.note(f"the SSH key in the Hetzner project was left there: {error.what}")
+        return
+    key = run.clouds.hetzner.ssh_key(public)
     if key is None or key.labels.get("managed-by") != "clawdet":
         return
     with run.effect("delete_ssh_key", str(key.id), key=key.name):

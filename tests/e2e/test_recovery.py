@@ -273,3 +273,23 @@ def test_a_version_that_could_not_be_installed_does_not_stick(operator: Operator
     other = operator.clawdet(*command, "--openclaw-version", "2026.9.2")
     assert other.code == 0, other.err
     assert other.document["instance"]["openclaw_version"] == "2026.9.2"
+
+
+def test_a_cloud_that_cannot_be_asked_does_not_make_a_complete_instance_a_failed_one(alice: Operator) -> None:
+    refusal = {"error": {"code": "unauthorized", "message": "no"}}
+    fault = {"kind": "answer", "path": "/v1/.*", "status": 401, "body": refusal, "times": None}
+    alice.control("hetzner", "POST", "faults", fault)
+    assert error_of(provision(alice), 3, "config")["stage"] == "check_accounts"
+    assert recorded(alice, "status") == "complete"
+    alice.reset()
+    assert provision(alice).code == 0
+
+
+def test_an_ssh_key_that_cannot_be_used_does_not_stop_a_destroy(alice: Operator, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("this is no key")
+    said = alice.clawdet("destroy", "alice", "--sandbox", "--yes", "--ssh-key", str(tmp_path / "key"))
+    assert said.code == 0, said.err
+    assert "the SSH key in the Hetzner project was left there" in said.err
+    assert alice.holdings() == (0, 0, 0)
+    (left,) = alice.cloud("hetzner", "/ssh_keys")["ssh_keys"]
+    alice.cloud("hetzner", f"/ssh_keys/{left['id']}", "DELETE")
