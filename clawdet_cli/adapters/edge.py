@@ -18,12 +18,10 @@ import dns.message
 import dns.query
 import dns.rcode
 import dns.rdatatype
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
-from websockets.sync.client import ClientConnection
-from websockets.sync.client import connect as websocket_connect
-from websockets.typing import Origin
+from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from clawdet_cli.adapters.retry import Watch
+from clawdet_cli.adapters.websocket import WebSocket
 from clawdet_cli.errors import GuestError
 from clawdet_cli.model import Deadline
 
@@ -143,10 +141,6 @@ def edge_addresses(
     )
 
 
-RECORD_SECONDS = 10.0
-"""How long the rest of a TLS record may take to arrive on a WebSocket."""
-
-
 class Visitor:
     """Visits one host over connections that `connect` gives: to the edge, or through a tunnel to the server.
 
@@ -195,51 +189,37 @@ class Visitor:
 
         Raises GuestError that says what broke, and where.
         """
+        end = Deadline.after(self._timeout)  # of all frames together: a gateway may send some for ever
         with self._open() as stream:
-            # The library waits for news with select(), and joins its reader without limit. A TLS record that holds no
-            # data, or only a part of one, lets that reader block where closing the socket does not wake it.
-            stream.settimeout(RECORD_SECONDS)
+            connection = WebSocket(stream, self._host, path, origin, end=end, max_size=MOST_BODY)
             try:
-                # The stream is TLS already, so the library must see no wss://.
-                with websocket_connect(
-                    f"ws://{self._host}{path}",
-                    sock=stream,
-                    origin=Origin(origin),
-                    compression=None,
-                    proxy=None,
-                    open_timeout=self._timeout,
-                    close_timeout=2,
-                    ping_interval=None,
-                    max_size=MOST_BODY,
-                ) as connection:
-                    return self._converse(connection, path, request)
+                connection.open()
             except InvalidStatus as error:
                 return SocketAnswer(error.response.status_code)
-            except (OSError, EOFError, ValueError, InvalidHandshake) as error:
-                # ValueError: a redirect, which cannot be followed over this one connection.
-                raise self._broken(f"the WebSocket {path} was not opened", error) from None
+            except (OSError, InvalidHandshake) as error:
+                cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+                raise self._broken(f"the WebSocket {path} was not opened", cause) from None
+            return self._converse(connection, path, request)
 
-    def _converse(self, connection: ClientConnection, path: str, request: Mapping[str, Any] | None) -> SocketAnswer:
+    def _converse(self, connection: WebSocket, path: str, request: Mapping[str, Any] | None) -> SocketAnswer:
         first: Mapping[str, Any] | None = None
         refusal = None
-        end = Deadline.after(self._timeout)  # of all frames together: a gateway may send some for ever
         try:
-            first = _object(connection.recv(self._timeout))
+            message = connection.receive()
+            first = _object(message) if message is not None else None
             if request is not None:
                 connection.send(json.dumps(request))
-                while end.left() > 0:
-                    answer = _object(connection.recv(end.left()))
+                while (message := connection.receive()) is not None:
+                    answer = _object(message)
                     if answer and answer.get("id") == request.get("id"):
                         refusal = _refusal_code(answer)
-        except ConnectionClosed as closed:
-            received = closed.rcvd
-            return SocketAnswer(
-                101, first, refusal, received.code if received else None, received.reason if received else ""
-            )
         except TimeoutError:
             if first is None:
                 raise self._broken(f"the WebSocket {path} was opened and stays silent", None) from None
-        return SocketAnswer(101, first, refusal)
+        except OSError:
+            pass  # broken off, without a code: what was said until then is the answer
+        connection.close()
+        return SocketAnswer(101, first, refusal, *connection.closed_with())
 
     def _open(self) -> ssl.SSLSocket:
         try:
@@ -297,7 +277,7 @@ def _query(query: dns.message.Message, ip: str, port: int, deadline: Deadline) -
     return dns.query.tcp(query, ip, port=port, timeout=min(4.0, left))
 
 
-def _object(frame: str | bytes) -> Mapping[str, Any] | None:
+def _object(frame: bytes) -> Mapping[str, Any] | None:
     try:
         content = json.loads(frame)
     except ValueError:

@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
 import socket
 import ssl
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -211,18 +212,21 @@ class TestHttp:
         assert all(explain_52x(status).startswith(str(status)) for status in (*range(520, 527), 530, 1016))
 
 
+Gateway = Callable[[ssl.SSLSocket, ServerProtocol], None]
+"""What a gateway does after the handshake, which it has not sent yet."""
+
+
 @contextlib.contextmanager
-def half_a_record_after_the_challenge(world: World) -> Iterator[tuple[str, int]]:
-    """Serve one WebSocket that sends its first frame, then the beginning of a TLS record, and then nothing."""
+def one_websocket(world: World, gateway: Gateway) -> Iterator[Visitor]:
+    """Serve one WebSocket, and give a visitor with a patience of two seconds."""
     certificate, key = world.edge_ca.issue_server([HOST])
-    (world.folder / "half.pem").write_text(certificate + key)
+    (world.folder / "one.pem").write_text(certificate + key)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(world.folder / "half.pem")
-    over = threading.Event()
+    tls.load_cert_chain(world.folder / "one.pem")
 
     def serve_one() -> None:
         plain, _ = listening.accept()
-        with plain, tls.wrap_socket(plain.dup(), server_side=True) as stream:
+        with tls.wrap_socket(plain, server_side=True) as stream, contextlib.suppress(OSError):
             asked = b""
             while b"\r\n\r\n" not in asked:
                 asked += stream.recv(65536)
@@ -231,19 +235,28 @@ def half_a_record_after_the_challenge(world: World) -> Iterator[tuple[str, int]]
             (request,) = protocol.events_received()
             assert isinstance(request, Request)
             protocol.send_response(protocol.accept(request))
-            protocol.send_text(b'{"event": "connect.challenge"}')
-            stream.sendall(b"".join(protocol.data_to_send()))
-            plain.sendall(b"\x17\x03\x03")
-            over.wait(30)
+            gateway(stream, protocol)
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         serving = threading.Thread(target=serve_one)
         serving.start()
         try:
-            yield listening.getsockname()
+            address = listening.getsockname()
+            yield Visitor(HOST, lambda: socket.create_connection(address, 5), world.edge_ca.ca_path, timeout=2)
         finally:
-            over.set()
             serving.join(30)
+        assert not serving.is_alive()
+
+
+def challenge(stream: ssl.SSLSocket, protocol: ServerProtocol) -> None:
+    """Send the handshake and the first frame."""
+    protocol.send_text(b'{"event": "connect.challenge"}')
+    stream.sendall(b"".join(protocol.data_to_send()))
+
+
+def _until_closed(stream: ssl.SSLSocket) -> None:
+    while stream.recv(65536):
+        pass
 
 
 class TestWebSocket:
@@ -265,14 +278,63 @@ class TestWebSocket:
         answer = world.direct(world.origin()).websocket("/app", f"https://{HOST}", CONNECT_REQUEST)
         assert (answer.refusal, answer.close_code) == ("CONTROL_UI_DEVICE_IDENTITY_REQUIRED", 1008)
 
-    def test_half_a_record_does_not_keep_it_waiting_for_ever(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(adapter, "RECORD_SECONDS", 0.5)
-        with half_a_record_after_the_challenge(world) as address:
-            visitor = Visitor(HOST, lambda: socket.create_connection(address, 5), world.edge_ca.ca_path, timeout=5)
-            answer = visitor.websocket("/app", f"https://{HOST}")
-        assert answer.first == {"event": "connect.challenge"}
+    def test_half_a_record_does_not_keep_it_waiting_for_ever(self, world: World) -> None:
+        def half(stream: ssl.SSLSocket, protocol: ServerProtocol) -> None:
+            challenge(stream, protocol)
+            with socket.socket(fileno=os.dup(stream.fileno())) as plain:
+                plain.sendall(b"\x17\x03\x03")
+            _until_closed(stream)
+
+        with one_websocket(world, half) as visitor:
+            answer = visitor.websocket("/app", f"https://{HOST}", CONNECT_REQUEST)
+        assert (answer.first, answer.refusal, answer.close_code) == ({"event": "connect.challenge"}, None, None)
+
+    def test_frames_without_end_are_not_read_without_end(self, world: World) -> None:
+        def talk(stream: ssl.SSLSocket, protocol: ServerProtocol) -> None:
+            while True:
+                challenge(stream, protocol)
+
+        with one_websocket(world, talk) as visitor:
+            answer = visitor.websocket("/app", f"https://{HOST}", CONNECT_REQUEST)
+        assert (answer.status, answer.refusal, answer.close_code) == (101, None, None)
+
+    def test_a_message_may_come_in_parts(self, world: World) -> None:
+        def in_parts(stream: ssl.SSLSocket, protocol: ServerProtocol) -> None:
+            protocol.send_text(b'{"event": ', fin=False)
+            protocol.send_continuation(b'"connect.challenge"}', fin=True)
+            for byte in b"".join(protocol.data_to_send()):
+                stream.sendall(bytes([byte]))
+
+        with one_websocket(world, in_parts) as visitor:
+            assert visitor.websocket("/app", f"https://{HOST}").first == {"event": "connect.challenge"}
+
+    def test_a_server_that_hangs_up_instead_of_answering_is_told_as_such(self, world: World) -> None:
+        with (
+            one_websocket(world, lambda stream, _: stream.close()) as visitor,
+            pytest.raises(GuestError, match="the WebSocket /app was not opened") as caught,
+        ):
+            visitor.websocket("/app", f"https://{HOST}")
+        assert caught.value.details == ("connection closed while reading HTTP status line",)
+
+    def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(self, world: World) -> None:
+        with (
+            one_websocket(world, lambda stream, _: _until_closed(stream)) as visitor,
+            pytest.raises(GuestError, match="the WebSocket /app was not opened"),
+        ):
+            visitor.websocket("/app", f"https://{HOST}")
+
+    def test_no_second_thread_touches_the_connection(self, world: World) -> None:
+        # Python 3.11 lets two threads into one TLS connection at once, and then both may wait for the other side.
+        at_work: list[threading.Thread] = []
+
+        def look(stream: ssl.SSLSocket, protocol: ServerProtocol) -> None:
+            at_work.extend(threading.enumerate())
+            challenge(stream, protocol)
+
+        before = set(threading.enumerate())
+        with one_websocket(world, look) as visitor:
+            visitor.websocket("/app", f"https://{HOST}")
+        assert len(set(at_work) - before) == 1, "the server's"
 
     def test_where_there_is_none_the_status_says_so(self, world: World) -> None:
         world.origin()
