@@ -20,6 +20,9 @@ RESERVED_USERS = frozenset(
 )
 """Names that other services, mail clients or browsers give a meaning of their own (failure-modes F11)."""
 
+PROJECT = "clawdet"
+"""What the journal calls the whole project; being reserved, it is no user's name."""
+
 _USER = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)
 USER_RULE = (
     "a user name is 1 to 40 characters of a-z, 0-9 and '-', neither beginning nor ending with '-',"
@@ -90,6 +93,31 @@ class ServerOrder:
 
 
 @dataclass(frozen=True)
+class FirewallRule:
+    """What a provider firewall lets in."""
+
+    port: str
+    """`22`, `100-200` or `any`; empty for protocols without ports."""
+    sources: frozenset[str]
+    """Networks as CIDR."""
+    protocol: str = "tcp"
+    direction: str = "in"
+    description: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Firewall:
+    """A firewall in the Hetzner project, ours or not."""
+
+    id: int
+    name: str
+    labels: Mapping[str, str]
+    rules: tuple[FirewallRule, ...]
+    in_use: bool
+    """Whether it is attached to anything."""
+
+
+@dataclass(frozen=True)
 class Server:
     """A server at Hetzner, ours or not."""
 
@@ -102,6 +130,8 @@ class Server:
     location: str
     labels: Mapping[str, str]
     created: datetime
+    firewall_ids: tuple[int, ...] = ()
+    """The firewalls that are attached to it, or about to be."""
     actions: tuple[int, ...] = ()
     """Ids of actions that the create call began."""
 

@@ -13,10 +13,12 @@ from clawdet_cli import archive, pins, runlog
 from clawdet_cli.errors import ClawdetError, GuestError, StateError, Terminated
 from clawdet_cli.lease import holder_of, lease
 from clawdet_cli.model import (
+    PROJECT,
     Deadline,
     Destroyed,
     Event,
     Finding,
+    Firewall,
     Holdings,
     Instance,
     Plan,
@@ -162,6 +164,29 @@ def destroy(settings: Settings, user: str, watch: Watcher) -> Destroyed:
             execute(run, DESTROY, on_failure=Status.DESTROYING)
             run.record(status=Status.DESTROYED)
         return Destroyed(user, tuple(run.removed), tuple(run.absent), run.clouds.calls())
+
+
+def refresh_firewall(settings: Settings, watch: Watcher) -> Firewall | None:
+    """Bring the project's firewall up to date, with every server of clawdet's behind it; None where none is needed."""
+    from clawdet_cli.stages import firewall
+    from clawdet_cli.stages.recover import recover
+
+    with (
+        _database(settings) as state,
+        _leased(settings, state, PROJECT, "firewall refresh", watch),
+        _logged(settings, PROJECT, "firewall", watch) as (watching, hidden),
+        # Of the project, not of a user: this instance is never recorded, and only the journal knows its name.
+        _run(settings, _blank(settings, PROJECT, settings.zone or ""), state, watching, hidden=hidden) as run,
+    ):
+        recover(run)
+        hetzner = run.clouds.hetzner
+        servers = hetzner.servers("managed-by=clawdet")
+        if not servers and hetzner.firewall(firewall.NAME) is None:
+            return None
+        wall = firewall.project_firewall(run)
+        for server in servers:
+            firewall.attach(run, server, wall)
+        return hetzner.firewall(firewall.NAME)
 
 
 def reconcile(settings: Settings, *, fix: bool, watch: Watcher) -> Reconciled:
@@ -361,10 +386,11 @@ def _recover(run: "Run", *, on_failure: Status) -> None:
 
 def _still_complete(run: "Run") -> bool:
     """Check a complete instance, and hand it the provider keys and model that are set now."""
-    from clawdet_cli.stages.provision import RECONFIGURE
+    from clawdet_cli.stages.provision import KEEP_FIREWALL, RECONFIGURE
     from clawdet_cli.stages.runner import execute
     from clawdet_cli.stages.verify import six_checks
 
+    execute(run, KEEP_FIREWALL, on_failure=Status.COMPLETE)
     checks = six_checks(run, patience=0)
     run.state.save_checks(run.instance, checks)
     if not all(check.ok for check in checks):
@@ -420,15 +446,7 @@ def _known_or_new(settings: Settings, state: State, user: str) -> Instance:
     """Give the recorded instance, or a new one that is not recorded yet."""
     instance = state.instance(user)
     if instance is None or instance.status == Status.DESTROYED or _never_ordered(instance):
-        return Instance(
-            user=user,
-            zone=settings.required_zone(),
-            run_id="".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(12)),
-            status=Status.PENDING,
-            sandbox=bool(settings.endpoints.sandbox),
-            created_at=now_text(),
-            updated_at=now_text(),
-        )
+        return _blank(settings, user, settings.required_zone())
     if settings.zone is not None and settings.zone != instance.zone:
         raise StateError(
             f"{user} exists already as {instance.host}, and a user has one instance.",
@@ -437,6 +455,18 @@ def _known_or_new(settings: Settings, state: State, user: str) -> Instance:
     if instance.status == Status.DESTROYING:
         raise StateError(f"{user} is being destroyed.", next_steps=[f"clawdet destroy {user}"])
     return instance
+
+
+def _blank(settings: Settings, user: str, zone: str) -> Instance:
+    return Instance(
+        user=user,
+        zone=zone,
+        run_id="".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(12)),
+        status=Status.PENDING,
+        sandbox=bool(settings.endpoints.sandbox),
+        created_at=now_text(),
+        updated_at=now_text(),
+    )
 
 
 def _never_ordered(instance: Instance) -> bool:

@@ -7,6 +7,7 @@ import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,8 @@ class Settings:
     model: str | None
     provider_keys: Mapping[str, Secret]
     ssh_key: Path
+    ssh_from: frozenset[str]
+    """Networks (CIDR) that may reach SSH on the VPS; empty leaves it as it is, everywhere at first."""
     timeout: float
     """Seconds for the whole command."""
     lock_wait: float
@@ -140,8 +143,11 @@ _PROVIDER_KEY = re.compile(r"[A-Za-z0-9._~+/=:@-]{8,512}", re.ASCII)
 """What means itself in an .env file. This and the model are as the script takes them: it would refuse others only
 after a server was bought."""
 
+MOST_NETWORKS = 100
+"""As many as a rule of Hetzner's firewall takes."""
+
 _FILE_KEYS = frozenset(
-    "zone hcloud_token cloudflare_api_token server_types locations image openclaw_version model ssh_key"
+    "zone hcloud_token cloudflare_api_token server_types locations image openclaw_version model ssh_key ssh_from"
     " timeout lock_wait provider_keys".split()
 )
 
@@ -246,6 +252,7 @@ def load(
         model=lookup.text("model", "CLAWDET_MODEL", _MODEL, "provider/model, such as anthropic/claude-sonnet-4-6"),
         provider_keys={name: key for name, key in keys.items() if key is not None},
         ssh_key=lookup.path("ssh_key", "CLAWDET_SSH_KEY") or state_dir / "ssh" / "id_ed25519",
+        ssh_from=_networks(*lookup.find("ssh_from", "CLAWDET_SSH_FROM")),
         timeout=_seconds(*lookup.find("timeout", "CLAWDET_TIMEOUT"), least=1, default=900.0),
         lock_wait=_seconds(*lookup.find("lock_wait", "CLAWDET_LOCK_WAIT"), least=0, default=0.0),
     )
@@ -307,6 +314,31 @@ def _matching(value: Any, shape: re.Pattern[str], rule: str, where: str) -> str:
             f"{where} is {value!r}, but {rule} is expected.", next_steps=[f"correct {where} and run the command again"]
         )
     return text
+
+
+def _networks(value: Any, where: str) -> frozenset[str]:
+    if value is None:
+        return frozenset()
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list) or not 1 <= len(items) <= MOST_NETWORKS:
+        raise ConfigError(f"{where} must be 1 to {MOST_NETWORKS} networks, such as 203.0.113.7,198.51.100.0/24.")
+    found = set()
+    for item in items:
+        try:
+            network = ip_network(str(item).strip(), strict=False)
+        except ValueError:
+            raise ConfigError(
+                f"{where} has {item!r}, which is neither an address nor a network.",
+                next_steps=["give addresses or networks, such as 203.0.113.7,198.51.100.0/24,2001:db8::/48"],
+            ) from None
+        address, _, _ = str(item).strip().partition("/")
+        if ip_address(address) != network.network_address:
+            raise ConfigError(
+                f"{where} has {item!r}, which is an address within a network.",
+                next_steps=[f"say {network} for the network, or {address} for the address alone"],
+            )
+        found.add(str(network))
+    return frozenset(found)
 
 
 def _seconds(value: Any, where: str, *, least: int, default: float) -> float:

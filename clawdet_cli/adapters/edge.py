@@ -101,6 +101,25 @@ def explain_52x(status: int) -> str:
     return f"{status}: {cause[0]}; {cause[1]}" if cause else ""
 
 
+def answers_directly(address: tuple[str, int], host: str, patience: float, *, tls: bool) -> bool:
+    """Say whether something behind an address talks to us at all, within `patience` seconds."""
+    try:
+        with socket.create_connection(address, timeout=patience) as plain:
+            plain.settimeout(patience)
+            if tls:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE  # whoever it is: that it answers is what counts
+                with context.wrap_socket(plain, server_hostname=host):
+                    return True
+            plain.sendall(f"GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            return bool(plain.recv(1))
+    except ssl.SSLError:
+        return True  # it said something, though not what was hoped for
+    except OSError:
+        return False
+
+
 def edge_addresses(
     host: str,
     name_servers: Sequence[str],

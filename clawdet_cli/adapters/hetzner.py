@@ -14,7 +14,10 @@ from typing import Any, TypeVar
 
 import requests
 from hcloud import APIException, Client
-from hcloud.firewalls.domain import Firewall
+from hcloud.firewalls.client import BoundFirewall
+from hcloud.firewalls.domain import Firewall as ApiFirewall
+from hcloud.firewalls.domain import FirewallResource
+from hcloud.firewalls.domain import FirewallRule as ApiRule
 from hcloud.images.domain import Image
 from hcloud.locations.domain import Location
 from hcloud.server_types.client import BoundServerType
@@ -29,7 +32,7 @@ from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.hetzner_refusals import CONSOLE, refusal
 from clawdet_cli.adapters.retry import Lost, NotYet, Watch, ask, change, until
 from clawdet_cli.errors import CloudError, ConfigError, StateError
-from clawdet_cli.model import Deadline, Server, ServerOffer, ServerOrder, SshKey
+from clawdet_cli.model import Deadline, Firewall, FirewallRule, Server, ServerOffer, ServerOrder, SshKey
 from clawdet_cli.settings import Secret
 
 T = TypeVar("T")
@@ -133,9 +136,89 @@ class Hetzner:
         """List every SSH key of the project, ours or not."""
         return [_ssh_key(key) for key in self._ask("list all SSH keys", self._client.ssh_keys.get_all)]
 
-    def count_firewalls(self) -> int:
-        """Count the project's firewalls."""
-        return len(self._ask("list firewalls", self._client.firewalls.get_all))
+    def all_firewalls(self) -> list[Firewall]:
+        """List every firewall of the project, ours or not."""
+        return [_firewall(one) for one in self._ask("list all firewalls", self._client.firewalls.get_all)]
+
+    def firewall(self, name: str) -> Firewall | None:
+        """Find the firewall of exactly this name, ours or not."""
+        found = self._ask(f"look for a firewall named {name}", lambda: self._client.firewalls.get_by_name(name))
+        return None if found is None else _firewall(found)
+
+    def create_firewall(self, name: str, rules: Sequence[FirewallRule], labels: Mapping[str, str]) -> Firewall:
+        """Make a firewall, once. Raises StateError when one without these labels has the name."""
+
+        def create() -> Firewall:
+            try:
+                answer = self._client.firewalls.create(
+                    name,
+                    rules=[_api_rule(rule) for rule in rules],
+                    labels=dict(labels),  # type: ignore[arg-type]  # the SDK says str, and sends what it is given
+                )
+            except APIException as error:
+                if error.code == "uniqueness_error":
+                    raise NotYet(str(error), pause=0, maybe_done=True) from None
+                raise
+            return _firewall(answer.firewall)
+
+        def look() -> Firewall | None:
+            found = self.firewall(name)
+            if found is not None and not labels.items() <= dict(found.labels).items():
+                raise StateError(
+                    f"A firewall named {name} exists in the Hetzner project that is not ours: nothing was touched.",
+                    next_steps=[f"rename it at {CONSOLE} (Firewalls), then run the command again"],
+                )
+            return found
+
+        return self._change(f"create the firewall {name}", create, look)
+
+    def set_firewall_rules(self, firewall: Firewall, rules: Sequence[FirewallRule]) -> None:
+        """Replace all rules, and wait until they hold."""
+
+        def replace_them() -> list[int]:
+            wanted = [_api_rule(rule) for rule in rules]
+            return [action.id for action in self._client.firewalls.set_rules(ApiFirewall(id=firewall.id), wanted)]
+
+        def look() -> list[int] | None:
+            found = self.firewall(firewall.name)
+            return [] if found is not None and set(found.rules) == set(rules) else None
+
+        what = f"set the rules of the firewall {firewall.name}"
+        self._await_actions(self._change(what, replace_them, look), f"the firewall {firewall.name}")
+
+    def attach_firewall(self, firewall_id: int, server_id: int) -> None:
+        """Put a server behind a firewall, and wait until it holds."""
+
+        def attach() -> list[int]:
+            resource = FirewallResource(type=FirewallResource.TYPE_SERVER, server=ApiServer(id=server_id))
+            try:
+                actions = self._client.firewalls.apply_to_resources(ApiFirewall(id=firewall_id), [resource])
+            except APIException as error:
+                if error.code == "firewall_already_applied":
+                    return []
+                raise
+            return [action.id for action in actions]
+
+        def look() -> list[int] | None:
+            found = self.server(server_id)
+            return [] if found is not None and firewall_id in found.firewall_ids else None
+
+        self._await_actions(self._change(f"attach a firewall to server {server_id}", attach, look), "the firewall")
+
+    def delete_firewall(self, firewall_id: int) -> None:
+        """Delete a firewall; one that is gone already is no failure. Raises CloudError while it is in use."""
+
+        def look() -> bool | None:
+            found = self._ask(
+                "read the firewall", lambda: _or_none(lambda: self._client.firewalls.get_by_id(firewall_id))
+            )
+            return True if found is None else None
+
+        self._change(
+            f"delete the firewall {firewall_id}",
+            lambda: _or_none(lambda: self._client.firewalls.delete(ApiFirewall(id=firewall_id))) or True,
+            look,
+        )
 
     def prices(self) -> dict[tuple[str, str], Decimal]:
         """List what a server costs by type and location, in euro per month without VAT, its IPv4 included."""
@@ -210,7 +293,7 @@ class Hetzner:
                     image=Image(name=order.image),
                     location=Location(name=order.location),
                     ssh_keys=[SSHKey(id=order.ssh_key_id)],
-                    firewalls=[Firewall(id=number) for number in order.firewall_ids],
+                    firewalls=[ApiFirewall(id=number) for number in order.firewall_ids],
                     user_data=order.user_data,
                     labels=dict(order.labels),
                 )
@@ -422,7 +505,31 @@ def _ssh_key(key: BoundSSHKey) -> SshKey:
     return SshKey(id=_id(key), name=str(key.name), labels=dict(key.labels or {}))
 
 
-def _id(thing: BoundServer | BoundSSHKey) -> int:
+def _firewall(found: BoundFirewall) -> Firewall:
+    rules = [
+        FirewallRule(
+            port=rule.port or "",
+            sources=frozenset((rule.source_ips if rule.direction == "in" else rule.destination_ips) or []),
+            protocol=rule.protocol,
+            direction=rule.direction,
+            description=rule.description or "",
+        )
+        for rule in found.rules or []
+    ]
+    return Firewall(_id(found), str(found.name), dict(found.labels or {}), tuple(rules), bool(found.applied_to))
+
+
+def _api_rule(rule: FirewallRule) -> ApiRule:
+    return ApiRule(
+        direction=rule.direction,
+        protocol=rule.protocol,
+        port=rule.port,
+        source_ips=sorted(rule.sources),
+        description=rule.description,
+    )
+
+
+def _id(thing: BoundServer | BoundSSHKey | BoundFirewall) -> int:
     if thing.id is None:
         raise TypeError("it has no id")
     return thing.id
@@ -439,8 +546,14 @@ def _server(server: BoundServer, actions: Sequence[int] = ()) -> Server:
         location=str(server.location.name) if server.location else "",
         labels=dict(server.labels or {}),
         created=server.created or datetime.now(UTC),
+        firewall_ids=_attached(server),
         actions=tuple(actions),
     )
+
+
+def _attached(server: BoundServer) -> tuple[int, ...]:
+    found = (server.public_net.firewalls if server.public_net else None) or []
+    return tuple(one.firewall.id for one in found if one.firewall.id is not None)
 
 
 def _offer(kind: BoundServerType, location: str, pricing: Mapping[str, Any]) -> ServerOffer | None:

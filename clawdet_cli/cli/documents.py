@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from clawdet_cli.errors import ClawdetError
-from clawdet_cli.model import Destroyed, Event, Finding, Instance, Plan, Reconciled, ServerOffer
+from clawdet_cli.model import Destroyed, Event, Finding, Firewall, Instance, Plan, Reconciled, ServerOffer
 
 VERSION = 1
 
@@ -76,6 +76,25 @@ def reconciled(value: Reconciled) -> Document:
         "foreign": dict(value.foreign),
         "busy": dict(value.busy),
         "orphans_monthly_eur": float(value.orphans_monthly),
+    }
+
+
+def firewall(value: Firewall | None) -> Document | None:
+    """Describe the project's firewall."""
+    if value is None:
+        return None
+    return {
+        "id": value.id,
+        "name": value.name,
+        "rules": [
+            {
+                "port": rule.port,
+                "protocol": rule.protocol,
+                "direction": rule.direction,
+                "networks": sorted(rule.sources),
+            }
+            for rule in value.rules
+        ],
     }
 
 

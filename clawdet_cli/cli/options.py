@@ -27,6 +27,18 @@ User = Annotated[
 ]
 
 
+SshFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--ssh-from",
+        metavar="NETWORKS",
+        help="Let only these reach SSH on every VPS of the project: 203.0.113.7,198.51.100.0/24. Default:"
+        " $CLAWDET_SSH_FROM, else as it is (everywhere at first, by key only).",
+        show_default=False,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class LocalCall:
     """What every command line may say."""

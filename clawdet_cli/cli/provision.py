@@ -6,7 +6,7 @@ import typer
 
 from clawdet_cli.cli import documents, output, screens
 from clawdet_cli.cli.configure import Configured, configure
-from clawdet_cli.cli.options import Call, with_call
+from clawdet_cli.cli.options import Call, SshFrom, with_call
 from clawdet_cli.cli.output import View
 from clawdet_cli.errors import ClawdetError
 from clawdet_cli.model import Instance, Plan, checked_user
@@ -83,6 +83,7 @@ def provision(
             rich_help_panel=SERVER,
         ),
     ] = None,
+    ssh_from: SshFrom = None,
     openclaw_version: Annotated[
         str | None,
         typer.Option(
@@ -110,6 +111,7 @@ def provision(
         "server_types": server_type,
         "locations": location,
         "image": image,
+        "ssh_from": ssh_from,
         "openclaw_version": openclaw_version,
         "model": model,
     }

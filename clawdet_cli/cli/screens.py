@@ -8,7 +8,18 @@ from decimal import Decimal
 from clawdet_cli.cli.options import LocalCall
 from clawdet_cli.cli.output import Paint, Screen, beside, clean, duration
 from clawdet_cli.errors import ClawdetError, RecordError
-from clawdet_cli.model import Category, Check, Destroyed, Finding, Holdings, Instance, Plan, Reconciled, Status
+from clawdet_cli.model import (
+    Category,
+    Check,
+    Destroyed,
+    Finding,
+    Firewall,
+    Holdings,
+    Instance,
+    Plan,
+    Reconciled,
+    Status,
+)
 
 _STATUS_STYLES = {Status.COMPLETE: "green", Status.FAILED: "red", Status.DESTROYING: "yellow"}
 
@@ -201,6 +212,20 @@ def reconciled(value: Reconciled, call: LocalCall) -> Screen:
 def _found(finding: Finding, call: LocalCall) -> str:
     price = f", {euro(finding.monthly)} per month" if finding.monthly and not call.labelled else ""
     return clean(f"{finding.kind.replace('_', ' ')} {finding.name} (id {finding.id}{price})")
+
+
+def firewall(value: Firewall | None) -> Screen:
+    """Lay out what the firewall lets in."""
+
+    def screen(_: Paint) -> Iterator[str]:
+        if value is None:
+            yield "There is no firewall yet: 'clawdet provision' makes it with the first server."
+            return
+        yield f"Firewall {clean(value.name)} (id {value.id}) lets in, and nothing else:"
+        for rule in value.rules:
+            yield f"  {rule.protocol} {rule.port:<5} from {clean(', '.join(sorted(rule.sources)))}"
+
+    return screen
 
 
 def rebuilt(values: Sequence[Instance], call: LocalCall) -> Screen:

@@ -116,7 +116,7 @@ async def _run_locked(options: Options, files: Files) -> None:
         on_change=ledger.changed,
         faults=Faults(),
     )
-    edge = Edge(cloudflare_state, edge_ca, origin_ca, dial=net.dial, source_address=net.edge_source())
+    edge = Edge(cloudflare_state, edge_ca, origin_ca, dial=net.dial, source=net.edge_socket)
 
     edge_ip, api_ip, dns_ip = (net.service_address(last) for last in (1, 2, 53))
     hetzner_sock, cloudflare_sock = net.bind(api_ip, _HETZNER_PORT), net.bind(api_ip, _CLOUDFLARE_PORT)

@@ -78,7 +78,7 @@ class Forwarder:
     async def _serve(
         self, server_id: int, front: _Front, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        peer: str = writer.get_extra_info("peername")[0]
+        peer = self._network.seen_as(writer.get_extra_info("peername"))
         try:
             if front.connect is None or not self._allows(server_id, peer, port):
                 await _stay_silent(reader)

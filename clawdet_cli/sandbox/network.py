@@ -33,6 +33,7 @@ class Network:
         self._keeper = keeper
         self._dial_file = dial_file
         self._dial_map: dict[Endpoint, Endpoint] = {}
+        self._of_edge: set[int] = set()  # ports
         dial_file.unlink(missing_ok=True)
 
     @property
@@ -77,14 +78,24 @@ class Network:
             tcp.close()
         raise SandboxError("no port is free for DNS on both UDP and TCP")
 
-    def edge_source(self) -> str | None:
-        """Return the address from which the edge connects; None where the system has 127.0.0.1 only."""
-        address = self.service_address(1)
+    def edge_socket(self) -> socket.socket:
+        """Return a socket that connects from the edge's address; where the system lacks it, one that passes for it."""
         try:
-            _bound(socket.SOCK_STREAM, address, 0).close()
-        except OSError:
-            return None
-        return address
+            return _bound(socket.SOCK_STREAM, self.service_address(1), 0)
+        except OSError as exc:
+            if exc.errno != errno.EADDRNOTAVAIL:
+                raise
+        # Systems other than Linux have 127.0.0.1 only, and firewalls tell the edge from others by its address.
+        sock = _bound(socket.SOCK_STREAM, "127.0.0.1", 0)
+        self._of_edge.add(sock.getsockname()[1])
+        return sock
+
+    def seen_as(self, peer: Endpoint) -> str:
+        """Return the address that a connection from there has; the question may be asked once."""
+        if peer[0] == "127.0.0.1" and peer[1] in self._of_edge:
+            self._of_edge.discard(peer[1])
+            return self.service_address(1)
+        return peer[0]
 
     def release(self, ip: str, port: int) -> None:
         """Forget where `ip:port` was bound."""

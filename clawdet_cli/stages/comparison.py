@@ -5,7 +5,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from clawdet_cli.model import Category, Certificate, DnsRecord, Finding, Instance, Server, SshKey, Status, maker_of
+from clawdet_cli.model import (
+    Category,
+    Certificate,
+    DnsRecord,
+    Finding,
+    Firewall,
+    FirewallRule,
+    Instance,
+    Server,
+    SshKey,
+    Status,
+    maker_of,
+)
+from clawdet_cli.stages.firewall import NAME, described, is_ours
 
 
 @dataclass(frozen=True)
@@ -16,16 +29,21 @@ class Seen:
     """Those that are not destroyed, with what is under way."""
     servers: Sequence[Server]
     ssh_keys: Sequence[SshKey]
-    firewalls: int
+    firewalls: Sequence[Firewall]
     records: Mapping[str, Sequence[DnsRecord]]
     """By zone; a zone that the token cannot see is missing."""
     certificates: Mapping[str, Sequence[Certificate]]
     """The same."""
     vps: Mapping[str, str] = field(default_factory=dict)
     """By user, of the machines that were asked: what is wrong, or nothing."""
+    wall: Sequence[FirewallRule] = ()
+    """The rules that the project's firewall should have."""
     prices: Mapping[tuple[str, str], Decimal] = field(default_factory=dict)
     busy: Mapping[str, str] = field(default_factory=dict)
     """Users that another run is working on."""
+
+
+REFRESH = "clawdet firewall refresh"
 
 
 def compare(seen: Seen) -> tuple[list[Finding], dict[str, int]]:
@@ -90,7 +108,7 @@ def _server(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Findi
     if server is not None:
         claimed.servers.add(server.id)
         finding = Finding(Category.RIGHT, "server", user, server.name, str(server.id), "it runs", price)
-        wrong, decision = _drift_of(server, instance)
+        wrong, decision = _drift_of(server, instance, seen)
         yield _but(finding, Category.DRIFTED, wrong, decision=decision) if wrong else finding
         return
     if instance.server_id is not None:
@@ -119,7 +137,7 @@ def _server(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Findi
         )
 
 
-def _drift_of(server: Server, instance: Instance) -> tuple[str, str]:
+def _drift_of(server: Server, instance: Instance, seen: Seen) -> tuple[str, str]:
     again = f"clawdet provision {instance.user}"
     if not _ours(server, instance):
         labels = ", ".join(f"{key}={value}" for key, value in instance.labels.items())
@@ -130,6 +148,8 @@ def _drift_of(server: Server, instance: Instance) -> tuple[str, str]:
         return f"it is {server.status}", f"switch it on in the Hetzner console, then: {again}"
     if server.ipv4 != instance.ipv4:
         return f"its address is {server.ipv4}, and {instance.ipv4} is recorded", again
+    if not any(is_ours(wall) and wall.id in server.firewall_ids for wall in seen.firewalls):
+        return f"it is not behind the firewall {NAME}", REFRESH
     return "", ""
 
 
@@ -237,7 +257,7 @@ def _vps(instance: Instance, seen: Seen) -> Iterator[Finding]:
 
 def _unclaimed(seen: Seen, claimed: _Claimed) -> tuple[list[Finding], dict[str, int]]:
     """Give what clawdet made and no instance claims, and count the rest."""
-    foreign = Counter(servers=0, records=0, certificates=0, ssh_keys=0, firewalls=seen.firewalls)
+    foreign = Counter(servers=0, records=0, certificates=0, ssh_keys=0, firewalls=0)
     orphans: list[Finding] = []
     for server in (one for one in seen.servers if one.id not in claimed.servers):
         orphans += _orphan_or_foreign("servers", _orphaned_server(server, seen), foreign)
@@ -251,6 +271,16 @@ def _unclaimed(seen: Seen, claimed: _Claimed) -> tuple[list[Finding], dict[str, 
             what = "clawdet added it, and there is no server of clawdet's in the project"
             decision = "delete it in the Hetzner console: Security, SSH keys"
             orphans.append(Finding(Category.ORPHAN, "ssh_key", "", key.name, str(key.id), what, decision=decision))
+    for wall in seen.firewalls:
+        if not is_ours(wall):
+            foreign["firewalls"] += 1
+        elif not _needed(seen):
+            what = "clawdet made it, and there is no server of clawdet's in the project"
+            decision = "delete it in the Hetzner console: Firewalls"
+            orphans.append(Finding(Category.ORPHAN, "firewall", "", wall.name, str(wall.id), what, decision=decision))
+        elif set(wall.rules) != set(seen.wall):
+            what = f"it lets in: {described(wall.rules)}; it should: {described(seen.wall)}"
+            orphans.append(Finding(Category.DRIFTED, "firewall", "", wall.name, str(wall.id), what, decision=REFRESH))
     # Certificates carry no mark: what is not recorded cannot be proved to be ours.
     for certificates in seen.certificates.values():
         foreign["certificates"] += sum(one.id not in claimed.certificates for one in certificates)

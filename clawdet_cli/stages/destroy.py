@@ -6,6 +6,7 @@ delete_dns_record     DELETE dns_records                                        
 revoke_certificate    DELETE certificates
 delete_server                                       DELETE /servers
 delete_ssh_key                                      DELETE /ssh_keys, when the last server of ours is gone
+delete_firewall                                     DELETE /firewalls, likewise
 prove_absence         every resource is read again                              destroyed
 ```
 """
@@ -14,6 +15,7 @@ from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import CloudError, ConfigError, WaitError
 from clawdet_cli.model import Certificate, DnsRecord, Instance, Server, Status
+from clawdet_cli.stages import firewall
 from clawdet_cli.stages.runner import Run, Stage
 
 LAG_SECONDS = 20.0
@@ -115,6 +117,7 @@ DESTROY = (
     Stage("revoke_certificate", Status.DESTROYING, "Revoking the certificate", revoke_certificate),
     Stage("delete_server", Status.DESTROYING, "Deleting the server", delete_server),
     Stage("delete_ssh_key", Status.DESTROYING, "Deleting the SSH key if it is the last", delete_ssh_key),
+    Stage("delete_firewall", Status.DESTROYING, "Deleting the firewall if it was the last", firewall.delete_firewall),
     Stage("prove_absence", Status.DESTROYING, "Making sure that all is gone", prove_absence),
 )
 

@@ -3,7 +3,7 @@
 ```
 stage                  Hetzner            Cloudflare         VPS                          database
 check_accounts         types, prices      zone, SSL mode                                  pending
-create_server          POST /servers                                                      creating_vps
+create_server          firewall, /servers                                                      creating_vps
 create_dns_record                         POST dns_records                                configuring_dns
 await_ssh              running?                              SSH with the pinned key      installing
 prepare_vps                                                  Node, Caddy, OpenClaw
@@ -23,8 +23,8 @@ from clawdet_cli import bootstrap, csr
 from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import CloudError, GuestError, SoldOutError, StateError, StoppedError, WaitError
-from clawdet_cli.model import DnsRecord, HostKey, Server, ServerOrder, Status, Zone
-from clawdet_cli.stages import preflight, verify
+from clawdet_cli.model import DnsRecord, Firewall, HostKey, Server, ServerOrder, Status, Zone
+from clawdet_cli.stages import firewall, preflight, verify
 from clawdet_cli.stages.destroy import own_certificates, revoke
 from clawdet_cli.stages.phase import run_phase
 from clawdet_cli.stages.runner import Run, Stage
@@ -65,10 +65,12 @@ def check_accounts(run: Run) -> None:
 def create_server(run: Run) -> None:
     """Find or order the VPS, and record its id at once: from here on it costs money."""
     server = preflight.own_server(run.clouds, run.instance)
+    wall = firewall.project_firewall(run)
     if server is None:
-        server = _order(run)
+        server = _order(run, wall)
     else:
         run.record(**found(server))
+        firewall.attach(run, server, wall)
     _refuse_another_host_key(run, server)
     if server.ipv4 is None:
         raise CloudError(
@@ -106,6 +108,8 @@ def await_ssh(run: Run) -> None:
     server = run.clouds.hetzner.await_running(server)
     if server.ipv4 != run.instance.ipv4:
         raise CloudError(f"The server's address changed from {run.instance.ipv4} to {server.ipv4}.")
+    if run.settings.ssh_from:
+        run.note(f"SSH is let in from {', '.join(sorted(run.settings.ssh_from))} only: this machine must be within")
     answer = run.ssh().run(bootstrap.CLOUD_INIT_DONE, timeout=run.deadline.within(600).left())
     if answer.code not in {0, 2}:
         run.note(f"cloud-init reports a problem: {answer.out.strip()}")
@@ -256,7 +260,19 @@ RECONFIGURE = (Stage("configure_openclaw", Status.COMPLETE, "Handing over keys a
 """For a complete instance: what is changed by setting it in the environment and running the command again."""
 
 
-def _order(run: Run) -> Server:
+def keep_firewall(run: Run) -> None:
+    """Keep the VPS behind the provider's firewall, and that in step with Cloudflare's networks."""
+    wall = firewall.project_firewall(run)
+    server = preflight.own_server(run.clouds, run.instance)
+    if server is not None:
+        firewall.attach(run, server, wall)
+
+
+KEEP_FIREWALL = (Stage("keep_firewall", Status.COMPLETE, "Looking at the firewall", keep_firewall),)
+"""For a complete instance: Cloudflare's networks change, and hands change firewalls."""
+
+
+def _order(run: Run, wall: Firewall) -> Server:
     """Try the candidates in turn until Hetzner accepts one."""
     hetzner, instance, settings = run.clouds.hetzner, run.instance, run.settings
     key_id = _key_at_hetzner(run)
@@ -274,8 +290,8 @@ def _order(run: Run) -> Server:
             ssh_key_id=key_id,
             user_data=user_data(host_key),
             labels=labels,
-            # The provider firewall is named here, so that it holds from the first packet.
-            firewall_ids=(),
+            # Named in the order, so that it holds from the first packet.
+            firewall_ids=(wall.id,),
         )
         monthly = str(offer.monthly)
         run.note(f"ordering {offer.server_type} in {offer.location} for EUR {monthly} per month")

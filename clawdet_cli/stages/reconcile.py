@@ -10,6 +10,7 @@ from clawdet_cli.adapters.ssh import Ssh
 from clawdet_cli.errors import ClawdetError
 from clawdet_cli.model import Category, Deadline, Finding, Instance, Server, Status
 from clawdet_cli.settings import Settings
+from clawdet_cli.stages import firewall
 from clawdet_cli.stages.comparison import Seen
 from clawdet_cli.stages.provision import found
 from clawdet_cli.stages.runner import Run, Stage
@@ -33,11 +34,14 @@ def look(
     recorded = {instance.server_id for instance in instances}
     unknown = any(one.labels.get("managed-by") == "clawdet" and one.id not in recorded for one in servers)
     prices: Mapping[tuple[str, str], Decimal] = clouds.hetzner.prices() if unknown else {}
+    firewalls = clouds.hetzner.all_firewalls()
+    ours = next((one for one in firewalls if firewall.is_ours(one)), None)
     return Seen(
         instances=instances,
         servers=servers,
         ssh_keys=clouds.hetzner.all_ssh_keys(),
-        firewalls=clouds.hetzner.count_firewalls(),
+        firewalls=firewalls,
+        wall=firewall.wanted_rules(settings, clouds, ours) if ours else (),
         records=records,
         certificates=certificates,
         vps=_machines(settings, [one for one in instances if one.user not in busy], servers, deadline),

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from clawdet_cli.adapters.retry import NotYet, until
 from clawdet_cli.errors import WaitError
 from clawdet_cli.model import Effect, EffectOutcome, Status
+from clawdet_cli.stages.firewall import is_ours
 from clawdet_cli.stages.provision import found
 from clawdet_cli.stages.runner import Run, Stage
 
@@ -92,6 +93,15 @@ def _added_ssh_key(run: Run, effect: Effect) -> Seen:
     return Seen(EffectOutcome.DONE, f"key {key.id} was added and is kept", str(key.id))
 
 
+def _created_firewall(run: Run, effect: Effect) -> Seen:
+    found = run.clouds.hetzner.firewall(effect.name)
+    if found is None:
+        return Seen(EffectOutcome.ABSENT, "it was not made")
+    if not is_ours(found):
+        return Seen(EffectOutcome.LEFT, f"firewall {found.id} has the name but not clawdet's label: left alone")
+    return Seen(EffectOutcome.DONE, f"firewall {found.id} was made and is kept", str(found.id))
+
+
 def _deleted_record(run: Run, effect: Effect) -> Seen:
     changes = {"record_id": None} if effect.name == run.instance.record_id else {}
     return _gone(run.clouds.cloudflare.record(run.instance.zone_id or "", effect.name), changes)
@@ -126,7 +136,11 @@ LOOKS: Mapping[str, Callable[[Run, Effect], Seen]] = {
     "delete_dns_record": _deleted_record,
     "revoke_certificate": _revoked_certificate,
     "delete_server": _deleted_server,
+    "create_firewall": _created_firewall,
     "delete_ssh_key": _found_later,
+    "set_firewall_rules": _found_later,
+    "attach_firewall": _found_later,
+    "delete_firewall": _found_later,
     "update_dns_record": _found_later,
     "upload": _found_later,
     "start": _found_later,

@@ -1,12 +1,14 @@
 """The six success criteria, each with the evidence of what was seen."""
 
+import contextlib
 import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from clawdet_cli import bootstrap
-from clawdet_cli.adapters.edge import CONNECT_REQUEST, Visitor, edge_addresses, explain_52x
+from clawdet_cli.adapters.edge import CONNECT_REQUEST, Visitor, answers_directly, edge_addresses, explain_52x
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import ClawdetError, GuestError
 from clawdet_cli.model import Check, Deadline, now_text
@@ -17,6 +19,8 @@ NONCE_PATH = "/.well-known/clawdet-nonce"
 PROTECTED_PATH = "/app/control-ui-config.json"
 """A page of the gateway that needs the token (facts of OpenClaw 2026.9: 401 without, 200 with)."""
 STEADY_SECONDS = 60
+EXPOSED_SECONDS = 30.0
+"""More than the look from outside can take, all its time-outs together."""
 
 
 class NotMetError(Exception):
@@ -33,6 +37,8 @@ class _Evidence:
         self.unreachable: Exception | None = None
         """Why the VPS is not asked any more: one wait is enough to know that it does not answer."""
         self._visitor: Visitor | None = None
+        self.exposed: Future[list[int]] = Future()
+        """The ports of the VPS, other than SSH, that answer to whoever knows its address."""
 
     def report(self) -> dict[str, str]:
         """Ask the VPS how it stands."""
@@ -107,6 +113,13 @@ def six_checks(run: Run, *, patience: float) -> list[Check]:
     """Check all six, in order; `patience` is how long DNS and the edge may take to learn of a new name, in seconds."""
     run.stage = run.stage or "verify"
     evidence = _Evidence(run, patience)
+    # Meanwhile: what a firewall drops takes patience to notice.
+    with ThreadPoolExecutor(1) as aside:
+        evidence.exposed = aside.submit(_exposed, run)
+        return _each_checked(run, evidence)
+
+
+def _each_checked(run: Run, evidence: _Evidence) -> list[Check]:
     criteria: Sequence[tuple[str, Callable[[_Evidence], str]]] = (
         ("server", _server),
         ("dns", _dns),
@@ -211,10 +224,35 @@ def _gateway(evidence: _Evidence) -> str:
         raise NotMetError(
             f"a WebSocket from a foreign origin was closed with {foreign.close_code} {foreign.refusal}, not with 1008"
         )
+    exposed = evidence.exposed.result(timeout=EXPOSED_SECONDS)
+    if exposed:
+        raise NotMetError(
+            f"{evidence.run.instance.ipv4} answers to everybody on port {exposed[0]}, past Cloudflare:"
+            f" clawdet firewall refresh"
+        )
     return (
         "ready on 127.0.0.1:18789; through the public name HTTP 401 without the token, 200 with it;"
-        " WebSocket 101 and connect.challenge from its own origin, 1008 from a foreign one"
+        " WebSocket 101 and connect.challenge from its own origin, 1008 from a foreign one;"
+        " nothing answers on the server's own address, ports 443 and 18789"
     )
+
+
+def _exposed(run: Run) -> list[int]:
+    dial, ipv4 = run.settings.endpoints.dial, run.instance.ipv4
+    if ipv4 is None:
+        return []
+    started = time.monotonic()
+    with contextlib.suppress(OSError), socket.create_connection(dial(ipv4, 22), timeout=5):
+        pass
+    # Several times the way there and back: a firewall that drops says nothing.
+    patience = min(3.0, max(0.3, 6 * (time.monotonic() - started)))
+
+    def answers(port: int) -> bool:
+        return answers_directly(dial(ipv4, port), run.instance.host, patience, tls=port == 443)
+
+    ports = (443, 18789)
+    with ThreadPoolExecutor(len(ports)) as pool:
+        return [port for port, answered in zip(ports, pool.map(answers, ports), strict=True) if answered]
 
 
 def _landing_page(evidence: _Evidence) -> str:

@@ -12,7 +12,7 @@ from clawdet_cli.adapters import hetzner as adapter
 from clawdet_cli.adapters import retry
 from clawdet_cli.adapters.hetzner import Hetzner
 from clawdet_cli.errors import CloudError, ConfigError, SoldOutError, StateError, WaitError
-from clawdet_cli.model import Deadline, ServerOrder
+from clawdet_cli.model import Deadline, FirewallRule, ServerOrder
 from clawdet_cli.settings import Secret
 from tests.contract.hetzner_emulator import FOREVER, READ_ONLY, TOKEN, Emulator, eventually, public_key
 
@@ -155,6 +155,68 @@ class TestSshKeys:
         cloud.delete_ssh_key(ours.id)
         kept = hetzner.http("GET", "/v1/ssh_keys").json()["ssh_keys"]
         assert [key["name"] for key in kept] == ["foreign"]
+
+
+class TestFirewalls:
+    RULES = (FirewallRule("22", frozenset({"0.0.0.0/0", "::/0"})), FirewallRule("443", frozenset({"192.0.2.0/24"})))
+
+    @pytest.mark.parametrize("kind", ["drop_before", "drop_after"])
+    def test_a_lost_answer_leaves_one_firewall(self, kind: str, cloud: Hetzner, hetzner: Emulator) -> None:
+        hetzner.faults.add({"kind": kind, "method": "POST", "path": "/v1/firewalls"})
+        made = cloud.create_firewall("clawdet", self.RULES, LABELS)
+        assert cloud.all_firewalls() == [made]
+        assert cloud.firewall("clawdet") == made
+        assert (made.rules, made.labels, made.in_use) == (self.RULES, LABELS, False)
+
+    def test_losing_the_race_for_its_name_is_no_failure(self, cloud: Hetzner, hetzner: Emulator) -> None:
+        first = cloud.create_firewall("clawdet", self.RULES, LABELS)
+        assert cloud.create_firewall("clawdet", (), LABELS) == first
+        assert calls(hetzner, "POST", "/v1/firewalls") == [201, 409]
+
+    def test_a_name_taken_by_somebody_else_is_a_conflict(self, cloud: Hetzner) -> None:
+        cloud.create_firewall("clawdet", (), {"managed-by": "somebody"})
+        with pytest.raises(StateError, match="A firewall named clawdet exists"):
+            cloud.create_firewall("clawdet", (), LABELS)
+
+    @pytest.mark.parametrize("kind", ["drop_before", "drop_after"])
+    def test_rules_hold_when_they_are_set(self, kind: str, cloud: Hetzner, hetzner: Emulator) -> None:
+        wall = cloud.create_firewall("clawdet", (), LABELS)
+        hetzner.faults.add({"kind": kind, "method": "POST", "path": "/v1/firewalls/[0-9]+/actions/set_rules"})
+        cloud.set_firewall_rules(wall, self.RULES)
+        found = cloud.firewall("clawdet")
+        assert found is not None
+        assert set(found.rules) == set(self.RULES)
+
+    @pytest.mark.parametrize("kind", [None, "drop_before", "drop_after"])
+    def test_a_server_is_put_behind_one_once(self, kind: str | None, cloud: Hetzner, hetzner: Emulator) -> None:
+        server = cloud.await_running(cloud.create_server(an_order(cloud)))
+        wall = cloud.create_firewall("clawdet", self.RULES, LABELS)
+        if kind:
+            path = "/v1/firewalls/[0-9]+/actions/apply_to_resources"
+            hetzner.faults.add({"kind": kind, "method": "POST", "path": path})
+        cloud.attach_firewall(wall.id, server.id)
+        cloud.attach_firewall(wall.id, server.id)
+        shown = hetzner.http("GET", f"/v1/servers/{server.id}").json()["server"]
+        assert shown["public_net"]["firewalls"] == [{"id": wall.id, "status": "applied"}]
+        found = cloud.server(server.id)
+        assert found is not None
+        assert found.firewall_ids == (wall.id,)
+        assert cloud.all_firewalls()[0].in_use
+
+    @pytest.mark.parametrize("kind", ["drop_before", "drop_after"])
+    def test_a_lost_answer_to_a_deletion_is_looked_after(self, kind: str, cloud: Hetzner, hetzner: Emulator) -> None:
+        ours = cloud.create_firewall("clawdet", (), LABELS)
+        cloud.create_firewall("foreign", (), {})
+        hetzner.faults.add({"kind": kind, "method": "DELETE"})
+        cloud.delete_firewall(ours.id)
+        cloud.delete_firewall(ours.id)
+        assert [wall.name for wall in cloud.all_firewalls()] == ["foreign"]
+
+    def test_one_in_use_is_not_deleted(self, cloud: Hetzner) -> None:
+        wall = cloud.create_firewall("clawdet", (), LABELS)
+        cloud.create_server(an_order(cloud, firewall_ids=(wall.id,)))
+        with pytest.raises(CloudError, match="delete the firewall"):
+            cloud.delete_firewall(wall.id)
 
 
 class TestOrder:

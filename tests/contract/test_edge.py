@@ -130,8 +130,14 @@ class World:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def bound(address: str) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    sock.bind((address, 0))
+    return sock
+
+
 @contextlib.asynccontextmanager
-async def running(world: World, *, source_address: str | None = None, **limits: float) -> AsyncIterator[World]:
+async def running(world: World, *, source: str = "127.0.0.1", **limits: float) -> AsyncIterator[World]:
     # only the limit that a test is about may be short, or a busy machine would meet another one first
     timeouts = Timeouts(**dict.fromkeys(("connect", "response", "websocket", "visitor"), WAIT) | limits)
     edge = Edge(
@@ -139,7 +145,7 @@ async def running(world: World, *, source_address: str | None = None, **limits: 
         world.edge_ca,
         world.origin_ca,
         dial=world.dial,
-        source_address=source_address,
+        source=lambda: bound(source),
         timeouts=timeouts,
     )
     tls, http = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
@@ -229,7 +235,7 @@ def test_the_origin_sees_the_edge_come_from_the_published_range(world: World) ->
 
     async def story() -> httpx.Response:
         async with (
-            running(world, source_address="127.17.0.9"),
+            running(world, source="127.17.0.9"),
             world.origin(answering(peers=peers), world.certificate()),
         ):
             return await world.get()
@@ -728,7 +734,7 @@ def test_an_origin_that_the_edge_has_no_address_for_is_unreachable(world: World)
     world.where[ORIGIN, 443] = ("::1", 9)
 
     async def story() -> httpx.Response:
-        async with running(world, source_address="127.0.0.1"):
+        async with running(world):
             return await world.get()
 
     assert_error(run(story()), 523)

@@ -26,6 +26,7 @@ SHORT = ("--timeout", "1.5")
 
 CHANGES = (
     ("hetzner", "POST", "/v1/ssh_keys"),
+    ("hetzner", "POST", "/v1/firewalls"),
     ("hetzner", "POST", "/v1/servers"),
     ("cloudflare", "POST", "/client/v4/zones/.*/dns_records"),
     ("cloudflare", "POST", "/client/v4/certificates"),
@@ -33,6 +34,7 @@ CHANGES = (
     ("cloudflare", "DELETE", "/client/v4/certificates/.*"),
     ("hetzner", "DELETE", "/v1/servers/.*"),
     ("hetzner", "DELETE", "/v1/ssh_keys/.*"),
+    ("hetzner", "DELETE", "/v1/firewalls/.*"),
 )
 LOOKS = (
     ("hetzner", "GET", "/v1/servers"),
@@ -109,7 +111,7 @@ def knob(**settings: Any) -> Callable[[Operator], None]:
     return lambda operator: operator.control("hetzner", "PUT", "knobs", settings)
 
 
-_, ORDER, RECORD, SIGN, DELETE_RECORD, REVOKE, DELETE, _ = CHANGES
+_, WALL, ORDER, RECORD, SIGN, DELETE_RECORD, REVOKE, DELETE, _, _ = CHANGES
 NO_TOKEN = {"error": {"code": "unauthorized", "message": "unable to authenticate"}}
 BAD_TOKEN = {"success": False, "errors": [{"code": 10000, "message": "Authentication error"}]}
 EVERYTHING = [[kind, place] for kind in ("cpx22", "cx23", "cx33") for place in ("nbg1", "fsn1", "hel1")]
@@ -129,10 +131,10 @@ IN_PROVISION: dict[str, Callable[[Operator], None]] = {
     "a record that is answered without success": for_ever(RECORD, "answer", status=200),
     "a certificate that cannot be signed": for_ever(SIGN, "answer", status=503, body="<html>not now</html>"),
     "Hetzner's token revoked half-way": for_ever(
-        ("hetzner", "*", "/v1/.*"), "answer", status=401, body=NO_TOKEN, after=9
+        ("hetzner", "*", "/v1/.*"), "answer", status=401, body=NO_TOKEN, after=11
     ),
     "Cloudflare's token revoked half-way": for_ever(
-        ("cloudflare", "*", "/client/.*"), "answer", status=403, body=BAD_TOKEN, after=11
+        ("cloudflare", "*", "/client/.*"), "answer", status=403, body=BAD_TOKEN, after=12
     ),
 }
 NOT_BY_ITSELF = {"a server that stays initializing"}

@@ -28,6 +28,9 @@ SAMPLED_PAIRS = 10
 
 CALLS = {
     "add_ssh_key": ("POST", "/v1/ssh_keys"),
+    "create_firewall": ("POST", "/v1/firewalls"),
+    "set_firewall_rules": ("POST", "/v1/firewalls/[0-9]+/actions/set_rules"),
+    "attach_firewall": ("POST", "/v1/firewalls/[0-9]+/actions/apply_to_resources"),
     "create_server": ("POST", "/v1/servers"),
     "create_dns_record": ("POST", "/client/v4/zones/[0-9a-f]+/dns_records"),
     "update_dns_record": ("PATCH", "/client/v4/zones/[0-9a-f]+/dns_records/[0-9a-f]+"),
@@ -36,6 +39,7 @@ CALLS = {
     "revoke_certificate": ("DELETE", "/client/v4/certificates/[0-9]+"),
     "delete_server": ("DELETE", "/v1/servers/[0-9]+"),
     "delete_ssh_key": ("DELETE", "/v1/ssh_keys/[0-9]+"),
+    "delete_firewall": ("DELETE", "/v1/firewalls/[0-9]+"),
 }
 COMMANDS = {
     "upload": r"umask 077; rm -rf .*",
@@ -72,6 +76,17 @@ class Life:
         (server,) = self.operator.servers()
         self.operator.cloud("hetzner", f"/servers/{server['id']}", "DELETE")
 
+    def laid_bare(self) -> None:
+        """Take a complete instance's server out of a firewall that somebody has opened for everything."""
+        self.complete()
+        (server,) = self.operator.servers()
+        (wall,) = self.operator.cloud("hetzner", "/firewalls")["firewalls"]
+        actions, everywhere = f"/firewalls/{wall['id']}/actions", {"source_ips": ["0.0.0.0/0"]}
+        any_port = {"direction": "in", "protocol": "tcp", "port": "any", **everywhere}
+        self.operator.cloud("hetzner", f"{actions}/set_rules", "POST", {"rules": [any_port]})
+        behind = {"remove_from": [{"type": "server", "server": {"id": server["id"]}}]}
+        self.operator.cloud("hetzner", f"{actions}/remove_from_resources", "POST", behind)
+
     def emptied(self) -> list[str]:
         """Destroy what there is, and tell what is left."""
         ended = self.run(*DESTROY)
@@ -82,9 +97,10 @@ class Life:
 SCENES: dict[str, tuple[Callable[[Life], None], tuple[str, ...]]] = {
     "provision": (Life.nothing, PROVISION),
     "provision-anew": (Life.server_lost, PROVISION),
+    "provision-again": (Life.laid_bare, PROVISION),
     "destroy": (Life.complete, DESTROY),
 }
-ONLY_IN_CLOUDS = {"provision-anew"}
+ONLY_IN_CLOUDS = {"provision-anew", "provision-again"}
 """Scenes of which the effects on the VPS are not tried again: they are those of `provision`."""
 
 

@@ -279,7 +279,7 @@ def test_a_cloud_that_cannot_be_asked_does_not_make_a_complete_instance_a_failed
     refusal = {"error": {"code": "unauthorized", "message": "no"}}
     fault = {"kind": "answer", "path": "/v1/.*", "status": 401, "body": refusal, "times": None}
     alice.control("hetzner", "POST", "faults", fault)
-    assert error_of(provision(alice), 3, "config")["stage"] == "check_accounts"
+    assert error_of(provision(alice), 3, "config")["stage"] == "keep_firewall"
     assert recorded(alice, "status") == "complete"
     alice.reset()
     assert provision(alice).code == 0

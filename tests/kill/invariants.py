@@ -37,10 +37,15 @@ def not_complete(operator: Operator, *users: str) -> list[str]:
     counts = {kind: len(things) for kind, things in found.items()}
     one_each = dict.fromkeys(("servers", "records", "certificates"), len(users))
     # Two primary IPs: an IPv4 and an IPv6 address.
-    wanted = {**one_each, "ssh_keys": 1, "primary_ips": 2 * len(users), "firewalls": 0}
+    wanted = {**one_each, "ssh_keys": 1, "primary_ips": 2 * len(users), "firewalls": 1}
     if counts != wanted:
         wrong.append(f"the clouds hold {counts}")
     wrong += [f"an SSH key with labels {key['labels']}" for key in found["ssh_keys"] if key["labels"] != _OURS]
+    wrong += [f"a firewall with labels {wall['labels']}" for wall in found["firewalls"] if wall["labels"] != _OURS]
+    walls = {wall["id"] for wall in found["firewalls"]}
+    for server in found["servers"]:
+        behind = {(wall["id"], wall["status"]) for wall in server["public_net"]["firewalls"]}
+        wrong += [] if behind == {(wall, "applied") for wall in walls} else [f"{server['name']} is behind {behind}"]
     living = {row["user"]: row for row in rows(operator, "SELECT * FROM instances WHERE status != 'destroyed'")}
     if set(living) != set(users):
         wrong.append(f"the database holds {sorted(living)}")

@@ -7,8 +7,21 @@ from typing import Any
 
 import pytest
 
-from clawdet_cli.model import Category, Certificate, DnsRecord, Effect, Finding, Instance, Server, SshKey, Status
+from clawdet_cli.model import (
+    Category,
+    Certificate,
+    DnsRecord,
+    Effect,
+    Finding,
+    Firewall,
+    FirewallRule,
+    Instance,
+    Server,
+    SshKey,
+    Status,
+)
 from clawdet_cli.stages.comparison import Seen, compare
+from clawdet_cli.stages.firewall import EVERYWHERE, rules_for
 
 NOW = "2026-11-22T05:20:00+00:00"
 CREATED = datetime(2026, 11, 22, tzinfo=UTC)
@@ -29,7 +42,9 @@ ALICE = Instance(
     certificate_id="c1",
     csr="CSR ONE",
 )
-SERVER = Server(1, "clawdet-alice", "running", "203.0.113.7", "cx23", "nbg1", ALICE.labels, CREATED)
+SERVER = Server(1, "clawdet-alice", "running", "203.0.113.7", "cx23", "nbg1", ALICE.labels, CREATED, (7,))
+RULES = rules_for(["192.0.2.0/24"], EVERYWHERE)
+WALL = Firewall(7, "clawdet", {"managed-by": "clawdet"}, RULES, in_use=True)
 RECORD = DnsRecord("r1", "alice.example.com", "A", "203.0.113.7", True, "clawdet:alice:abcdef012345", CREATED)
 CERTIFICATE = Certificate("c1", ("alice.example.com",), "CSR\nONE\n", "", "")
 KEY = SshKey(5, "clawdet-key", {"managed-by": "clawdet"})
@@ -39,7 +54,8 @@ def seen(instances: tuple[Instance, ...] = (ALICE,), **changes: Any) -> Seen:
     everything: dict[str, Any] = {
         "servers": [SERVER],
         "ssh_keys": [KEY],
-        "firewalls": 0,
+        "firewalls": [WALL],
+        "wall": RULES,
         "records": {"example.com": [RECORD]},
         "certificates": {"example.com": [CERTIFICATE]},
         "vps": {"alice": ""},
@@ -63,6 +79,7 @@ def test_all_is_right() -> None:
         ({"ipv4": "203.0.113.9"}, "its address is 203.0.113.9, and 203.0.113.7 is recorded"),
         ({"labels": {}}, "its labels were changed"),
         ({"labels": {**ALICE.labels, "run": "x"}}, "its labels were changed"),
+        ({"firewall_ids": (8,)}, "it is not behind the firewall clawdet"),
     ],
 )
 def test_a_server_that_drifted(change: dict[str, Any], what: str) -> None:
@@ -160,14 +177,35 @@ def test_nothing_of_a_user_that_is_worked_on_is_judged() -> None:
 
 def test_a_key_is_an_orphan_when_nothing_of_ours_is_left() -> None:
     empty: dict[str, Any] = {"records": {}, "certificates": {}, "vps": {}}
-    (finding,) = differing(seen((), servers=[], **empty))
-    assert (finding.category, finding.kind, finding.id) == (Category.ORPHAN, "ssh_key", "5")
+    key, wall = differing(seen((), servers=[], **empty))
+    assert (key.category, key.kind, key.id) == (Category.ORPHAN, "ssh_key", "5")
+    assert (wall.category, wall.kind, wall.id) == (Category.ORPHAN, "firewall", "7")
     assert [found.kind for found in differing(seen((), **empty))] == ["server"]
-    foreign = [SshKey(6, "clawdet-laptop", {})]
-    assert compare(seen((), servers=[], ssh_keys=foreign, **empty)) == (
+    foreign = {"ssh_keys": [SshKey(6, "clawdet-laptop", {})], "firewalls": [replace(WALL, labels={})]}
+    assert compare(seen((), servers=[], **foreign, **empty)) == (
         [],
-        {"servers": 0, "records": 0, "certificates": 0, "ssh_keys": 1, "firewalls": 0},
+        {"servers": 0, "records": 0, "certificates": 0, "ssh_keys": 1, "firewalls": 1},
     )
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [(), RULES[:2], rules_for(["192.0.2.0/24"], ["203.0.113.7/32"]), (*RULES, FirewallRule("18789", EVERYWHERE))],
+    ids=["none", "one is missing", "another network", "one too many"],
+)
+def test_a_firewall_whose_rules_were_changed(rules: tuple[FirewallRule, ...]) -> None:
+    (finding,) = differing(seen(firewalls=[replace(WALL, rules=rules)]))
+    assert (finding.category, finding.kind, finding.decision) == (
+        Category.DRIFTED,
+        "firewall",
+        "clawdet firewall refresh",
+    )
+    assert "it should: SSH from everywhere" in finding.what
+
+
+def test_a_server_is_right_behind_a_firewall_of_ours_only() -> None:
+    (finding,) = differing(seen(firewalls=[replace(WALL, labels={"managed-by": "terraform"})]))
+    assert (finding.kind, finding.decision) == ("server", "clawdet firewall refresh")
 
 
 def test_an_orphan_of_a_user_unknown_here_is_removed_by_destroy_in_its_zone() -> None:

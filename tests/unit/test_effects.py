@@ -31,6 +31,7 @@ def test_the_journal_can_look_after_every_kind_of_effect_and_no_other() -> None:
 def test_the_adapters_change_the_clouds_by_the_methods_that_are_known_here() -> None:
     assert changing_methods() == {
         *("add_ssh_key", "delete_ssh_key", "create_server", "delete_server"),
+        *("create_firewall", "set_firewall_rules", "attach_firewall", "delete_firewall"),
         *("create_a_record", "update_a_record", "delete_record", "sign", "revoke"),
     }
 

@@ -1,3 +1,4 @@
+import errno
 import json
 import socket
 from collections.abc import Iterator
@@ -86,3 +87,28 @@ def test_addresses_stay_taken_over_a_restart(net: Network) -> None:
     first = AddressPool(net, state, lambda: changes.append(1)).claim()
     assert changes
     assert AddressPool(net, json.loads(json.dumps(state)), lambda: None).claim() != first
+
+
+def test_the_edge_connects_from_its_own_address(net: Network) -> None:
+    with net.edge_socket() as sock:
+        assert sock.getsockname()[0] == net.service_address(1)
+        assert net.seen_as(sock.getsockname()) == net.service_address(1)
+
+
+def test_where_the_system_lacks_that_address_the_edge_passes_for_it_and_nobody_else_does(
+    net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bind = network._bound
+
+    def as_elsewhere(kind: socket.SocketKind, ip: str, port: int) -> socket.socket:
+        if ip != "127.0.0.1":
+            raise OSError(errno.EADDRNOTAVAIL, "not here")
+        return bind(kind, ip, port)
+
+    monkeypatch.setattr(network, "_bound", as_elsewhere)
+    with net.edge_socket() as sock:
+        mine = sock.getsockname()
+        assert mine[0] == "127.0.0.1"
+        assert net.seen_as(("127.0.0.1", mine[1] - 1)) == "127.0.0.1"
+        assert net.seen_as(mine) == net.service_address(1)
+    assert net.seen_as(mine) == "127.0.0.1", "the port is somebody else's by now"

@@ -130,6 +130,17 @@ def test_the_ssh_key_comes_from_the_strongest_place_too(place: Place, monkeypatc
     assert place.load({"ssh_key": Path("/in-flag")}, {"CLAWDET_SSH_KEY": "/x"}).ssh_key == Path("/in-flag")
 
 
+def test_the_networks_of_ssh_come_from_the_strongest_place_too(place: Place) -> None:
+    assert place.load().ssh_from == frozenset()
+    place.write('ssh_from = ["203.0.113.7", "2001:db8::/48"]')
+    assert place.load().ssh_from == {"203.0.113.7/32", "2001:db8::/48"}
+    assert place.load({}, {"CLAWDET_SSH_FROM": "198.51.100.0/24, 203.0.113.7"}).ssh_from == {
+        "198.51.100.0/24",
+        "203.0.113.7/32",
+    }
+    assert place.load({"ssh_from": "::/0"}, {"CLAWDET_SSH_FROM": "x"}).ssh_from == {"::/0"}
+
+
 @pytest.mark.parametrize(
     ("setting", "key", "variable"),
     [

@@ -1,6 +1,7 @@
 """The edge's connection to an origin, and the reading of every way in which it fails."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,11 +38,16 @@ class Origins:
     """
 
     def __init__(
-        self, state: dict[str, Any], origin_ca_pem: str, dial: Dial, source_address: str | None, seconds: float
+        self,
+        state: dict[str, Any],
+        origin_ca_pem: str,
+        dial: Dial,
+        source: Callable[[], socket.socket] | None,
+        seconds: float,
     ) -> None:
         self._state = state
         self._dial = dial
-        self._local = None if source_address is None else (source_address, 0)
+        self._source = source or (lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP))
         self._seconds = seconds
         self._strict = ssl.create_default_context(cadata=origin_ca_pem)
         self._unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -55,13 +61,10 @@ class Origins:
             context = self._strict if mode == "strict" else self._unverified
         try:
             async with asyncio.timeout(self._seconds):
-                where, port = self._dial(address, 443 if tls else 80)
                 reader, writer = await asyncio.open_connection(
-                    where,
-                    port,
+                    sock=await self._connected(self._dial(address, 443 if tls else 80)),
                     ssl=context,
                     server_hostname=host if tls else None,
-                    local_addr=self._local,
                     # the limit around it decides; asyncio's own error would be taken for a failed handshake
                     ssl_handshake_timeout=self._seconds * 2 if tls else None,
                 )
@@ -72,6 +75,16 @@ class Origins:
             stream.abort()
             raise EdgeError(526)
         return stream
+
+    async def _connected(self, where: tuple[str, int]) -> socket.socket:
+        sock = self._source()
+        try:
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, where)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def _is_revoked(self, writer: asyncio.StreamWriter) -> bool:
         certificate = writer.get_extra_info("peercert")

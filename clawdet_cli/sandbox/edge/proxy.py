@@ -18,6 +18,7 @@ import re
 import socket
 import ssl
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,13 @@ class Edge:
         origin_ca: Authority,
         *,
         dial: Dial = lambda ip, port: (ip, port),
-        source_address: str | None = None,
+        source: Callable[[], socket.socket] | None = None,
         timeouts: Timeouts | None = None,
     ) -> None:
         self._state = state
         self._edge_ca = edge_ca
         self._timeouts = timeouts or Timeouts()
-        self._origins = Origins(state, origin_ca.ca_pem, dial, source_address, self._timeouts.connect)
+        self._origins = Origins(state, origin_ca.ca_pem, dial, source, self._timeouts.connect)
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._visitors: set[asyncio.Task[None]] = set()
         self._turn = itertools.count()

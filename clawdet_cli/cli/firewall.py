@@ -1,0 +1,44 @@
+"""`clawdet firewall ...`."""
+
+import typer
+
+from clawdet_cli.cli import documents, output, screens
+from clawdet_cli.cli.configure import configure
+from clawdet_cli.cli.help import HelpCommand, HelpGroup
+from clawdet_cli.cli.options import Call, SshFrom, with_call
+
+app = typer.Typer(cls=HelpGroup, rich_markup_mode=None)
+
+HELP = """The provider's firewall in front of every VPS.
+
+It lets in SSH (from everywhere unless --ssh-from was given; by key only), and HTTP and HTTPS from Cloudflare's
+networks; nothing else reaches a VPS. 'clawdet provision' makes it with the first server, and 'clawdet destroy' removes
+it with the last one."""
+
+
+@app.callback()
+def _firewall() -> None: ...
+
+
+@app.command(
+    cls=HelpCommand,
+    help="""Bring the firewall up to date: Cloudflare's networks as they are published now, and every server behind it.
+
+The networks that may reach SSH stay as they are unless --ssh-from (or CLAWDET_SSH_FROM, or ssh_from in the file) says
+otherwise. 'clawdet provision' does the same; this is for cron, and for changing --ssh-from of all servers at once.""",
+    epilog="""\b
+Examples:
+  clawdet firewall refresh
+  clawdet firewall refresh --ssh-from 203.0.113.7,2001:db8::/48
+  clawdet firewall refresh --ssh-from 0.0.0.0/0,::/0           SSH from everywhere again""",
+)
+@with_call
+def refresh(call: Call, ssh_from: SshFrom = None) -> None:
+    """Bring the firewall up to date."""
+    from clawdet_cli import operations  # not above: --help must stay fast
+
+    with output.progress(call) as view:
+        configured = configure(call, view, {"ssh_from": ssh_from})
+        with view.working("Looking at the firewall"):
+            found = operations.refresh_firewall(configured.settings, view.watch)
+    output.result(call, {"firewall": documents.firewall(found)}, screens.firewall(found), label=configured.label)

@@ -1,0 +1,124 @@
+"""The provider's firewall, one for the project: what of the internet reaches a VPS of ours at all.
+
+```
+port     from
+22       the operator's networks; everywhere where none are given (it takes a key, and no password)
+80, 443  Cloudflare's published networks: 80 only redirects
+```
+"""
+
+from collections.abc import Iterable
+
+from clawdet_cli.adapters import Clouds
+from clawdet_cli.adapters.retry import until
+from clawdet_cli.errors import StateError, WaitError
+from clawdet_cli.model import Firewall, FirewallRule, Server
+from clawdet_cli.settings import Settings
+from clawdet_cli.stages.runner import Run
+
+NAME = "clawdet"
+LABELS = {"managed-by": "clawdet"}
+LAG_SECONDS = 5.0
+EVERYWHERE = frozenset({"0.0.0.0/0", "::/0"})
+
+
+def rules_for(edge: Iterable[str], ssh_from: Iterable[str]) -> tuple[FirewallRule, ...]:
+    """Give the rules; everything that they do not name stays outside."""
+    return (
+        FirewallRule("22", frozenset(ssh_from), description="SSH, by key only; set by clawdet"),
+        FirewallRule("80", frozenset(edge), description="Cloudflare, HTTP: redirects; set by clawdet"),
+        FirewallRule("443", frozenset(edge), description="Cloudflare, HTTPS; set by clawdet"),
+    )
+
+
+def project_firewall(run: Run) -> Firewall:
+    """Find or make the project's firewall, and see to it that its rules are those that are wanted now."""
+    hetzner = run.clouds.hetzner
+    firewall = hetzner.firewall(NAME)
+    if firewall is not None and not is_ours(firewall):
+        raise StateError(
+            f"A firewall named {NAME} exists in the Hetzner project that is not ours: nothing was touched.",
+            next_steps=["rename it in the Hetzner console (Firewalls), then run the command again"],
+        )
+    rules = wanted_rules(run.settings, run.clouds, firewall)
+    if firewall is None:
+        with run.effect("create_firewall", NAME) as effect:
+            firewall = hetzner.create_firewall(NAME, rules, LABELS)
+            effect.made(firewall.id)
+        run.note(f"firewall {NAME}: {described(rules)}")
+    # Also after its making: another run may have made it, a moment ago and with other rules.
+    if set(firewall.rules) != set(rules):
+        with run.effect("set_firewall_rules", NAME):
+            hetzner.set_firewall_rules(firewall, rules)
+        for rule in set(firewall.rules) - set(rules):
+            run.note(f"firewall {NAME}: took out {_described(rule)}")
+        run.note(f"firewall {NAME}: {described(rules)}")
+    return firewall
+
+
+def wanted_rules(settings: Settings, clouds: Clouds, firewall: Firewall | None) -> tuple[FirewallRule, ...]:
+    """Give the rules that are wanted now: SSH as it is set, else as it is, since it must not open by itself."""
+    as_it_is = ssh_sources(firewall) if firewall is not None else frozenset[str]()
+    ssh_from = settings.ssh_from or as_it_is or EVERYWHERE
+    return rules_for(clouds.cloudflare.edge_ranges(), ssh_from)
+
+
+def ssh_sources(firewall: Firewall) -> frozenset[str]:
+    """Give the networks that may reach SSH."""
+    return frozenset[str]().union(
+        *(rule.sources for rule in firewall.rules if (rule.direction, rule.protocol, rule.port) == ("in", "tcp", "22"))
+    )
+
+
+def attach(run: Run, server: Server, firewall: Firewall) -> None:
+    """Put a server behind the firewall if it is not: one that was detached by hand, or made without."""
+    if firewall.id not in server.firewall_ids:
+        with run.effect("attach_firewall", server.name, firewall=firewall.id):
+            run.clouds.hetzner.attach_firewall(firewall.id, server.id)
+        run.note(f"the server {server.name} was put behind the firewall {NAME}")
+
+
+def delete_firewall(run: Run) -> None:
+    """Delete the project's firewall when no server of ours is left that it protects."""
+    hetzner = run.clouds.hetzner
+    firewall = hetzner.firewall(NAME)
+    if firewall is None or not is_ours(firewall) or hetzner.servers("managed-by=clawdet"):
+        return
+    if firewall.in_use and not _let_go(run, firewall):
+        run.note(f"the firewall {NAME} protects servers that are not clawdet's, and was left there")
+        return
+    with run.effect("delete_firewall", str(firewall.id), firewall=NAME):
+        hetzner.delete_firewall(firewall.id)
+    run.removed.append(f"firewall {NAME} in the Hetzner project")
+
+
+def _let_go(run: Run, firewall: Firewall) -> bool:
+    """Wait for a moment until the firewall is attached to nothing: a deleted server may stay in its list a little."""
+
+    def free() -> bool | None:
+        found = run.clouds.hetzner.firewall(firewall.name)
+        return True if found is None or not found.in_use else None
+
+    try:
+        return until(free, deadline=run.deadline.within(LAG_SECONDS), what=f"the firewall {firewall.name} to be free")
+    except WaitError:
+        return False
+
+
+def is_ours(firewall: Firewall) -> bool:
+    """Say whether clawdet made it."""
+    return firewall.name == NAME and LABELS.items() <= dict(firewall.labels).items()
+
+
+def described(rules: Iterable[FirewallRule]) -> str:
+    """Say in a few words who may reach what."""
+    return "; ".join(_described(rule) for rule in rules)
+
+
+def _described(rule: FirewallRule) -> str:
+    what = {"22": "SSH", "80": "HTTP", "443": "HTTPS"}.get(rule.port, f"{rule.direction} {rule.protocol} {rule.port}")
+    if rule.sources == EVERYWHERE:
+        return f"{what} from everywhere" + (" (by key only; --ssh-from narrows it)" if rule.port == "22" else "")
+    if rule.port in {"80", "443"} and rule.protocol == "tcp":
+        return f"{what} from Cloudflare's {len(rule.sources)} networks"
+    return f"{what} from {', '.join(sorted(rule.sources))}"
