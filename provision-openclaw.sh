@@ -7,6 +7,8 @@
 #   provision-openclaw.sh report                     print evidence as key=value lines
 #   provision-openclaw.sh token                      print the gateway token
 #   provision-openclaw.sh nonce VALUE                publish VALUE at /.well-known/clawdet-nonce
+#   provision-openclaw.sh host-key                   print the SSH host key, and the one that is to take its place
+#   provision-openclaw.sh switch-host-key BASE64     let that one take its place
 #
 # INPUT is a file of key=value lines (see required_keys), deleted as soon as it is read; prepare also wants package.json
 # and package-lock.json beside it. prepare and configure print, beside text for people, one line per step:
@@ -18,7 +20,7 @@ umask 077
 export LC_ALL=C.UTF-8 HOME="${HOME:-/root}"
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
-readonly PREPARE_STEPS=(machine packages swap users node caddy openclaw gateway-token units tool prepared)
+readonly PREPARE_STEPS=(machine packages sshd updates swap users metadata node caddy openclaw gateway-token units tool prepared)
 readonly CONFIGURE_STEPS=(certificate workspace gateway-secrets gateway-config gateway-start landing-page caddy-config
   caddy-start gateway-ready promises)
 
@@ -68,7 +70,7 @@ trap 'REASON="stopped by SIGTERM"; exit 143' TERM
 
 usage() {
   VERB=''
-  sed -n '4,9s/^# *//p' "${BASH_SOURCE[0]}" >&2
+  sed -n '4,11s/^# *//p' "${BASH_SOURCE[0]}" >&2
   exit 2
 }
 
@@ -229,6 +231,8 @@ missing_packages() {
   command -v xz >/dev/null || echo xz-utils
   command -v openssl >/dev/null || echo openssl
   command -v ss >/dev/null || echo iproute2
+  command -v nft >/dev/null || echo nftables
+  command -v unattended-upgrade >/dev/null || echo unattended-upgrades
 }
 have_packages() { [[ -z $(missing_packages) ]]; }
 do_packages() {
@@ -243,6 +247,27 @@ do_packages() {
   done
   quiet apt-get -y install --no-install-recommends -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 "${packages[@]}"
 }
+
+# First in its folder, since sshd keeps the first value that it reads.
+readonly SSHD=/etc/ssh/sshd_config.d/00-clawdet.conf
+sshd_rules() {
+  printf '%s\n' 'passwordauthentication no' 'kbdinteractiveauthentication no' 'permitrootlogin without-password' \
+    'allowagentforwarding no' 'x11forwarding no'
+}
+have_sshd() { (($(sshd -T 2>/dev/null | grep -cxFf <(sshd_rules)) == $(sshd_rules | wc -l))); }
+do_sshd() {
+  sshd_rules | put "$SSHD" 0644
+  sshd -t || { rm -f "$SSHD" && die 'sshd refuses its new configuration'; }
+  systemctl try-reload-or-restart ssh
+}
+
+readonly UPDATES=/etc/apt/apt.conf.d/52clawdet
+updates() {
+  printf '%s "%s";\n' APT::Periodic::Update-Package-Lists 1 APT::Periodic::Unattended-Upgrade 1 \
+    Unattended-Upgrade::Automatic-Reboot false
+}
+have_updates() { [[ "$(updates)" == "$(cat "$UPDATES" 2>/dev/null)" ]]; }
+do_updates() { updates | put "$UPDATES" 0644; }
 
 have_swap() {
   [[ -n $(swapon --show --noheadings) ]] || systemd-detect-virt --quiet --container || (($(memory_mib) >= 4096))
@@ -266,6 +291,53 @@ do_users() {
       --shell /usr/sbin/nologin --comment "$name service" "$name"
     install -d -m 0700 -o "$name" -g "$name" "/var/lib/$name"
   done
+}
+
+# user_data, with whatever a cloud-config may hold, is for root: the service that gives it out asks nobody who he is.
+readonly METADATA=169.254.169.254
+readonly METADATA_RULES=/usr/local/lib/clawdet/metadata.nft METADATA_UNIT=/etc/systemd/system/clawdet-metadata.service
+metadata_rules() {
+  cat <<RULES
+table inet clawdet
+delete table inet clawdet
+table inet clawdet {
+	chain output {
+		type filter hook output priority filter; policy accept;
+		ip daddr $METADATA meta skuid != 0 reject
+	}
+}
+RULES
+}
+metadata_unit() {
+  cat <<UNIT
+[Unit]
+Description=The metadata service is for root alone
+After=nftables.service
+Before=network-online.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=$(command -v nft) -f $METADATA_RULES
+CapabilityBoundingSet=CAP_NET_ADMIN
+$(hardening)
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+}
+have_metadata() {
+  [[ -f $METADATA_UNIT && "$(metadata_unit)" == "$(<$METADATA_UNIT)" && "$(metadata_rules)" == "$(cat "$METADATA_RULES" 2>/dev/null)" ]] &&
+    systemctl is-enabled --quiet clawdet-metadata && metadata_is_closed
+}
+metadata_is_closed() { nft list chain inet clawdet output 2>/dev/null | grep -q "ip daddr $METADATA meta skuid != 0 reject"; }
+do_metadata() {
+  install -d -m 0755 "${METADATA_RULES%/*}"
+  metadata_rules | put "$METADATA_RULES" 0644
+  metadata_unit | put "$METADATA_UNIT" 0644
+  systemctl daemon-reload
+  systemctl enable --quiet clawdet-metadata
+  systemctl restart clawdet-metadata || { journal clawdet-metadata && die 'the firewall of the machine cannot be set (nft)'; }
 }
 
 have_node() {
@@ -523,8 +595,11 @@ prepare() {
   begin_phase "${PREPARE_STEPS[@]}"
   step machine 'Check the machine'
   step packages 'Install missing system packages'
+  step sshd 'Let root in by key alone, and nobody by password'
+  step updates 'Have security updates installed by themselves'
   step swap 'Add swap'
   step users 'Create the service users'
+  step metadata 'Close the metadata service to all but root'
   step node "Install Node ${IN[node_version]}"
   step caddy "Install Caddy ${IN[caddy_version]}"
   step openclaw "Install OpenClaw ${IN[openclaw_version]}"
@@ -944,6 +1019,7 @@ do_promises() {
   [[ $(listener_owner) == unit && $(listener_pids | wc -l) == 1 ]] || die "port $PORT belongs to another process than the gateway's service"
   # OpenClaw refuses loopback clients behind a proxy (403), hence the machine's own address. Only Cloudflare trusts the
   # certificate's authority, hence the pinned key.
+  metadata_is_closed || die "the metadata service is open to everybody on this machine: systemctl restart clawdet-metadata"
   address=$(own_address)
   [[ -n $address ]] || die 'the machine has no IPv4 address'
   pin=$(openssl x509 -in "$TLS/origin.pem" -noout -pubkey | openssl pkey -pubin -outform DER | openssl dgst -sha256 -binary | base64)
@@ -1036,9 +1112,47 @@ nonce() { # nonce VALUE
   put "$WEB/.well-known/clawdet-nonce" 0644 <<<"$1"
 }
 
+# --- host-key, switch-host-key ----------------------------------------------------------------------------------------
+
+# The first host key came in user_data, which any process here can ask the metadata service for, and cloud-init keeps it.
+# Its place is taken by one that never leaves this machine. Two verbs, so that whoever connects learns it before it is used.
+readonly HOST_KEY=/etc/ssh/ssh_host_ed25519_key NEXT_HOST_KEY=/etc/ssh/clawdet_next_ed25519_key
+
+public_half() { ssh-keygen -y -f "$1" 2>/dev/null </dev/null | cut -d ' ' -f 1,2 || true; }
+
+host_key() {
+  local current next=''
+  current=$(public_half "$HOST_KEY")
+  [[ $current == ssh-ed25519\ * ]] || die 'sshd has no Ed25519 host key'
+  if [[ $current != "$(cat "$RECORD/host-key" 2>/dev/null)" ]]; then
+    next=$(public_half "$NEXT_HOST_KEY")
+    if [[ -z $next ]]; then
+      rm -f "$NEXT_HOST_KEY" "$NEXT_HOST_KEY.pub"
+      ssh-keygen -q -t ed25519 -N '' -C '' -f "$NEXT_HOST_KEY" </dev/null
+      next=$(public_half "$NEXT_HOST_KEY")
+    fi
+  fi
+  printf 'current=%s\nnext=%s\n' "$current" "$next"
+}
+
+switch_host_key() { # switch_host_key BASE64
+  local wanted="ssh-ed25519 $1"
+  [[ $1 =~ ^[A-Za-z0-9+/]{60,80}={0,2}$ ]] || die 'a public key is expected, in base64' 2
+  if [[ $(public_half "$HOST_KEY") != "$wanted" ]]; then
+    [[ $(public_half "$NEXT_HOST_KEY") == "$wanted" ]] || die 'this machine has made no such key'
+    install -d -m 0755 "$RECORD"
+    put "$RECORD/host-key" 0644 <<<"$wanted"
+    mv -fT -- "$NEXT_HOST_KEY" "$HOST_KEY"
+  fi
+  put "$HOST_KEY.pub" 0644 <<<"$wanted"
+  rm -f "$NEXT_HOST_KEY.pub"
+  # Where sshd is started for each connection there is nothing to reload, and that is no failure.
+  systemctl try-reload-or-restart ssh
+}
+
 case "$VERB:$#" in
   prepare:2 | configure:2) INPUT_FILE=$2 ;;
-  certificate-request:2 | report:1 | token:1 | nonce:2) ;;
+  certificate-request:2 | report:1 | token:1 | nonce:2 | host-key:1 | switch-host-key:2) ;;
   *) usage ;;
 esac
 ((EUID == 0)) || die 'this must run as root' 3

@@ -276,6 +276,8 @@ class Instance:
     ipv4: str | None = None
     host_key: str | None = None
     """The pinned public key, `ssh-ed25519 AAAA...`."""
+    next_host_key: str | None = None
+    """The one that is about to take its place: until it was seen, either is accepted."""
     zone_id: str | None = None
     record_id: str | None = None
     certificate_id: str | None = None
@@ -298,6 +300,11 @@ class Instance:
     def server_name(self) -> str:
         """Give the server's name, unique in the Hetzner project: the real lock against two orders."""
         return f"clawdet-{self.user}"
+
+    @property
+    def host_keys(self) -> tuple[str, ...]:
+        """Give the host keys that are accepted."""
+        return tuple(key for key in (self.host_key, self.next_host_key) if key)
 
     @property
     def labels(self) -> dict[str, str]:

@@ -275,13 +275,13 @@ def ssh_command(settings: Settings, user: str, command: Sequence[str]) -> list[s
 
     with _database(settings, user) as state:
         instance = _recorded(state, user)
-    if instance.ipv4 is None or instance.host_key is None or instance.server_id is None:
+    if instance.ipv4 is None or not instance.host_keys or instance.server_id is None:
         raise StateError(f"{user} has no VPS yet.", next_steps=[f"clawdet provision {user}"])
     # Known hosts by server, not by address: addresses come back with other machines behind them.
     alias = f"clawdet-{instance.server_id}"
     known_hosts = settings.state_dir / "ssh" / f"known_hosts-{instance.server_id}"
     known_hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    known_hosts.write_text(ssh.known_hosts_line(alias, instance.host_key) + "\n")
+    known_hosts.write_text("".join(f"{ssh.known_hosts_line(alias, key)}\n" for key in instance.host_keys))
     address = settings.endpoints.dial(instance.ipv4, 22)
     return ssh.openssh_command(address, settings.ssh_key, known_hosts, alias, list(command))
 

@@ -56,6 +56,7 @@ MIGRATIONS: Sequence[str] = (
         process TEXT NOT NULL, machine TEXT NOT NULL, since TEXT NOT NULL, heartbeat TEXT NOT NULL
     ) STRICT;
     """,
+    "ALTER TABLE instances ADD COLUMN next_host_key TEXT",
 )
 """Append only: a released migration is never edited, because databases exist that ran it."""
 

@@ -369,6 +369,19 @@ class Hetzner:
             watch=self._watch,
         )
 
+    def label_server(self, server_id: int, labels: Mapping[str, str]) -> None:
+        """Replace a server's labels."""
+
+        def look() -> bool | None:
+            found = self.server(server_id)
+            return True if found is not None and dict(found.labels) == dict(labels) else None
+
+        def update() -> bool:
+            self._client.servers.update(ApiServer(id=server_id), labels=dict(labels))
+            return True
+
+        self._change(f"label server {server_id}", update, look)
+
     def delete_server(self, server_id: int) -> None:
         """Delete a server and wait until it is gone; one that is gone already is no failure.
 

@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,14 @@ from typing import Self
 import paramiko
 
 from clawdet_cli.adapters.retry import NotYet, Watch, until
-from clawdet_cli.adapters.ssh_keys import fingerprint, known_hosts_line, make_host_key, operator_key, pin_label
+from clawdet_cli.adapters.ssh_keys import (
+    fingerprint,
+    is_host_key,
+    known_hosts_line,
+    make_host_key,
+    operator_key,
+    pin_label,
+)
 from clawdet_cli.errors import GuestError, WaitError
 from clawdet_cli.model import Deadline
 
@@ -24,6 +32,7 @@ __all__ = [
     "ConnectionLost",
     "Ssh",
     "fingerprint",
+    "is_host_key",
     "known_hosts_line",
     "make_host_key",
     "openssh_command",
@@ -63,7 +72,9 @@ class CommandResult:
 class Ssh:
     """An open connection as root; a context manager that closes it."""
 
-    def __init__(self, client: paramiko.SSHClient, address: tuple[str, int]) -> None:
+    def __init__(self, client: paramiko.SSHClient, address: tuple[str, int], host_key: str) -> None:
+        self.host_key = host_key
+        """The one that the server proved to have."""
         self._client = client
         self._transport = _transport(client)
         self._where = f"{address[0]}:{address[1]}"
@@ -72,7 +83,7 @@ class Ssh:
     def connect(
         cls,
         address: tuple[str, int],
-        host_key: str,
+        host_keys: tuple[str, ...],
         key: Path,
         deadline: Deadline,
         watch: Watch | None = None,
@@ -81,21 +92,25 @@ class Ssh:
     ) -> "Ssh":
         """Connect as soon as the server lets us in; it may still be booting.
 
-        `host_key` is the only one accepted. Raises GuestError at once for another one, and when our key is still
-        refused `auth_grace` seconds after the server first answered; ConfigError when our key cannot be used;
-        WaitError at the deadline.
+        Only `host_keys` are accepted: one, or two while one takes the other's place. Raises GuestError at once for
+        another one, and when our key is still refused `auth_grace` seconds after the server first answered; ConfigError
+        when our key cannot be used; WaitError at the deadline.
         """
         operator_key(key)  # says what is wrong with the file, in words of ours
         own_key = paramiko.PKey.from_path(key)
-        pinned = _public_key(host_key)
+        tried = deque(host_keys)
         refused_since: float | None = None
 
         def attempt() -> Ssh:
             nonlocal refused_since
             try:
-                return cls(_open(address, pinned, own_key, deadline), address)
+                return cls(_open(address, _public_key(tried[0]), own_key, deadline), address, tried[0])
             except paramiko.BadHostKeyException as error:
-                raise _wrong_host_key(address, host_key, error) from None
+                shown = f"{error.key.get_name()} {error.key.get_base64()}"
+                if shown not in host_keys:
+                    raise _wrong_host_key(address, host_keys, shown) from None
+                tried.rotate()
+                raise NotYet("it shows its other host key", pause=0) from None
             except paramiko.AuthenticationException as error:
                 refused_since = time.monotonic() if refused_since is None else refused_since
                 if time.monotonic() - refused_since >= auth_grace:
@@ -358,14 +373,13 @@ def _pump(channel: paramiko.Channel, inner: socket.socket) -> None:
     threading.Thread(target=down, daemon=True).start()
 
 
-def _wrong_host_key(address: tuple[str, int], host_key: str, error: paramiko.BadHostKeyException) -> GuestError:
-    shown = error.key
+def _wrong_host_key(address: tuple[str, int], host_keys: tuple[str, ...], shown: str) -> GuestError:
     return GuestError(
         f"The machine at {address[0]}:{address[1]} has another host key than the one pinned for this server:"
         " nothing was sent to it.",
         details=[
-            f"pinned: {fingerprint(host_key)}",
-            f"shown:  {fingerprint(f'{shown.get_name()} {shown.get_base64()}')}",
+            *(f"pinned: {fingerprint(key)}" for key in host_keys),
+            f"shown:  {fingerprint(shown)}",
             "Either the address belongs to another machine now, or the server was reinstalled, or somebody is between.",
         ],
         next_steps=["see the server at https://console.hetzner.cloud", "clawdet destroy USER    (if it is lost)"],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from clawdet_cli.errors import ConfigError
@@ -69,6 +69,17 @@ def fingerprint(public: str) -> str:
 def pin_label(public: str) -> str:
     """Give the base32 SHA-256 of a public key: 52 characters that a Hetzner label may hold."""
     return base64.b32encode(_digest(public)).decode().rstrip("=")
+
+
+def is_host_key(text: str) -> bool:
+    """Say whether a text is an Ed25519 public key without a comment, `ssh-ed25519 AAAA...`."""
+    try:
+        key = serialization.load_ssh_public_key(text.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    return (
+        isinstance(key, Ed25519PublicKey) and text == key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    )
 
 
 def known_hosts_line(alias: str, public: str) -> str:

@@ -7,6 +7,7 @@ create_server          firewall, /servers                                       
 create_dns_record                         POST dns_records                                configuring_dns
 await_ssh              running?                              SSH with the pinned key      installing
 prepare_vps                                                  Node, Caddy, OpenClaw
+replace_host_key       label                                 a host key of its own making
 install_certificate                       sign the CSR       key and CSR, made there
 configure_openclaw                                           host, keys, units, landing
 check_origin                                                 443 through the SSH tunnel
@@ -26,6 +27,7 @@ from clawdet_cli.errors import CloudError, GuestError, SoldOutError, StateError,
 from clawdet_cli.model import DnsRecord, Firewall, HostKey, Server, ServerOrder, Status, Zone
 from clawdet_cli.stages import firewall, preflight, verify
 from clawdet_cli.stages.destroy import own_certificates, revoke
+from clawdet_cli.stages.host_key import LABEL, label_names, replace_host_key
 from clawdet_cli.stages.phase import run_phase
 from clawdet_cli.stages.runner import Run, Stage
 
@@ -195,6 +197,7 @@ PROVISION = (
     Stage("create_dns_record", Status.CONFIGURING_DNS, "Pointing the name at it", create_dns_record),
     Stage("await_ssh", Status.INSTALLING, "Waiting for the VPS to boot", await_ssh),
     Stage("prepare_vps", Status.INSTALLING, "Installing Node.js, Caddy and OpenClaw", prepare_vps),
+    Stage("replace_host_key", Status.INSTALLING, "Replacing the host key that was sent", replace_host_key),
     Stage("install_certificate", Status.INSTALLING, "Certifying the VPS's own key", install_certificate),
     Stage("configure_openclaw", Status.INSTALLING, "Configuring and starting OpenClaw", configure_openclaw),
     Stage("check_origin", Status.INSTALLING, "Checking the VPS directly", check_origin),
@@ -241,8 +244,7 @@ def _refuse_to_share_the_name(run: Run, zone: Zone, made: DnsRecord) -> None:
 
 def _refuse_another_host_key(run: Run, server: Server) -> None:
     """Compare the label that the order carried with the key that is recorded."""
-    recorded = run.instance.host_key
-    if recorded is None or server.labels.get("host-key") != ssh.pin_label(recorded):
+    if not any(label_names(server, key) for key in run.instance.host_keys):
         raise StateError(
             f"The server {server.name} was ordered with a host key that is not recorded here, so it cannot be trusted.",
             next_steps=[f"clawdet destroy {run.instance.user}", f"clawdet provision {run.instance.user}"],
@@ -278,8 +280,8 @@ def _order(run: Run, wall: Firewall) -> Server:
     key_id = _key_at_hetzner(run)
     run.hang_up()  # from a server that is gone
     host_key = ssh.make_host_key()
-    run.record(host_key=host_key.public, image=settings.image)
-    labels = {**instance.labels, **instance.zone_label, "host-key": ssh.pin_label(host_key.public)}
+    run.record(host_key=host_key.public, next_host_key=None, image=settings.image)
+    labels = {**instance.labels, **instance.zone_label, LABEL: ssh.pin_label(host_key.public)}
     tried = []
     for offer in run.offers:
         order = ServerOrder(

@@ -9,6 +9,7 @@ from clawdet_cli.adapters import Clouds, ssh
 from clawdet_cli.errors import ClawdetError, UsageError
 from clawdet_cli.model import DnsRecord, Instance, Server, Status, checked_user, maker_of, now_text
 from clawdet_cli.settings import Settings
+from clawdet_cli.stages.host_key import label_names
 from clawdet_cli.stages.provision import found, request_of_vps
 from clawdet_cli.stages.runner import Run, Stage
 
@@ -52,7 +53,7 @@ def ask_the_machine(run: Run) -> None:
     address = run.settings.endpoints.dial(server.ipv4, 22)
     try:
         shown = ssh.shown_host_key(address, run.deadline.within(30))
-        if ssh.pin_label(shown) != server.labels.get("host-key"):
+        if not label_names(server, shown):
             run.note(f"{server.name} shows another host key than it was ordered with: nothing on it is believed")
             return
         run.record(host_key=shown)

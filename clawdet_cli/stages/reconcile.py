@@ -122,11 +122,11 @@ def _machines(
 
 def _machine(settings: Settings, instance: Instance, deadline: Deadline) -> str:
     """Say what is wrong with a machine; nothing if it is as it should be."""
-    if instance.ipv4 is None or instance.host_key is None:
+    if instance.ipv4 is None or not instance.host_keys:
         return "no address or host key of it is recorded"
     address = settings.endpoints.dial(instance.ipv4, 22)
     try:
-        with Ssh.connect(address, instance.host_key, settings.ssh_key, deadline) as ssh:
+        with Ssh.connect(address, instance.host_keys, settings.ssh_key, deadline) as ssh:
             answer = ssh.run(bootstrap.installed("report"), timeout=max(1.0, deadline.left()))
     except ClawdetError as error:
         return error.what.removesuffix(".")

@@ -133,14 +133,14 @@ class Run:
         """Give the connection to the VPS, opening it when there is none. Only the pinned host key is accepted."""
         if self._ssh is None or not self._ssh.alive:
             self.hang_up()
-            if self.instance.ipv4 is None or self.instance.host_key is None:
+            if self.instance.ipv4 is None or not self.instance.host_keys:
                 raise StateError(
                     f"No address or host key of {self.instance.user}'s VPS is recorded.",
                     next_steps=[f"clawdet provision {self.instance.user}"],
                 )
             self._ssh = Ssh.connect(
                 self.settings.endpoints.dial(self.instance.ipv4, 22),
-                self.instance.host_key,
+                self.instance.host_keys,
                 self.settings.ssh_key,
                 deadline or self.deadline,
             )

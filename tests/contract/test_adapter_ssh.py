@@ -74,7 +74,7 @@ class Sshd:
             self._process.wait(10)
 
     def connect(self, seconds: float = 10, **changes: object) -> Ssh:
-        arguments = {"host_key": self.host_key.public, "key": self.key, **changes}
+        arguments = {"host_keys": (self.host_key.public,), "key": self.key, **changes}
         return Ssh.connect(self.address, deadline=Deadline.after(seconds), **arguments)  # type: ignore[arg-type]  # the changes are the tests' own
 
 
@@ -136,7 +136,7 @@ class TestConnect:
         other = make_host_key().public
         began = time.monotonic()
         with pytest.raises(GuestError, match="another host key") as caught:
-            sshd.connect(seconds=60, host_key=other)
+            sshd.connect(seconds=60, host_keys=(other,))
         assert time.monotonic() - began < 10
         text = " ".join(caught.value.details)
         assert fingerprint(other) in text
@@ -159,10 +159,22 @@ class TestConnect:
         with pytest.raises(GuestError, match="still refuses the SSH key"):
             sshd.connect(seconds=60, auth_grace=0.5)
 
+    @pytest.mark.parametrize("first", [True, False])
+    def test_while_one_host_key_replaces_another_either_is_accepted(self, first: bool, sshd: Sshd) -> None:
+        other, own = make_host_key().public, sshd.host_key.public
+        with sshd.connect(host_keys=(own, other) if first else (other, own)) as connection:
+            assert connection.host_key == own
+
+    def test_a_third_one_is_not(self, sshd: Sshd) -> None:
+        others = (make_host_key().public, make_host_key().public)
+        with pytest.raises(GuestError, match="another host key") as caught:
+            sshd.connect(seconds=60, host_keys=others)
+        assert all(fingerprint(key) in "\n".join(caught.value.details) for key in (*others, sshd.host_key.public))
+
     def test_a_closed_port_ends_as_a_wait(self) -> None:
         address = ("127.0.0.1", free_port())
         with pytest.raises(WaitError, match=r"SSH on 127\.0\.0\.1:\d+; last seen: the port is closed"):
-            Ssh.connect(address, make_host_key().public, self.key(), Deadline.after(0.5))
+            Ssh.connect(address, (make_host_key().public,), self.key(), Deadline.after(0.5))
 
     @pytest.mark.parametrize(
         ("handle", "seen"),
@@ -174,7 +186,7 @@ class TestConnect:
     )
     def test_what_is_no_ssh_server_yet_ends_as_a_wait(self, handle: Callable[[socket.socket], None], seen: str) -> None:
         with listener(handle) as address, pytest.raises(WaitError, match=f"last seen: {seen}"):
-            Ssh.connect(address, make_host_key().public, self.key(), Deadline.after(0.5))
+            Ssh.connect(address, (make_host_key().public,), self.key(), Deadline.after(0.5))
 
     def test_silence_ends_as_a_wait(self) -> None:
         done = threading.Event()
@@ -184,7 +196,7 @@ class TestConnect:
 
         with listener(stay_silent) as address:
             with pytest.raises(WaitError, match="last seen: connected, but no SSH yet"):
-                Ssh.connect(address, make_host_key().public, self.key(), Deadline.after(0.5))
+                Ssh.connect(address, (make_host_key().public,), self.key(), Deadline.after(0.5))
             done.set()
 
     def test_a_slow_banner_is_waited_for(self, sshd: Sshd) -> None:
@@ -211,7 +223,7 @@ class TestConnect:
         timer.start()
         with listener(relay) as address:
             told: list[str] = []
-            connection = Ssh.connect(address, sshd.host_key.public, sshd.key, Deadline.after(20), told.append)
+            connection = Ssh.connect(address, (sshd.host_key.public,), sshd.key, Deadline.after(20), told.append)
             with connection:
                 assert connection.run("echo here", timeout=10).out == "here\n"
             assert told == []

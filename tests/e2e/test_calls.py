@@ -10,7 +10,7 @@ from tests.kill.invariants import not_complete
 
 __all__ = ["emptied"]
 
-MOST = {"hetzner": 14, "cloudflare": 19}
+MOST = {"hetzner": 18, "cloudflare": 19}
 """What a provision may take where nothing has to be waited for (one server: facts of the limits, 3600 an hour)."""
 
 

@@ -32,6 +32,7 @@ CALLS = {
     "set_firewall_rules": ("POST", "/v1/firewalls/[0-9]+/actions/set_rules"),
     "attach_firewall": ("POST", "/v1/firewalls/[0-9]+/actions/apply_to_resources"),
     "create_server": ("POST", "/v1/servers"),
+    "label_server": ("PUT", "/v1/servers/[0-9]+"),
     "create_dns_record": ("POST", "/client/v4/zones/[0-9a-f]+/dns_records"),
     "update_dns_record": ("PATCH", "/client/v4/zones/[0-9a-f]+/dns_records/[0-9a-f]+"),
     "sign_certificate": ("POST", "/client/v4/certificates"),
@@ -45,6 +46,8 @@ COMMANDS = {
     "upload": r"umask 077; rm -rf .*",
     "start": r'if \[ "\$\(systemctl show .* echo started',
     "make_vps_key": r".*provision-openclaw\.sh certificate-request .*",
+    "make_host_key": r".*provision-openclaw\.sh host-key",
+    "switch_host_key": r".*provision-openclaw\.sh switch-host-key .*",
     "put_nonce": r".*provision-openclaw\.sh nonce .*",
 }
 READING = (r"cloud-init status --wait", r"uname -m", r"n=0; while .*", r".*provision-openclaw\.sh (report|token)")

@@ -4,13 +4,16 @@ Installs packages from the registries, through the machine's own network.
 """
 
 import base64
+import contextlib
 import hashlib
 import json
+import re
 import shutil
 import socket
 import sqlite3
 import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,15 +37,16 @@ KEY = "sk-ant-canary-0123456789abcdef"
 class Instance:
     """A provisioned instance, and the ways to it that any client has."""
 
-    def __init__(self, operator: Operator, document: dict[str, Any]) -> None:
+    def __init__(self, operator: Operator, document: dict[str, Any], command_lines: set[bytes]) -> None:
         self.operator = operator
+        self.command_lines = command_lines
         self.document = document
         self.info = operator.info()
         self.user = str(document["user"])
         self.host = str(document["url"]).removeprefix("https://").rstrip("/")
         self.edge_ip, _, self.edge_port = self.info["edge_address"].rpartition(":")
 
-    def ssh(self, command: str) -> "subprocess.CompletedProcess[str]":
+    def ssh(self, command: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
         """Run a command on the VPS with OpenSSH and the key that the sandbox names."""
         return subprocess.run(
             [
@@ -56,6 +60,7 @@ class Instance:
                 f"root@{self.document['ipv4']}",
                 command,
             ],
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=120,
@@ -100,14 +105,36 @@ class Instance:
         )
 
 
+@contextlib.contextmanager
+def watched_processes() -> Iterator[set[bytes]]:
+    """Collect the command lines of all processes of this machine, those of its servers included."""
+    seen: set[bytes] = set()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            for entry in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    seen.add(entry.read_bytes())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        watching.join()
+
+
 @pytest.fixture(scope="module")
 def demo(real_sandbox: Operator) -> Iterator[Instance]:
     """The instance `demo`, provisioned once for all tests of this file, with a provider's key."""
-    said = real_sandbox.clawdet(
-        "provision", "demo", "--sandbox", "--yes", "--json", "--events", env={"ANTHROPIC_API_KEY": KEY}
-    )
+    with watched_processes() as command_lines:
+        said = real_sandbox.clawdet(
+            "provision", "demo", "--sandbox", "--yes", "--json", "--events", env={"ANTHROPIC_API_KEY": KEY}
+        )
     assert said.code == 0, said.err[-4000:]
-    yield Instance(real_sandbox, said.document["instance"])
+    yield Instance(real_sandbox, said.document["instance"], command_lines)
     gone = real_sandbox.clawdet("destroy", "demo", "--sandbox", "--yes", "--json")
     assert gone.code == 0, gone.err
     assert real_sandbox.holdings() == (0, 0, 0)
@@ -124,7 +151,7 @@ def test_it_is_complete_and_all_six_checks_hold(demo: Instance) -> None:
     assert demo.document["url"] == "https://demo.clawdet.test/"
     assert [check["name"] for check in demo.document["checks"]] == CHECKS
     assert all(check["ok"] and check["evidence"] for check in demo.document["checks"])
-    assert [stage["status"] for stage in demo.document["stages"]] == ["done"] * 9
+    assert [stage["status"] for stage in demo.document["stages"]] == ["done"] * 10
     assert all(stage["seconds"] >= 0 for stage in demo.document["stages"])
 
 
@@ -230,24 +257,87 @@ def test_its_websocket_answers_its_own_origin_only(demo: Instance) -> None:
     assert closed.value.rcvd.code == 1008
 
 
-def test_the_vps_cannot_be_had_past_the_edge_as_another_host(demo: Instance) -> None:
-    """Caddy shows a certificate for its own name only, and nothing of the gateway over plain HTTP."""
-    done = subprocess.run(
-        ["curl", "-sk", "-o", "/dev/null", "-w", "%{http_code}", f"https://{demo.document['ipv4']}/app/"],
+@pytest.mark.parametrize("url", ["https://{}/app/", "http://{}/app/", "http://{}:18789/healthz"])
+def test_the_vps_answers_nobody_past_the_edge(url: str, demo: Instance) -> None:
+    where = url.format(demo.document["ipv4"])
+    command = ["curl", "-sk", "--max-time", "2", "-H", f"Host: {demo.host}", where]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode in {7, 28}, done.stdout) == (True, ""), done
+
+
+def test_caddy_has_nothing_for_another_host_and_nothing_of_the_gateway_over_plain_http(demo: Instance) -> None:
+    own = "$(ip -4 -o route get 192.0.2.1 | sed -n 's/.* src \\([0-9.]*\\).*/\\1/p')"
+    curl = "curl --noproxy '*' -sk -o /dev/null -w '%{http_code} %{redirect_url}'"
+    assert demo.ssh(f"{curl} https://{own}/app/").stdout.split() == ["000"]
+    plain = demo.ssh(f"{curl} -H 'Host: {demo.host}' http://{own}/app/control-ui-config.json").stdout.split()
+    assert plain == ["308", f"https://{demo.host}/app/control-ui-config.json"]
+
+
+def test_only_root_may_ask_the_metadata_service(demo: Instance) -> None:
+    ask = "curl --noproxy '*' -s --max-time 5 http://169.254.169.254/hetzner/v1/userdata"
+    assert "ed25519_private" in demo.ssh(ask).stdout
+    for user in ("openclaw", "caddy", "nobody"):
+        refused = demo.ssh(f"setpriv --reuid {user} --clear-groups {ask}")
+        assert (refused.returncode, refused.stdout) == (7, ""), user
+    assert demo.ssh("systemctl is-enabled clawdet-metadata && systemctl is-active clawdet-metadata").stdout.split() == [
+        "enabled",
+        "active",
+    ]
+
+
+def test_the_host_key_that_was_sent_in_user_data_is_worth_nothing_any_more(demo: Instance) -> None:
+    sent = demo.ssh("cat /var/lib/cloud/instance/user-data.txt").stdout.partition("\n")[2]
+    public = json.loads(sent)["ssh_keys"]["ed25519_public"]
+    shown = demo.ssh("cat /etc/ssh/ssh_host_ed25519_key.pub; ls /etc/ssh").stdout.splitlines()
+    assert shown[0].startswith("ssh-ed25519 ")
+    assert shown[0].split()[1] != public.split()[1]
+    assert not [name for name in shown if name.startswith("clawdet_next") or "rsa_key" in name]
+    with sqlite3.connect(f"file:{demo.info['state_file']}?mode=ro", uri=True) as database:
+        pinned = database.execute("SELECT host_key, next_host_key FROM instances WHERE user = 'demo'").fetchone()
+    database.close()
+    assert pinned == (" ".join(shown[0].split()[:2]), None)
+
+
+@pytest.mark.parametrize("unit", ["openclaw-gateway", "caddy"])
+def test_its_services_are_hardened(unit: str, demo: Instance) -> None:
+    said = demo.ssh(f"systemd-analyze security --no-pager {unit}").stdout
+    score = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said)
+    assert score is not None, said
+    assert float(score[1]) <= 2.1, said
+
+
+def test_nobody_logs_in_with_a_password_and_root_with_a_key_alone(demo: Instance) -> None:
+    settings = demo.ssh("sshd -T").stdout.splitlines()
+    wanted = {"passwordauthentication no", "kbdinteractiveauthentication no", "permitrootlogin without-password"}
+    assert wanted <= set(settings)
+    offered = subprocess.run(
+        [
+            *("ssh", "-F/dev/null", "-oBatchMode=yes", "-oPreferredAuthentications=none", "-v"),
+            "-oStrictHostKeyChecking=accept-new",
+            f"-oUserKnownHostsFile={demo.operator.state}/foreign_known_hosts",
+            f"root@{demo.document['ipv4']}",
+        ],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
-    assert done.stdout == "000"
-    plain = subprocess.run(
-        ["curl", "-s", "-H", f"Host: {demo.host}", f"http://{demo.document['ipv4']}/app/control-ui-config.json"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert "gateway" not in plain.stdout.lower()
+    assert "Authentications that can continue: publickey\n" in offered.stderr.replace("\r", "")
+
+
+def test_security_updates_come_by_themselves(demo: Instance) -> None:
+    said = demo.ssh("apt-config dump | grep -E 'Periodic|Automatic-Reboot '; command -v unattended-upgrade").stdout
+    assert 'APT::Periodic::Unattended-Upgrade "1";' in said
+    assert 'APT::Periodic::Update-Package-Lists "1";' in said
+    assert 'Unattended-Upgrade::Automatic-Reboot "false";' in said
+    assert said.splitlines()[-1] == "/usr/bin/unattended-upgrade"
+
+
+def test_openclaw_runs_as_a_user_who_is_nobody_else_and_may_not_become_root(demo: Instance) -> None:
+    said = demo.ssh("id openclaw; sudo -l -U openclaw; find / -xdev -perm -4000 -user openclaw").stdout
+    assert "groups=" in said
+    assert said.split("groups=")[1].splitlines()[0].count("(") == 1
+    assert "is not allowed to run sudo" in said
 
 
 def test_the_database_holds_the_url_and_no_secret(demo: Instance) -> None:
@@ -265,14 +355,42 @@ def test_the_database_holds_the_url_and_no_secret(demo: Instance) -> None:
         assert not [secret for secret in secrets if secret.encode() in content], path
 
 
-def test_the_providers_key_is_where_openclaw_needs_it_and_nowhere_else(demo: Instance) -> None:
-    places = "/etc /run /opt /root /srv /tmp /usr/local /var"
-    found = demo.ssh(f"grep -rlF -- {KEY} {places} 2>/dev/null").stdout.split()
-    assert found
-    for path in found:
-        assert path.startswith("/var/lib/openclaw/.openclaw/"), path
-        owner = demo.ssh(f"stat -c '%U %a' {path}").stdout.split()
-        assert owner == ["openclaw", "600"], path
+def secrets_of(demo: Instance) -> dict[str, str]:
+    """Give every secret of the instance, with where on the VPS it may be; empty means nowhere."""
+    token = demo.operator.clawdet("token", "demo", "--sandbox", "--json").document["token"]
+    own = "/var/lib/openclaw/.openclaw/"
+    return {KEY: own, token: own, demo.info["hetzner_token"]: "", demo.info["cloudflare_token"]: ""}
+
+
+def test_secrets_are_where_openclaw_needs_them_and_nowhere_else_on_the_vps(demo: Instance) -> None:
+    for secret, place in secrets_of(demo).items():
+        # By standard input: an argument would be found in the list of processes.
+        search = "grep -rlF -f - /etc /run /opt /root /home /srv /tmp /usr/local /var 2>/dev/null"
+        found = demo.ssh(search, stdin=secret).stdout.split()
+        assert bool(found) is bool(place)
+        for path in found:
+            assert place, path
+            assert path.startswith(place), path
+            assert demo.ssh(f"stat -c '%U %a' {path}").stdout.split() == ["openclaw", "600"], path
+        assert demo.ssh("journalctl --no-pager --all | grep -cF -f -", stdin=secret).stdout.strip() == "0"
+
+
+def test_no_command_line_ever_held_one(demo: Instance) -> None:
+    assert any(b"provision-openclaw.sh" in line for line in demo.command_lines), "the VPS's processes were not seen"
+    for secret in secrets_of(demo):
+        assert not [line for line in demo.command_lines if secret.encode() in line]
+
+
+def test_nothing_that_the_edge_serves_holds_one(demo: Instance) -> None:
+    start, ui = demo.curl("/"), demo.curl("/app/")
+    assets = re.findall(r'(?:src|href)="(?:\./|/app/)?(assets/[^"]+)"', ui)
+    assert assets
+    bodies = [start, ui, *(demo.curl(f"/app/{asset}") for asset in assets[:5])]
+    bodies += [
+        demo.curl(path) for path in ("/healthz", "/.well-known/clawdet-nonce", "/.env", "/app/control-ui-config.json")
+    ]
+    for secret in secrets_of(demo):
+        assert not [body[:80] for body in bodies if secret in body]
 
 
 def test_doing_it_again_changes_nothing(demo: Instance) -> None:

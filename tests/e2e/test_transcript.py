@@ -168,6 +168,7 @@ def kind(line: str) -> str:
     """Give a line without the parts that are a machine's own."""
     line = re.sub(r"/run/clawdet/[0-9a-z]+", "FOLDER", line)
     line = re.sub(r"\b[0-9a-f]{32,}\b", "HEX", line)
+    line = re.sub(r"\bssh-ed25519 AAAA[A-Za-z0-9+/]{64}", "KEY", line)
     return re.sub(r" \([0-9a-f]{7,}\)", "", line)  # OpenClaw's own commit
 
 

@@ -5,6 +5,7 @@ import sqlite3
 from contextlib import closing
 from typing import Any
 
+from clawdet_cli.adapters.ssh_keys import pin_label
 from tests.e2e.operator import Operator
 
 
@@ -82,6 +83,8 @@ def _differences(row: dict[str, Any], found: dict[str, list[dict[str, Any]]]) ->
         "labels": (labels, {key: server["labels"].get(key) for key in labels}),
         "csr": (certificate["csr"].split(), (row["csr"] or "").split()),
         "type": (server["server_type"]["name"], row["server_type"]),
+        "host key": ({"host-key": pin_label(row["host_key"] or "none AA==")}, _pins(server)),
+        "next host key": (None, row["next_host_key"]),
     }
     differing = [f"{what} is {is_} and should be {should}" for what, (should, is_) in wanted.items() if should != is_]
     return differing + ([] if row["monthly"] else ["no price is recorded"])
@@ -89,6 +92,10 @@ def _differences(row: dict[str, Any], found: dict[str, list[dict[str, Any]]]) ->
 
 def _of_record(record: dict[str, Any]) -> tuple[str, bool, str]:
     return record["content"], record["proxied"], record["comment"]
+
+
+def _pins(server: dict[str, Any]) -> dict[str, str]:
+    return {name: value for name, value in server["labels"].items() if name.startswith("host-key")}
 
 
 _OURS = {"managed-by": "clawdet"}

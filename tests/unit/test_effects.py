@@ -14,6 +14,15 @@ ON_THE_VPS = {"upload", "start"}
 """What of `bootstrap` is a command that changes the VPS; `installed` is one by its verb, and read separately."""
 
 
+VERBS = {
+    "certificate-request": "make_vps_key",
+    "nonce": "put_nonce",
+    "host-key": "make_host_key",
+    "switch-host-key": "switch_host_key",
+}
+"""Verbs of the script that change the VPS, with the kind of effect that each is."""
+
+
 def changing_methods() -> set[str]:
     """Give the adapters' methods that change a cloud: those that go through `_change`."""
     found = set()
@@ -30,7 +39,7 @@ def test_the_journal_can_look_after_every_kind_of_effect_and_no_other() -> None:
 
 def test_the_adapters_change_the_clouds_by_the_methods_that_are_known_here() -> None:
     assert changing_methods() == {
-        *("add_ssh_key", "delete_ssh_key", "create_server", "delete_server"),
+        *("add_ssh_key", "delete_ssh_key", "create_server", "label_server", "delete_server"),
         *("create_firewall", "set_firewall_rules", "attach_firewall", "delete_firewall"),
         *("create_a_record", "update_a_record", "delete_record", "sign", "revoke"),
     }
@@ -53,7 +62,7 @@ def test_a_change_is_made_within_a_journalled_effect_only(method: str) -> None:
     assert everywhere == within >= 1
 
 
-@pytest.mark.parametrize("verb", ["certificate-request", "nonce"])
+@pytest.mark.parametrize("verb", list(VERBS))
 def test_a_verb_that_changes_the_vps_is_used_once_and_within_an_effect(verb: str) -> None:
     used = [
         (path.name, node.lineno)
@@ -62,7 +71,7 @@ def test_a_verb_that_changes_the_vps_is_used_once_and_within_an_effect(verb: str
         if isinstance(node, ast.Call) and any(isinstance(a, ast.Constant) and a.value == verb for a in node.args)
     ]
     assert len(used) == 1
-    (name, line), kind = used[0], {"certificate-request": "make_vps_key", "nonce": "put_nonce"}[verb]
+    (name, line), kind = used[0], VERBS[verb]
     (place,) = [place for place in boundaries.places() if place.kind == kind]
     assert (Path(place.file).name, 0 < line - place.line <= 3) == (name, True)
 

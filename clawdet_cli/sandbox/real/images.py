@@ -36,6 +36,7 @@ PACKAGES = (
     "sudo",
     "systemd",
     "systemd-sysv",
+    "unattended-upgrades",
     "xz-utils",
 )
 

@@ -48,9 +48,9 @@ _WORDS = {
     "offset": "[0-9]+",
     "limit": "[0-9]+",
     "first": "[0-9]+",
-    "simple": "report|token",
-    "named": "certificate-request|nonce",
-    "value": "[a-z0-9.-]+",
+    "simple": "report|token|host-key",
+    "named": "certificate-request|nonce|switch-host-key",
+    "value": "[A-Za-z0-9.+/=-]+",
 }
 
 

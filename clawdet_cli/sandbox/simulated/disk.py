@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
+NEXT_HOST_KEY = "/etc/ssh/clawdet_next_ed25519_key"
 AUTHORIZED_KEYS = "/root/.ssh/authorized_keys"
 TOOL = "/usr/local/lib/clawdet/provision-openclaw.sh"
 TLS_KEY, TLS_REQUEST, TLS_CERTIFICATE = (f"/etc/caddy/tls/origin.{kind}" for kind in ("key", "csr", "pem"))
@@ -12,8 +13,9 @@ CADDYFILE = "/etc/caddy/Caddyfile"
 ENVIRONMENT = "/var/lib/openclaw/.openclaw/.env"
 CONFIGURATION = "/var/lib/openclaw/.openclaw/openclaw.json"
 WORKSPACE = "/var/lib/openclaw/workspace"
-PREPARED, CONFIGURED, MODEL, GATEWAY_STAMP, CADDY_STAMP = (
-    f"/var/lib/clawdet/{name}" for name in ("prepared", "configured", "model", "gateway.stamp", "caddy.stamp")
+PREPARED, CONFIGURED, MODEL, OWN_HOST_KEY, GATEWAY_STAMP, CADDY_STAMP = (
+    f"/var/lib/clawdet/{name}"
+    for name in ("prepared", "configured", "model", "host-key", "gateway.stamp", "caddy.stamp")
 )
 LANDING_PAGE = "/var/www/clawdet/index.html"
 NONCE = "/var/www/clawdet/.well-known/clawdet-nonce"

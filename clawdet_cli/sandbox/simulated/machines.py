@@ -16,8 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -26,6 +24,7 @@ from clawdet_cli.sandbox.forwarder import Forwarder
 from clawdet_cli.sandbox.machines import MachineSpec
 from clawdet_cli.sandbox.network import AddressPool
 from clawdet_cli.sandbox.simulated import disk as at
+from clawdet_cli.sandbox.simulated import host_keys
 from clawdet_cli.sandbox.simulated.commands import Stdin, execute
 from clawdet_cli.sandbox.simulated.disk import SimulatedDisk
 from clawdet_cli.sandbox.simulated.guest import ADDRESS, Guest
@@ -172,7 +171,7 @@ class _Server:
         self._guest.not_simulated = _unknown_parts(config)
         disk = self._guest.disk
         if not disk.exists(at.HOST_KEY):
-            disk.write(at.HOST_KEY, _injected_host_key(config) or _new_host_key())
+            disk.write(at.HOST_KEY, _injected_host_key(config) or host_keys.new())
             disk.write(at.AUTHORIZED_KEYS, "".join(f"{key}\n" for key in spec.public_keys))
 
     async def _boot(self) -> None:
@@ -204,7 +203,7 @@ class _Server:
         try:
             if is_ssh:
                 wrong = self._guest.knobs.all()["ssh_wrong_host_key"]
-                self._ssh.take(inner, _new_host_key() if wrong else self._guest.disk.text(at.HOST_KEY))
+                self._ssh.take(inner, host_keys.new() if wrong else self._guest.disk.text(at.HOST_KEY))
             elif caddy is not None:
                 inner.setblocking(False)
                 serving = serve_connection(self._guest, caddy, inner, peer, tls=port == 443)
@@ -260,10 +259,3 @@ def _injected_host_key(config: str) -> str | None:
         return None
     body = re.sub(r"\\n|\s", "", match[1])
     return f"-----BEGIN OPENSSH PRIVATE KEY-----\n{body}\n-----END OPENSSH PRIVATE KEY-----\n"
-
-
-def _new_host_key() -> str:
-    key = Ed25519PrivateKey.generate().private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-    )
-    return key.decode()

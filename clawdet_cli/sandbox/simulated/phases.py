@@ -17,7 +17,9 @@ from clawdet_cli.sandbox.simulated import disk as at
 from clawdet_cli.sandbox.simulated.guest import ADDRESS, Guest
 from clawdet_cli.sandbox.simulated.input import ScriptError, read_input
 
-PREPARE_STEPS = tuple("machine packages swap users node caddy openclaw gateway-token units tool prepared".split())
+PREPARE_STEPS = tuple(
+    "machine packages sshd updates swap users metadata node caddy openclaw gateway-token units tool prepared".split()
+)
 CONFIGURE_STEPS = tuple(
     "certificate workspace gateway-secrets gateway-config gateway-start landing-page caddy-config caddy-start"
     " gateway-ready promises".split()
@@ -120,8 +122,11 @@ class _Prepare(_Phase):
         return [
             _Step("machine", "Check the machine", 0.1, self._machine),
             _Step("packages", "Install missing system packages", 0, _nothing, lambda: True),
+            _Step("sshd", "Let root in by key alone, and nobody by password", 0.1, *self.mark("sshd", "keys")),
+            _Step("updates", "Have security updates installed by themselves", 0.1, *self.mark("updates", "on")),
             _Step("swap", "Add swap", 0, _nothing, lambda: True),
             _Step("users", "Create the service users", 0.1, *self.mark("users", "openclaw caddy")),
+            _Step("metadata", "Close the metadata service to all but root", 0.1, *self.mark("metadata", "closed")),
             _Step(
                 "node",
                 f"Install Node {given['node_version']}",

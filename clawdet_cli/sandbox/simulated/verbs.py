@@ -1,15 +1,18 @@
-"""The verbs of the installed script that answer at once: certificate-request, report, token, nonce."""
+"""The verbs of the installed script that answer at once."""
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from clawdet_cli.sandbox.simulated import certificate as certificates
 from clawdet_cli.sandbox.simulated import disk as at
+from clawdet_cli.sandbox.simulated import host_keys
 from clawdet_cli.sandbox.simulated.guest import ADDRESS, Guest
 from clawdet_cli.sandbox.simulated.input import HOST, ScriptError
 from clawdet_cli.sandbox.simulated.phases import SCRIPT
 
 ARCHITECTURE = "x86_64"
+_BLOB = re.compile(r"[A-Za-z0-9+/]{60,80}={0,2}")
 _NONCE_LENGTHS = range(8, 65)
 _REPORT_SECONDS = 1.8
 
@@ -35,6 +38,10 @@ async def run_verb(guest: Guest, verb: str, argument: str) -> Said:
                 text = await _report(guest)
             case "token":
                 text = _token(guest)
+            case "host-key":
+                text = _host_key(guest)
+            case "switch-host-key":
+                text = _switch_host_key(guest, argument)
             case _:
                 text = _nonce(guest, argument)
     except ScriptError as error:
@@ -86,6 +93,27 @@ def _token(guest: Guest) -> str:
     if not token:
         raise ScriptError("there is no gateway token; the machine is not prepared")
     return token + "\n"
+
+
+def _host_key(guest: Guest) -> str:
+    current, following = host_keys.public_half(guest.disk.text(at.HOST_KEY)), ""
+    if current != guest.disk.text(at.OWN_HOST_KEY).strip():
+        if not guest.disk.exists(at.NEXT_HOST_KEY):
+            guest.disk.write(at.NEXT_HOST_KEY, host_keys.new())
+        following = host_keys.public_half(guest.disk.text(at.NEXT_HOST_KEY))
+    return f"current={current}\nnext={following}\n"
+
+
+def _switch_host_key(guest: Guest, blob: str) -> str:
+    if not _BLOB.fullmatch(blob):
+        raise ScriptError("a public key is expected, in base64", 2)
+    disk, wanted = guest.disk, f"ssh-ed25519 {blob}"
+    if host_keys.public_half(disk.text(at.HOST_KEY)) != wanted:
+        if not disk.exists(at.NEXT_HOST_KEY) or host_keys.public_half(disk.text(at.NEXT_HOST_KEY)) != wanted:
+            raise ScriptError("this machine has made no such key")
+        disk.write(at.OWN_HOST_KEY, wanted + "\n")
+        disk.host_path(at.NEXT_HOST_KEY).replace(disk.host_path(at.HOST_KEY))
+    return ""
 
 
 def _nonce(guest: Guest, value: str) -> str:
