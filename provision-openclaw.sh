@@ -607,8 +607,9 @@ prepare() {
   step units 'Install the services'
   step tool 'Keep this script on the machine'
   step prepared 'Check what was installed'
-  printf '@result ok openclaw_version=%s node_version=%s caddy_version=%s\n' \
-    "${IN[openclaw_version]}" "${IN[node_version]}" "${IN[caddy_version]}"
+  printf '@result ok openclaw_version=%s node_version=%s caddy_version=%s node_sha256=%s caddy_sha256=%s lock_sha256=%s\n' \
+    "${IN[openclaw_version]}" "${IN[node_version]}" "${IN[caddy_version]}" \
+    "${IN[node_executable_sha256]}" "${IN[caddy_executable_sha256]}" "${IN[lock_sha256]}"
 }
 
 # --- certificate-request ----------------------------------------------------------------------------------------------

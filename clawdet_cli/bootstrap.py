@@ -24,6 +24,11 @@ MAX_NEWS = 262144
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 """What the VPS may say as a number: `int` refuses some of what `str.isdigit` lets through."""
 
+INSTALLED = ("openclaw_version", "node_version", "caddy_version", "node_sha256", "caddy_sha256", "lock_sha256")
+"""What the result line of `prepare` names; digests are of the executables, and of OpenClaw's npm lock."""
+
+_VERSION_OR_DIGEST = re.compile(r"[0-9a-z.-]{1,64}", re.ASCII)
+
 _TOKEN = re.compile(r"[!-~]{24,512}", re.ASCII)
 
 CLOUD_INIT_DONE = "cloud-init status --wait"
@@ -140,6 +145,11 @@ def parse_line(line: str) -> ScriptLine | None:
         case ["@result", outcome, *_]:
             return ScriptLine("result", text=outcome, values=parse_values(line.replace(" ", "\n")))
     return None
+
+
+def installed_text(said: Mapping[str, str]) -> str:
+    """Give the versions and digests of a result line as text to be recorded; whatever is none is left out."""
+    return " ".join(f"{name}={said[name]}" for name in INSTALLED if _VERSION_OR_DIGEST.fullmatch(said.get(name, "")))
 
 
 def parse_token(answer: str) -> Secret:

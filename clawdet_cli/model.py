@@ -283,6 +283,8 @@ class Instance:
     certificate_id: str | None = None
     csr: str | None = None
     openclaw_version: str | None = None
+    installed: str | None = None
+    """What the VPS said that it installed, and from what: `NAME=VERSION NAME=DIGEST ...`."""
     url: str | None = None
     error: str | None = None
     """What the last run failed with, in one line."""

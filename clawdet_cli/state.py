@@ -57,6 +57,7 @@ MIGRATIONS: Sequence[str] = (
     ) STRICT;
     """,
     "ALTER TABLE instances ADD COLUMN next_host_key TEXT",
+    "ALTER TABLE instances ADD COLUMN installed TEXT",
 )
 """Append only: a released migration is never edited, because databases exist that ran it."""
 

@@ -41,6 +41,7 @@ def instance(value: Instance) -> Document:
         "image": value.image,
         "monthly_eur": None if value.monthly is None else float(value.monthly),
         "openclaw_version": value.openclaw_version,
+        "installed": dict(item.split("=", 1) for item in (value.installed or "").split() if "=" in item),
         "certificate_id": value.certificate_id,
         "created_at": value.created_at,
         "updated_at": value.updated_at,

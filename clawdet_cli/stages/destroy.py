@@ -102,7 +102,7 @@ def prove_absence(run: Run) -> None:
         run.note(f"Cloudflare shows this token no zone {instance.zone}: look for what is left of {instance.host} there")
         del absent["DNS record"], absent["certificate"]
     run.absent += [what for kind, what in absent.items() if kind not in foreign]
-    run.record(ipv4=None, host_key=None, next_host_key=None, csr=None, url=None, error=None)
+    run.record(ipv4=None, host_key=None, next_host_key=None, installed=None, csr=None, url=None, error=None)
 
 
 def _what_is_left(run: Run) -> list[str]:

@@ -126,9 +126,9 @@ def prepare_vps(run: Run) -> None:
     )
     if version != run.settings.openclaw_version:
         run.note(f"OpenClaw {version} is installed there and is kept; {run.settings.openclaw_version} is not installed")
-    run_phase(run, "prepare", *bootstrap.prepare_input(run.settings, version, architecture))
+    said = run_phase(run, "prepare", *bootstrap.prepare_input(run.settings, version, architecture))
     # Only now, so that a version that cannot be installed does not stick to the instance.
-    run.record(openclaw_version=version)
+    run.record(openclaw_version=version, installed=bootstrap.installed_text(said))
 
 
 def install_certificate(run: Run) -> None:

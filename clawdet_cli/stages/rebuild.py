@@ -62,7 +62,7 @@ def ask_the_machine(run: Run) -> None:
         )
         version = bootstrap.parse_values(report.out).get("openclaw_version") if report.code == 0 else None
         if version:
-            run.record(openclaw_version=version)
+            run.record(openclaw_version=version, installed=bootstrap.installed_text(bootstrap.parse_values(report.out)))
         request = request_of_vps(run)
     except ClawdetError as error:
         run.note(f"{server.name} could not be asked: {error.what}")

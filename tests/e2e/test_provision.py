@@ -298,6 +298,15 @@ def test_the_host_key_that_was_sent_in_user_data_is_worth_nothing_any_more(demo:
     assert pinned == (" ".join(shown[0].split()[:2]), None)
 
 
+def test_what_was_installed_is_recorded_with_its_digests(demo: Instance) -> None:
+    installed = demo.document["installed"]
+    lock = f"/opt/openclaw/{installed['openclaw_version']}/package-lock.json"
+    digests = demo.ssh(f"sha256sum /usr/local/bin/node /usr/local/bin/caddy {lock} | cut -d ' ' -f 1").stdout.split()
+    assert [installed[name] for name in ("node_sha256", "caddy_sha256", "lock_sha256")] == digests
+    said = demo.ssh("openclaw --version; node --version; caddy version").stdout
+    assert all(installed[f"{name}_version"] in said for name in ("openclaw", "node", "caddy"))
+
+
 @pytest.mark.parametrize("unit", ["openclaw-gateway", "caddy"])
 def test_its_services_are_hardened(unit: str, demo: Instance) -> None:
     said = demo.ssh(f"systemd-analyze security --no-pager {unit}").stdout

@@ -34,7 +34,17 @@ def state(operator: Operator, *arguments: str) -> Said:
 
 class TestRebuild:
     def test_a_lost_database_comes_back_and_the_instance_goes_on_as_it_was(self, alice: Operator) -> None:
-        fields = ("server_id", "record_id", "certificate_id", "run_id", "ipv4", "monthly", "host_key", "zone_id")
+        fields = (
+            "server_id",
+            "record_id",
+            "certificate_id",
+            "run_id",
+            "ipv4",
+            "monthly",
+            "host_key",
+            "installed",
+            "zone_id",
+        )
         before, held = [recorded(alice, field) for field in fields], in_clouds(alice)
         lose_the_database(alice)
         said = state(alice, "rebuild")

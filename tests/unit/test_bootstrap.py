@@ -398,3 +398,10 @@ def test_anything_else_is_refused_and_not_shown(answer: str) -> None:
 @pytest.mark.parametrize(("text", "number"), [("61", 61), ("", 0), ("-1", 0), ("1e3", 0), ("\u0663", 0), ("9" * 99, 0)])
 def test_a_number_is_read_or_is_none(text: str, number: int) -> None:
     assert bootstrap.parse_number(text) == number
+
+
+def test_what_a_vps_says_that_it_installed_is_kept_when_it_looks_like_that() -> None:
+    said = {"openclaw_version": "2026.9.6", "node_version": "24.21.0", "node_sha256": "ab" * 32, "address": "192.0.2.1"}
+    text = f"openclaw_version=2026.9.6 node_version=24.21.0 node_sha256={'ab' * 32}"
+    assert bootstrap.installed_text({**said, "caddy_version": "\x1b[2J", "lock_sha256": "a" * 65}) == text
+    assert bootstrap.installed_text({}) == ""

@@ -97,7 +97,7 @@ class TestFile:
         assert {table: " ".join(columns) for table, columns in tables.items()} == {
             "instances": (
                 "user zone run_id status sandbox created_at updated_at server_id server_type location image monthly"
-                " ipv4 host_key zone_id record_id certificate_id csr openclaw_version url error next_host_key"
+                " ipv4 host_key zone_id record_id certificate_id csr openclaw_version url error next_host_key installed"
             ),
             "stage_runs": "id user run_id name status started_at seconds",
             "checks": "user run_id name position ok evidence at",

@@ -154,7 +154,10 @@ class _Prepare(_Phase):
         ]
 
     def result(self) -> str:
-        return " ".join(f"{name}={self.given[name]}" for name in ("openclaw_version", "node_version", "caddy_version"))
+        versions = {name: self.given[name] for name in ("openclaw_version", "node_version", "caddy_version")}
+        digests = {f"{what}_sha256": self.given[f"{what}_executable_sha256"] for what in ("node", "caddy")}
+        values = {**versions, **digests, "lock_sha256": self.given["lock_sha256"]}
+        return " ".join(f"{name}={value}" for name, value in values.items())
 
     def _machine(self) -> None:
         if self.guest.image not in _IMAGES:
