@@ -116,7 +116,7 @@ def parse_follow(answer: str) -> tuple[UnitState, str]:
     offset = values.get("Offset", "")
     if not _NUMBER.fullmatch(offset):
         raise GuestError("The VPS gave no readable answer about the installation.", details=[answer[:200]])
-    return UnitState(running, ok, int(offset), first.strip()), log
+    return UnitState(running, ok, int(offset), first.partition("Offset=")[0].strip()), log
 
 
 @dataclass(frozen=True)

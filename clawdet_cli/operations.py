@@ -30,6 +30,7 @@ from clawdet_cli.model import (
     maker_of,
     now_text,
 )
+from clawdet_cli.private import private_folder, write_private
 from clawdet_cli.settings import Secret, Settings
 from clawdet_cli.state import State
 
@@ -280,8 +281,14 @@ def ssh_command(settings: Settings, user: str, command: Sequence[str]) -> list[s
     # Known hosts by server, not by address: addresses come back with other machines behind them.
     alias = f"clawdet-{instance.server_id}"
     known_hosts = settings.state_dir / "ssh" / f"known_hosts-{instance.server_id}"
-    known_hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    known_hosts.write_text("".join(f"{ssh.known_hosts_line(alias, key)}\n" for key in instance.host_keys))
+    try:
+        private_folder(known_hosts.parent)
+        write_private(known_hosts, "".join(f"{ssh.known_hosts_line(alias, key)}\n" for key in instance.host_keys))
+    except OSError as error:
+        raise StateError(
+            f"{known_hosts} cannot be written: {error.strerror}.",
+            next_steps=["make room, or name another state folder with --state"],
+        ) from None
     address = settings.endpoints.dial(instance.ipv4, 22)
     return ssh.openssh_command(address, settings.ssh_key, known_hosts, alias, list(command))
 

@@ -11,6 +11,7 @@ from typing import Self
 
 from clawdet_cli.errors import StateError
 from clawdet_cli.model import Event, now_text
+from clawdet_cli.private import private_folder
 from clawdet_cli.settings import Secret
 
 KEPT_LOGS = 50
@@ -26,7 +27,8 @@ class RunLog:
         stamp = re.sub(r"[^0-9]", "", now_text())[:17]
         self.path = folder / "logs" / f"{stamp}-{verb}-{user}-{os.getpid()}.log"
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(folder, link=True)
+            private_folder(self.path.parent)
             descriptor = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
             # A VPS's words may be anything, and the locale's encoding may hold less than that.
             self._file = os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace")

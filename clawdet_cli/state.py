@@ -12,6 +12,7 @@ from typing import Any
 from clawdet_cli import stopping
 from clawdet_cli.errors import RecordError, StateError
 from clawdet_cli.model import Check, Effect, EffectOutcome, Instance, StageRun, Status, now_text
+from clawdet_cli.private import private_folder
 
 MIGRATIONS: Sequence[str] = (
     """
@@ -72,9 +73,7 @@ class State:
         self.owners: dict[str, str] = {}
         """The leases that this run took, by user; `lease` keeps it."""
         with self._translated():
-            # One by one, since `parents=True` would leave the upper ones to the umask.
-            for folder in reversed(path.parents):
-                folder.mkdir(mode=0o700, exist_ok=True)
+            private_folder(path.parent, link=True)
             # Made by us with its mode, since SQLite would use the umask; -wal and -shm take the same mode.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
             self._connection = self._connect()

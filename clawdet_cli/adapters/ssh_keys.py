@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from clawdet_cli.errors import ConfigError
 from clawdet_cli.model import HostKey
+from clawdet_cli.private import private_folder
 
 _OTHER_KEY = "or use a key of clawdet's own: leave out --ssh-key and CLAWDET_SSH_KEY"
 
@@ -97,7 +98,7 @@ def _openssh(key: Ed25519PrivateKey) -> bytes:
 
 def _make(path: Path) -> None:
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(path.parent)
         # Complete before it has its name, and never over another's: two commands may start together.
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -72,7 +72,8 @@ def up(
     folder, cache = folder.absolute(), cache.absolute()
     for path in (folder, cache):
         disks.check_path(path)
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for one in reversed((path, *path.parents)):
+            one.mkdir(mode=0o700, exist_ok=True)  # with parents=True, the umask would decide about those above
     files = Files(folder)
     with _alone(folder):
         running = files.read_info()

@@ -240,7 +240,7 @@ class TestParseFollow:
     )
     def test_the_units_state(self, first: str, running: bool, ok: bool) -> None:
         whole = f"{first} Offset=7".strip()
-        assert parse_follow(f"{whole}\na\nb=c\n") == (UnitState(running, ok, 7, whole), "a\nb=c\n")
+        assert parse_follow(f"{whole}\na\nb=c\n") == (UnitState(running, ok, 7, first), "a\nb=c\n")
 
     @pytest.mark.parametrize(
         "answer",

@@ -1,0 +1,96 @@
+"""Everything that is written here is the operator's alone, whatever umask there is, and no link leads it astray."""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.operator import Operator
+from tests.e2e.test_bad_input import provision
+from tests.e2e.test_recovery import emptied
+
+__all__ = ["emptied"]
+
+
+@pytest.fixture
+def generous_umask() -> Iterator[None]:
+    """Let everybody do everything with new files."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def as_process(operator: Operator) -> Operator:
+    """Give the same operator, whose commands are processes: `clawdet ssh` becomes OpenSSH."""
+    return replace(operator, in_process=False)
+
+
+def open_to_others(folder: Path) -> list[str]:
+    """Name what somebody else may read, write or enter; the sandbox's own folder is not the product's."""
+    found = [folder, *(path for path in folder.rglob("*") if "cloud" not in path.relative_to(folder).parts)]
+    modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in found}
+    assert len(modes) > 4, "nothing was written"
+    return [f"{path} {mode:o}" for path, mode in modes.items() if mode & 0o077]
+
+
+@pytest.mark.usefixtures("generous_umask")
+def test_a_generous_umask_opens_nothing(operator: Operator, tmp_path: Path) -> None:
+    for said in (
+        provision(operator),
+        as_process(operator).clawdet("ssh", "alice", "--sandbox", "--", "uname -m"),
+        operator.clawdet("state", "export", str(tmp_path / "export.json"), "--sandbox"),
+        operator.clawdet("state", "backup", str(tmp_path / "backup.db"), "--sandbox"),
+        operator.clawdet("reconcile", "--sandbox"),
+        operator.clawdet("destroy", "alice", "--yes", "--sandbox"),
+    ):
+        assert said.code == 0, said.err
+    folder = Path(operator.info()["state_file"]).parent
+    assert open_to_others(folder) == []
+    assert [path.name for path in tmp_path.iterdir() if path.stat().st_mode & 0o077] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("clawdet.db", "cannot be used"), ("logs", "is a link"), ("ssh", "is a link")]
+)
+def test_a_link_in_the_state_folder_leads_nowhere(name: str, says: str, operator: Operator, tmp_path: Path) -> None:
+    folder = Path(operator.info()["state_file"]).parent
+    assert provision(operator).code == 0
+    elsewhere, kept = tmp_path / "elsewhere", folder / f"{name}.kept"
+    (folder / name).rename(kept)
+    if kept.is_dir():
+        elsewhere.mkdir()
+    else:
+        elsewhere.write_text("")
+    (folder / name).symlink_to(elsewhere)
+    try:
+        command = ["ssh", "alice", "--sandbox", "--", "uname -m"] if name == "ssh" else ["verify", "alice", "--sandbox"]
+        said = as_process(operator).clawdet(*command)
+        assert said.code == 4, said.err
+        assert says in said.err
+        assert not (list(elsewhere.iterdir()) if kept.is_dir() else elsewhere.read_bytes())
+    finally:
+        (folder / name).unlink()
+        kept.rename(folder / name)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o720, 0o702])
+def test_a_state_folder_that_others_can_change_is_not_used(mode: int, operator: Operator, tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    folder.chmod(mode)
+    said = operator.clawdet("status", "--state", str(folder))
+    assert said.code == 4
+    assert f"{folder} can be changed by others, so nothing in it can be trusted." in said.err
+    assert f"chmod 700 {folder}" in said.err
+    assert list(folder.iterdir()) == []
+
+
+def test_a_state_folder_may_be_a_link_to_one_of_ours(operator: Operator, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "state")
+    said = operator.clawdet("status", "--state", str(tmp_path / "link"))
+    assert said.code == 0, said.err
+    assert (tmp_path / "state" / "clawdet.db").exists()
