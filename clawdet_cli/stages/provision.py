@@ -3,7 +3,7 @@
 ```
 stage                  Hetzner            Cloudflare         VPS                          database
 check_accounts         types, prices      zone, SSL mode                                  pending
-create_server          firewall, /servers                                                      creating_vps
+create_server          firewall, /servers                                                 creating_vps
 create_dns_record                         POST dns_records                                configuring_dns
 await_ssh              running?                              SSH with the pinned key      installing
 prepare_vps                                                  Node, Caddy, OpenClaw

@@ -307,6 +307,12 @@ def test_what_was_installed_is_recorded_with_its_digests(demo: Instance) -> None
     assert all(installed[f"{name}_version"] in said for name in ("openclaw", "node", "caddy"))
 
 
+def test_openclaws_own_audit_finds_nothing(demo: Instance) -> None:
+    said = demo.ssh("openclaw security audit --json")
+    summary = json.loads(said.stdout)["summary"]
+    assert (summary["critical"], summary["warn"]) == (0, 0), said.stdout
+
+
 @pytest.mark.parametrize("unit", ["openclaw-gateway", "caddy"])
 def test_its_services_are_hardened(unit: str, demo: Instance) -> None:
     said = demo.ssh(f"systemd-analyze security --no-pager {unit}").stdout
