@@ -365,6 +365,7 @@ class TestSsh:
 
 class TestPhases:
     def test_prepare_and_configure_report_every_step(self, rig: Rig, server: MachineSpec) -> None:
+        pins = PINNED.script_input()
         with rig.shell(server) as shell:
             lines = shell.phase("prepare", PREPARE_INPUT, LOCK)
             names = lines[0].split()[2:]
@@ -374,6 +375,8 @@ class TestPhases:
             assert lines[-1] == (
                 f"@result ok openclaw_version={PINNED.openclaw_version} node_version={PINNED.node_version}"
                 f" caddy_version={PINNED.caddy_version}"
+                f" node_sha256={pins['node_executable_sha256']} caddy_sha256={pins['caddy_executable_sha256']}"
+                f" lock_sha256={pins['lock_sha256']}"
             )
             lines = shell.phase("configure", rig.configure_input(shell) + KEY_LINE, {})
             assert "gateway-secrets" in steps(lines, "done")
