@@ -683,7 +683,7 @@ TEXT
 Do the thing first, then say in a few words what you did, and what you did not check. Be brief unless it matters. All you
 see here is private. Change this file as you learn what your user likes, and tell them.
 TEXT
-    IDENTITY.md) printf '# Who you are\n\n- Name: ask your user, and write it here\n' ;;
+    IDENTITY.md) printf '# Who you are\n\n- Name: OpenClaw\n\nYour user may want to call you something else.\n' ;;
     USER.md) printf '# Whom you work for\n\n- Name: %s\n- This instance: https://%s/\n' "${IN[user]}" "${IN[host]}" ;;
   esac
 }

@@ -2,16 +2,19 @@
 
 import base64
 import io
+import json
 import re
 import shlex
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from clawdet_cli import pins
 from clawdet_cli.errors import ConfigError, GuestError
-from clawdet_cli.model import Instance
+from clawdet_cli.model import Device, Devices, Instance
 from clawdet_cli.settings import Secret, Settings
 
 SCRIPT_NAME = "provision-openclaw.sh"
@@ -33,6 +36,15 @@ _TOKEN = re.compile(r"[!-~]{24,512}", re.ASCII)
 
 CLOUD_INIT_DONE = "cloud-init status --wait"
 """Exits 2 for warnings that do not matter to us; apt and the keys are only at rest once it has ended."""
+
+
+LIST_DEVICES = "openclaw devices list --json"
+"""OpenClaw's own command line, as the user who owns its state (facts of OpenClaw 2026.9)."""
+MOST_DEVICES = 200
+_REQUEST = re.compile(r"[0-9a-f-]{8,64}", re.ASCII)
+_DEVICE = re.compile(r"[0-9a-f]{16,128}", re.ASCII)
+_SHOWN = 120
+"""Characters of a device's own words that are kept: it may say anything."""
 
 
 def script() -> bytes:
@@ -94,6 +106,11 @@ def follow(verb: str, offset: int) -> str:
 def installed(verb: str, *arguments: str) -> str:
     """Build the command that runs a verb of the script that `prepare` left on the machine."""
     return shlex.join(["/bin/bash", INSTALLED_SCRIPT, verb, *arguments])
+
+
+def approve_device(request: str) -> str:
+    """Build the command that lets a device in."""
+    return shlex.join(["openclaw", "devices", "approve", request, "--json"])
 
 
 @dataclass(frozen=True)
@@ -158,6 +175,67 @@ def parse_token(answer: str) -> Secret:
     if not _TOKEN.fullmatch(token):
         raise GuestError("The VPS's answer is no gateway token.", next_steps=["clawdet verify USER"])
     return Secret(token)
+
+
+def is_request(text: str) -> bool:
+    """Say whether a text can be the id of a device's request."""
+    return _REQUEST.fullmatch(text) is not None
+
+
+def parse_devices(answer: str) -> Devices:
+    """Read the answer of `LIST_DEVICES`. Raises GuestError for what is no such answer."""
+    try:
+        content = json.loads(answer)
+        lists = [content[name] for name in ("pending", "paired")]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        lists = []
+    if not lists or not all(isinstance(entries, list) for entries in lists):
+        raise GuestError("The VPS gave no readable answer about its devices.", details=[answer[:200]])
+    pending, paired = ([_device(entry) for entry in entries[:MOST_DEVICES]] for entries in lists)
+    return Devices(
+        tuple(device for device in pending if device and device.request),
+        tuple(replace(device, request=None) for device in paired if device),
+    )
+
+
+def parse_approved(answer: str) -> Device:
+    """Read the answer of `approve_device`. Raises GuestError for what is no such answer."""
+    try:
+        device = _device(json.loads(answer)["device"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        device = None
+    if device is None:
+        raise GuestError("The VPS gave no readable answer about the device.", details=[answer[:200]])
+    return replace(device, request=None)
+
+
+def _device(entry: object) -> Device | None:
+    if not isinstance(entry, dict) or not _DEVICE.fullmatch(str(entry.get("deviceId"))):
+        return None
+    request = str(entry.get("requestId"))
+
+    def said(name: str) -> str:
+        value: Any = entry.get(name)
+        return value[:_SHOWN] if isinstance(value, str) else ""
+
+    scopes = entry.get("scopes")
+    return Device(
+        id=str(entry["deviceId"]),
+        request=request if is_request(request) else None,
+        platform=said("displayName") or said("platform"),
+        client=said("clientId"),
+        address=said("remoteIp"),
+        scopes=tuple(str(scope)[:_SHOWN] for scope in scopes[:MOST_DEVICES]) if isinstance(scopes, list) else (),
+        at=_moment(entry.get("ts", entry.get("approvedAtMs"))),
+    )
+
+
+def _moment(milliseconds: object) -> str:
+    number = parse_number(str(milliseconds))
+    try:
+        return datetime.fromtimestamp(number / 1000, UTC).isoformat(timespec="seconds") if number else ""
+    except (OverflowError, ValueError, OSError):
+        return ""
 
 
 def parse_number(text: str) -> int:

@@ -325,6 +325,31 @@ class Instance:
 
 
 @dataclass(frozen=True)
+class Device:
+    """A browser or app that asks to use a gateway, or may; all in its own words but for the address and the ids."""
+
+    id: str
+    """The digest of its public key, in hex."""
+    request: str | None
+    """What an approval names; None for one that is let in already."""
+    platform: str
+    client: str
+    address: str
+    scopes: tuple[str, ...]
+    """What it may do, or wants to: `operator.read`, ..."""
+    at: str
+    """When it asked, or was let in. UTC, ISO 8601."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Who asks to use a gateway, and who may."""
+
+    pending: tuple[Device, ...]
+    paired: tuple[Device, ...]
+
+
+@dataclass(frozen=True)
 class Event:
     """Something that a watcher of a run wants to know."""
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clawdet_cli import archive, pins, runlog
-from clawdet_cli.errors import ClawdetError, GuestError, StateError, Terminated
+from clawdet_cli.errors import ClawdetError, GuestError, StateError, Terminated, UsageError
 from clawdet_cli.lease import holder_of, lease
 from clawdet_cli.model import (
     PROJECT,
     Deadline,
     Destroyed,
+    Device,
+    Devices,
     Event,
     Finding,
     Firewall,
@@ -268,6 +270,36 @@ def token(settings: Settings, user: str) -> Secret:
                 next_steps=[f"clawdet provision {user}"],
             )
         return bootstrap.parse_token(answer.out)
+
+
+def devices(settings: Settings, user: str) -> Devices:
+    """Tell which browsers and apps ask to use a user's gateway, and which may."""
+    from clawdet_cli.stages import devices as pairing
+
+    with _database(settings, user) as state, _run(settings, _recorded(state, user), state, lambda _: None) as run:
+        return pairing.devices(run)
+
+
+def approve(settings: Settings, user: str, request: str | None, watch: Watcher) -> Device | None:
+    """Let one of them in, by its request or (None) because it is the only one; None when nobody waits.
+
+    Raises UsageError for what is no request's id, StateError for one that waits no more, and where several wait.
+    """
+    from clawdet_cli import bootstrap
+    from clawdet_cli.stages import devices as pairing
+
+    if request is not None and not bootstrap.is_request(request):
+        raise UsageError(f"{request!r} is no request's id.", next_steps=[f"clawdet approve {user}    (lists them)"])
+    with (
+        _database(settings, user) as state,
+        _leased(settings, state, user, "approve", watch),
+        _logged(settings, user, "approve", watch) as (watching, hidden),
+    ):
+        instance = _recorded(state, user)
+        with _run(settings, instance, state, watching, hidden=hidden) as run:
+            _recover(run, on_failure=instance.status)
+            chosen = request or pairing.only_request(run)
+            return pairing.let_in(run, chosen) if chosen else None
 
 
 def ssh_command(settings: Settings, user: str, command: Sequence[str]) -> list[str]:

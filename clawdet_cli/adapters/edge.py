@@ -24,6 +24,7 @@ from clawdet_cli.adapters.retry import Watch
 from clawdet_cli.adapters.websocket import WebSocket
 from clawdet_cli.errors import GuestError
 from clawdet_cli.model import Deadline
+from clawdet_cli.settings import Secret
 
 MOST_BODY = 1024 * 1024
 """Bytes of an answer that are read."""
@@ -39,11 +40,17 @@ CONNECT_REQUEST: Mapping[str, Any] = {
         "role": "operator",
     },
 }
-"""What a browser's Control UI says first, without credentials.
+"""What a browser's Control UI says first, without credentials, and without a device of its own.
 
 OpenClaw 2026.9 looks at the origin when this comes, not before; a frame of another shape also closes with 1008, so only
 the refusal's own code (CONTROL_UI_ORIGIN_NOT_ALLOWED) says that the origin was the reason.
 """
+
+
+def connect_request(token: Secret) -> Mapping[str, Any]:
+    """Give the same with the gateway's token: still refused where a device has to be paired."""
+    return {**CONNECT_REQUEST, "params": {**CONNECT_REQUEST["params"], "auth": {"token": token.reveal()}}}
+
 
 _CAUSES = {
     520: ("the server's answer is empty or garbled", "clawdet ssh USER -- journalctl -u openclaw-gateway -n 50"),

@@ -10,6 +10,7 @@ import typer.main
 
 from clawdet_cli import __version__, stopping
 from clawdet_cli.cli import (
+    approve,
     destroy,
     documents,
     firewall,
@@ -87,6 +88,7 @@ for body, module, panel in (
     (destroy.destroy, destroy, INSTANCES),
     (reconcile.reconcile, reconcile, INSTANCES),
     (token.token, token, ACCESS),
+    (approve.approve, approve, ACCESS),
 ):
     app.command(help=module.HELP, epilog=module.EPILOG, rich_help_panel=panel, cls=HelpCommand)(body)
 app.command(help=ssh.HELP, epilog=ssh.EPILOG, rich_help_panel=ACCESS, cls=ssh.SshCommand)(ssh.ssh)

@@ -6,7 +6,18 @@ from dataclasses import asdict
 from typing import Any
 
 from clawdet_cli.errors import ClawdetError
-from clawdet_cli.model import Destroyed, Event, Finding, Firewall, Instance, Plan, Reconciled, ServerOffer
+from clawdet_cli.model import (
+    Destroyed,
+    Device,
+    Devices,
+    Event,
+    Finding,
+    Firewall,
+    Instance,
+    Plan,
+    Reconciled,
+    ServerOffer,
+)
 
 VERSION = 1
 
@@ -97,6 +108,24 @@ def firewall(value: Firewall | None) -> Document | None:
             for rule in value.rules
         ],
     }
+
+
+def devices(value: Devices) -> Document:
+    """Describe who waits for an approval, and who has one."""
+    return {"pending": [device(one) for one in value.pending], "paired": [device(one) for one in value.paired]}
+
+
+def device(value: Device) -> Document:
+    """Describe a device."""
+    content = {
+        "device_id": value.id,
+        "platform": value.platform,
+        "client": value.client,
+        "address": value.address,
+        "scopes": list(value.scopes),
+        "at": value.at or None,
+    }
+    return {"request_id": value.request, **content} if value.request else content
 
 
 def calls(values: Sequence[Mapping[str, int]]) -> Document:

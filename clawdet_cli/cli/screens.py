@@ -12,6 +12,8 @@ from clawdet_cli.model import (
     Category,
     Check,
     Destroyed,
+    Device,
+    Devices,
     Finding,
     Firewall,
     Holdings,
@@ -78,6 +80,7 @@ def provisioned(
         yield _row("Landing page", f"{value.url}")
         yield _row("OpenClaw", f"{value.url}app  (asks for the token)")
         yield _row("Token", call.pasteable(f"clawdet token {value.user}"))
+        yield _row("New browsers", call.pasteable(f"clawdet approve {value.user}    (each waits for it, once)"))
         yield _row("SSH", call.pasteable(f"clawdet ssh {value.user}"))
         yield _row("Server", _server(value, call))
         if calls:
@@ -212,6 +215,42 @@ def reconciled(value: Reconciled, call: LocalCall) -> Screen:
 def _found(finding: Finding, call: LocalCall) -> str:
     price = f", {euro(finding.monthly)} per month" if finding.monthly and not call.labelled else ""
     return clean(f"{finding.kind.replace('_', ' ')} {finding.name} (id {finding.id}{price})")
+
+
+def devices(value: Devices, user: str, call: LocalCall) -> Screen:
+    """Lay out who waits to be let in, and who is."""
+
+    def screen(paint: Paint) -> Iterator[str]:
+        if not value.pending:
+            yield f"Nobody waits to be let in to {user}'s OpenClaw."
+            yield "A browser waits once its page was opened and given the token: " + call.pasteable(
+                f"clawdet token {user}"
+            )
+        for one in value.pending:
+            yield paint(f"{_device(one)} asks to be let in", "bold") + (f", since {_age(one.at)}" if one.at else "")
+            yield _row("Device", one.id)
+            yield _row("Wants", clean(", ".join(one.scopes)) or "-")
+            yield _row("Let it in", call.pasteable(f"clawdet approve {user} {one.request}"))
+        if value.pending:
+            yield "Whoever asks has the gateway's token. Let in what is yours, and nothing else."
+        if value.paired:
+            yield ""
+            yield paint("Let in already", "bold")
+            for one in value.paired:
+                yield f"  {_device(one)}, device {one.id[:12]}" + (f", {_age(one.at)} ago" if one.at else "")
+
+    return screen
+
+
+def approved(value: Device) -> Screen:
+    """Lay out who was let in."""
+    return lambda paint: [paint(f"{_device(value)} is let in; its page goes on by itself.", "green")]
+
+
+def _device(value: Device) -> str:
+    return clean(
+        f"{value.platform or 'a device'} ({value.client or 'unknown'}) at {value.address or 'this VPS itself'}"
+    )
 
 
 def firewall(value: Firewall | None) -> Screen:

@@ -8,7 +8,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from clawdet_cli import bootstrap
-from clawdet_cli.adapters.edge import CONNECT_REQUEST, Visitor, answers_directly, edge_addresses, explain_52x
+from clawdet_cli.adapters.edge import (
+    CONNECT_REQUEST,
+    Visitor,
+    answers_directly,
+    connect_request,
+    edge_addresses,
+    explain_52x,
+)
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import ClawdetError, GuestError
 from clawdet_cli.model import Check, Deadline, now_text
@@ -216,9 +223,14 @@ def _gateway(evidence: _Evidence) -> str:
         raise NotMetError(
             f"through https://{host}: HTTP {without} without the token, {with_token} with it (401, 200 wanted)"
         )
-    own = visitor.websocket("/app", f"https://{host}")
+    own = visitor.websocket("/app", f"https://{host}", connect_request(token))
     if own.status != 101 or (own.first or {}).get("event") != "connect.challenge":
         raise NotMetError(f"through wss://{host}/app: HTTP {own.status}, first frame {str(own.first)[:80]}")
+    if own.close_code != 1008 or own.refusal != "CONTROL_UI_DEVICE_IDENTITY_REQUIRED":
+        raise NotMetError(
+            f"a WebSocket with the token but without an approved device was closed with {own.close_code} {own.refusal},"
+            " not with 1008: pairing is switched off"
+        )
     foreign = visitor.websocket("/app", "https://foreign.invalid", CONNECT_REQUEST)
     if foreign.close_code != 1008 or foreign.refusal != "CONTROL_UI_ORIGIN_NOT_ALLOWED":
         raise NotMetError(
@@ -232,7 +244,8 @@ def _gateway(evidence: _Evidence) -> str:
         )
     return (
         "ready on 127.0.0.1:18789; through the public name HTTP 401 without the token, 200 with it;"
-        " WebSocket 101 and connect.challenge from its own origin, 1008 from a foreign one;"
+        " WebSocket 101 and connect.challenge from its own origin, 1008 without an approved device, 1008 from a"
+        " foreign origin;"
         " nothing answers on the server's own address, ports 443 and 18789"
     )
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from clawdet_cli.stages.recover import SETTLE_SECONDS
+from tests.e2e.device import Device
 from tests.e2e.operator import Operator
 from tests.kill import boundaries
 from tests.kill.__main__ import play
@@ -23,6 +24,7 @@ from tests.kill.invariants import in_clouds, not_complete, not_empty, rows
 from tests.kill.launcher import Boundary, Ended, Launcher
 
 PROVISION = ("provision", "alice", "--sandbox", "--quiet")
+APPROVE = ("approve", "alice", "--yes", "--sandbox", "--quiet")
 DESTROY = ("destroy", "alice", "--sandbox", "--yes", "--quiet")
 SAMPLED_PAIRS = 10
 
@@ -48,9 +50,13 @@ COMMANDS = {
     "make_vps_key": r".*provision-openclaw\.sh certificate-request .*",
     "make_host_key": r".*provision-openclaw\.sh host-key",
     "switch_host_key": r".*provision-openclaw\.sh switch-host-key .*",
+    "approve_device": r"openclaw devices approve .*",
     "put_nonce": r".*provision-openclaw\.sh nonce .*",
 }
-READING = (r"cloud-init status --wait", r"uname -m", r"n=0; while .*", r".*provision-openclaw\.sh (report|token)")
+READING = (
+    *(r"cloud-init status --wait", r"uname -m", r"n=0; while .*", r".*provision-openclaw\.sh (report|token)"),
+    r"openclaw devices list --json",
+)
 """What is asked over SSH and changes nothing; any other command must be one of COMMANDS."""
 
 
@@ -90,6 +96,13 @@ class Life:
         behind = {"remove_from": [{"type": "server", "server": {"id": server["id"]}}]}
         self.operator.cloud("hetzner", f"{actions}/remove_from_resources", "POST", behind)
 
+    def knocked_at(self) -> None:
+        """Begin with a complete instance, and a browser that waits to be let in."""
+        self.complete()
+        info = self.operator.info()
+        token = self.operator.clawdet("token", "alice", "--sandbox", "--json").document["token"]
+        Device(f"alice.{info['zone']}", info["edge_address"], info["ca_file"]).connect(token)
+
     def emptied(self) -> list[str]:
         """Destroy what there is, and tell what is left."""
         ended = self.run(*DESTROY)
@@ -101,6 +114,7 @@ SCENES: dict[str, tuple[Callable[[Life], None], tuple[str, ...]]] = {
     "provision": (Life.nothing, PROVISION),
     "provision-anew": (Life.server_lost, PROVISION),
     "provision-again": (Life.laid_bare, PROVISION),
+    "approve": (Life.knocked_at, APPROVE),
     "destroy": (Life.complete, DESTROY),
 }
 ONLY_IN_CLOUDS = {"provision-anew", "provision-again"}
@@ -208,6 +222,9 @@ def again(life: Life, scene: str) -> list[str]:
     """Run the same command once more: it must end well, and leave one of each thing or nothing."""
     ended = life.run(*SCENES[scene][1])
     wrong = not_empty(life.operator) if scene == "destroy" else not_complete(life.operator, "alice")
+    if scene == "approve":
+        found = life.operator.clawdet("approve", "alice", "--sandbox", "--json").document["devices"]
+        wrong += [] if (len(found["pending"]), len(found["paired"])) == (0, 1) else [f"devices: {found}"]
     return wrong + ([f"ended with {ended.code}: {ended.err}"] if ended.code else [])
 
 

@@ -25,7 +25,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
+from tests.e2e.browser import Browser, browser
+from tests.e2e.device import Device
 from tests.e2e.operator import Operator
+from tests.e2e.pairing import refused_until_approved
 
 pytestmark = pytest.mark.real
 
@@ -194,8 +197,11 @@ def test_the_landing_page_says_whose_instance_it_is_and_leads_to_the_gateway(dem
     assert demo.status_of("/healthz") == "200"
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the package chromium")
-def test_a_browser_shows_that_the_gateway_is_up_and_what_it_asks_for(demo: Instance, tmp_path: Path) -> None:
+@pytest.fixture
+def chromium(demo: Instance, tmp_path: Path) -> Iterator[Browser]:
+    """A browser that can visit the instance, and has not been there."""
+    if shutil.which("chromium") is None:
+        pytest.skip("needs the package chromium")
     trust = ssl.create_default_context(cafile=demo.info["ca_file"])
     with (
         socket.create_connection((demo.edge_ip, int(demo.edge_port)), timeout=20) as plain,
@@ -203,27 +209,40 @@ def test_a_browser_shows_that_the_gateway_is_up_and_what_it_asks_for(demo: Insta
     ):
         leaf = x509.load_der_x509_certificate(stream.getpeercert(binary_form=True) or b"")
     key = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    key_hash = base64.b64encode(hashlib.sha256(key).digest()).decode()
+    with browser(tmp_path / "profile", demo.host, demo.info["edge_address"], key_hash) as started:
+        yield started
 
-    def shown(path: str) -> str:
-        """Give the page as it stands after its scripts ran."""
-        done = subprocess.run(
-            [
-                *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-quic"),
-                *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-                f"--user-data-dir={tmp_path / 'profile'}",
-                f"--host-resolver-rules=MAP {demo.host} {demo.info['edge_address']}",
-                f"--ignore-certificate-errors-spki-list={base64.b64encode(hashlib.sha256(key).digest()).decode()}",
-                *("--virtual-time-budget=10000", "--dump-dom", f"https://{demo.host}{path}"),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        return done.stdout
 
-    assert ">The gateway is up<" in shown("/")  # as an element's text; in the script it stands in quotes
-    assert "expects its token" in shown("/app/")
+def test_a_browser_shows_that_the_gateway_is_up_and_what_it_asks_for(demo: Instance, chromium: Browser) -> None:
+    chromium.open(f"https://{demo.host}/")
+    chromium.wait_for("The gateway is up")
+    chromium.open(f"https://{demo.host}/app/")
+    chromium.wait_for("expects its token")
+
+
+def test_a_browser_with_the_token_gets_in_once_it_was_approved(demo: Instance, chromium: Browser) -> None:
+    token = demo.operator.clawdet("token", "demo", "--sandbox", "--json").document["token"]
+    chromium.open(f"https://{demo.host}/app/#token={token}")
+    shown = chromium.wait_for("Approve this browser")
+    waiting = demo.operator.clawdet("approve", "demo", "--sandbox", "--json").document["devices"]["pending"]
+    assert [device["client"] for device in waiting] == ["openclaw-control-ui"]
+    assert waiting[0]["request_id"] in shown
+    assert "Waiting for approval" in chromium.text()
+    approved = demo.operator.clawdet("approve", "demo", waiting[0]["request_id"], "--sandbox")
+    assert approved.code == 0, approved.err
+    assert "is let in" in approved.out
+    shown = chromium.wait_for("Skip to main content")  # only the interface itself begins with this link
+    assert "ask your user" not in shown, "what IDENTITY.md tells the assistant is taken for its name"
+    listed = demo.operator.clawdet("approve", "demo", "--sandbox")
+    assert "Nobody waits" in listed.out
+    assert f"device {waiting[0]['device_id'][:12]}" in listed.out
+
+
+def test_a_device_is_refused_until_it_is_approved_and_connected_then(demo: Instance) -> None:
+    token = demo.operator.clawdet("token", "demo", "--sandbox", "--json").document["token"]
+    device = Device(demo.host, demo.info["edge_address"], demo.info["ca_file"])
+    refused_until_approved(demo.operator, "demo", device, token)
 
 
 def test_the_gateway_wants_its_token(demo: Instance) -> None:

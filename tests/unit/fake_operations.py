@@ -17,6 +17,8 @@ from clawdet_cli.model import (
     CHECK_NAMES,
     Check,
     Destroyed,
+    Device,
+    Devices,
     Event,
     Holdings,
     Instance,
@@ -33,6 +35,12 @@ OFFERS = (
     ServerOffer("cpx22", "nbg1", "x86", 2, 4.0, 80, Decimal("19.99"), available=True),
     ServerOffer("cx23", "nbg1", "x86", 2, 4.0, 40, Decimal("5.99"), available=True),
 )
+
+
+A_DEVICE = Device(
+    "ab" * 32, "12345678-9abc", "Linux x86_64", "openclaw-control-ui", "192.0.2.7", ("operator.read",), ""
+)
+ONE_WAITS = Devices((A_DEVICE,), ())
 
 
 def an_instance(user: str = "alice", *, failing: Sequence[str] = (), **changes: Any) -> Instance:
@@ -85,6 +93,7 @@ class FakeOperations:
         Event("note", "2026-01-02T03:04:05.500+00:00", "create_server", text="ordering cpx22 in nbg1"),
         Event("stage_finished", "2026-01-02T03:04:06.000+00:00", "create_server", status="done", seconds=1.0),
     )
+    known: Devices = ONE_WAITS
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     settings: list[Settings] = field(default_factory=list)
 
@@ -137,6 +146,17 @@ class FakeOperations:
         self._begin(settings, "token", user)
         self.during(user)
         return Secret("token-of-" + user)
+
+    def devices(self, settings: Settings, user: str) -> Devices:
+        """Tell who waits, and who is let in."""
+        self._begin(settings, "devices", user)
+        return self.known
+
+    def approve(self, settings: Settings, user: str, request: str | None, watch: Watcher) -> Device | None:
+        """Let in the one that is meant."""
+        self._begin(settings, "approve", user, request)
+        self._play(watch, user)
+        return self.known.pending[0] if self.known.pending else None
 
     def ssh_command(self, settings: Settings, user: str, command: Sequence[str]) -> list[str]:
         """Give a command line that can be run anywhere."""

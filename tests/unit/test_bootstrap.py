@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 import os
 import shlex
 import stat
@@ -7,6 +8,7 @@ import subprocess
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -405,3 +407,52 @@ def test_what_a_vps_says_that_it_installed_is_kept_when_it_looks_like_that() -> 
     text = f"openclaw_version=2026.9.6 node_version=24.21.0 node_sha256={'ab' * 32}"
     assert bootstrap.installed_text({**said, "caddy_version": "\x1b[2J", "lock_sha256": "a" * 65}) == text
     assert bootstrap.installed_text({}) == ""
+
+
+class TestDevices:
+    ASKING: ClassVar = {
+        "requestId": "9ac1d6e3-9246",
+        "deviceId": "ab" * 32,
+        "platform": "Linux x86_64",
+        "clientId": "openclaw-control-ui",
+        "scopes": ["operator.read"],
+        "remoteIp": "192.0.2.1",
+        "ts": 1795494498253,
+    }
+
+    def test_who_waits_and_who_is_let_in_is_read(self) -> None:
+        paired = {**self.ASKING, "approvedAtMs": 1795494498253}
+        del paired["ts"], paired["requestId"]
+        found = bootstrap.parse_devices(json.dumps({"pending": [self.ASKING], "paired": [paired]}))
+        (waiting,), (known,) = found.pending, found.paired
+        assert (waiting.request, waiting.client, waiting.address) == (
+            "9ac1d6e3-9246",
+            "openclaw-control-ui",
+            "192.0.2.1",
+        )
+        assert waiting.at == "2026-11-24T04:28:18+00:00"
+        assert known == replace(waiting, request=None)
+
+    @pytest.mark.parametrize("answer", ["", "[]", "null", '{"pending": []}', '{"pending": 1, "paired": 2}', "[" * 9999])
+    def test_another_answer_is_refused(self, answer: str) -> None:
+        with pytest.raises(GuestError, match="no readable answer"):
+            bootstrap.parse_devices(answer)
+        with pytest.raises(GuestError, match="no readable answer"):
+            bootstrap.parse_approved(answer)
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"requestId": "$(reboot)"}, {"requestId": None}, {"deviceId": "\x1b[2J"}, {"deviceId": ["ab" * 32]}],
+    )
+    def test_an_entry_without_ids_as_they_are_is_left_out(self, change: dict[str, Any]) -> None:
+        found = bootstrap.parse_devices(json.dumps({"pending": [{**self.ASKING, **change}, 7], "paired": []}))
+        assert found.pending == ()
+
+    def test_words_are_cut_and_numbers_that_are_none_ignored(self) -> None:
+        entry = {**self.ASKING, "platform": "x" * 10**6, "clientId": 7, "scopes": "all", "ts": 10**14}
+        (found,) = bootstrap.parse_devices(json.dumps({"pending": [entry] * 5, "paired": []})).pending[:1]
+        assert (len(found.platform), found.client, found.scopes, found.at) == (120, "", (), "5138-11-16T09:46:40+00:00")
+
+    def test_of_very_many_the_first_are_read(self) -> None:
+        found = bootstrap.parse_devices(json.dumps({"pending": [self.ASKING] * 5000, "paired": []}))
+        assert len(found.pending) == bootstrap.MOST_DEVICES

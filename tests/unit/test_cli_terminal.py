@@ -118,6 +118,17 @@ def test_destroy_wants_the_name_typed(tmp_path: Path, typed: str, code: int) -> 
         assert ("alice is destroyed" in terminal.shown) == (code == 0)
 
 
+@pytest.mark.parametrize(("typed", "code"), [("y\n", 0), ("\n", 130), ("\x04", 130)])
+def test_approve_asks_about_the_only_one_that_waits(tmp_path: Path, typed: str, code: int) -> None:
+    with on_terminal(tmp_path, "approve", "alice") as terminal:
+        terminal.wait_for("Let it in? [y/N]")
+        assert "Linux x86_64 (openclaw-control-ui) at 192.0.2.7 asks to be let in" in terminal.shown
+        terminal.type(typed)
+        assert terminal.end() == code
+        assert ("is let in; its page goes on by itself" in terminal.shown) == (code == 0)
+        assert ("nobody was let in" in terminal.shown) == (code != 0)
+
+
 @pytest.mark.parametrize("variable", ["CI", "NO_COLOR"])
 def test_a_terminal_can_be_asked_for_less(tmp_path: Path, variable: str) -> None:
     with on_terminal(tmp_path, "status", "--live", **{variable: "1"}) as terminal:

@@ -3,14 +3,15 @@
 import json
 import os
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from clawdet_cli import cli
 from clawdet_cli.errors import CloudError
-from clawdet_cli.model import Effect, Status
-from tests.unit.fake_operations import FakeOperations, an_instance
+from clawdet_cli.model import Devices, Effect, Status
+from tests.unit.fake_operations import A_DEVICE, FakeOperations, an_instance
 
 ZONE = ("--zone", "example.com")
 
@@ -221,6 +222,34 @@ def test_the_token_stands_alone_on_stdout(fake: FakeOperations, capsys: Captured
     assert cli.main(["token", "alice", "--json"]) == 0
     assert document(capsys) == {"version": 1, "token": "token-of-alice"}
     assert fake.asked == [("token", "alice")] * 2
+
+
+def test_approve_lists_who_waits_and_lets_nobody_in_unasked(fake: FakeOperations, capsys: Captured) -> None:
+    fake.known = Devices((A_DEVICE,), (replace(A_DEVICE, request=None),))
+    assert cli.main(["approve", "alice"]) == 0
+    out = capsys.readouterr().out
+    assert "Linux x86_64 (openclaw-control-ui) at 192.0.2.7 asks to be let in" in out
+    assert "clawdet approve alice 12345678-9abc" in out
+    assert "Let in already" in out
+    assert [asked[0] for asked in fake.asked] == ["devices"]
+
+
+@pytest.mark.parametrize(("argument", "request_id"), [("12345678-9abc", "12345678-9abc"), ("--yes", None)])
+def test_approve_lets_in_what_is_named_or_the_only_one(
+    fake: FakeOperations, capsys: Captured, argument: str, request_id: str | None
+) -> None:
+    assert cli.main(["approve", "alice", argument, "--json"]) == 0
+    assert document(capsys)["approved"]["device_id"] == A_DEVICE.id
+    assert fake.asked == [("approve", "alice", request_id)]
+
+
+def test_what_a_device_says_of_itself_does_nothing_to_a_terminal(fake: FakeOperations, capsys: Captured) -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\r\n\u202eFirefox\x9b31m"
+    fake.known = Devices((replace(A_DEVICE, platform=evil, client=evil, address=evil, scopes=(evil,)),), ())
+    assert cli.main(["approve", "alice"]) == 0
+    out = capsys.readouterr().out
+    assert [character for character in out if not character.isprintable() and character != "\n"] == []
+    assert out.count("Firefox") == 4
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 import asyncio
 import io
+import json
 import re
 import tarfile
 from collections.abc import Awaitable, Callable
 
 from clawdet_cli.sandbox.simulated import disk as at
-from clawdet_cli.sandbox.simulated.guest import Guest
+from clawdet_cli.sandbox.simulated.guest import Gateway, Guest
 from clawdet_cli.sandbox.simulated.phases import run_phase
 from clawdet_cli.sandbox.simulated.verbs import ARCHITECTURE, Said, run_verb
 
@@ -16,6 +17,8 @@ _Run = Callable[[Guest, re.Match[str], Stdin], Awaitable[Said]]
 
 LOGS = "/var/log/clawdet"
 _NEWS_SECONDS = 5.0  # 20 pauses of 0.25 s in the command
+_COMMAND_LINE_SECONDS = 1.8  # OpenClaw's own, where its gateway answers
+_GATEWAY_DOWN = Said(1, err=b"simulated server: the gateway does not answer\n")
 _DOT_SECONDS = 0.25  # cloud-init prints one for each look while it waits
 
 # A name in braces is one word, the same one wherever it stands.
@@ -40,6 +43,8 @@ _PATTERNS = {
     "verb_of": "/bin/bash /usr/local/lib/clawdet/provision-openclaw.sh {named} {value}",
     "cloud_init": "cloud-init status --wait",
     "architecture": "uname -m",
+    "devices": "openclaw devices list --json",
+    "approve": "openclaw devices approve {request} --json",
     "openclaw": "openclaw --version && systemctl is-active openclaw-gateway",
 }
 _WORDS = {
@@ -50,6 +55,7 @@ _WORDS = {
     "first": "[0-9]+",
     "simple": "report|token|host-key",
     "named": "certificate-request|nonce|switch-host-key",
+    "request": "[0-9a-f-]+",
     "value": "[A-Za-z0-9.+/=-]+",
 }
 
@@ -175,6 +181,31 @@ async def _openclaw(guest: Guest, _match: re.Match[str], _stdin: Stdin) -> Said:
     return Said(0 if guest.gateway else 3, f"OpenClaw {version}\n".encode() + state + b"\n")
 
 
+async def _devices(guest: Guest, _match: re.Match[str], _stdin: Stdin) -> Said:
+    if (gateway := await _running_gateway(guest)) is None:
+        return _GATEWAY_DOWN
+    return Said(out=_json({"pending": gateway.devices.pending(), "paired": gateway.devices.paired()}))
+
+
+async def _approve(guest: Guest, match: re.Match[str], _stdin: Stdin) -> Said:
+    if (gateway := await _running_gateway(guest)) is None:
+        return _GATEWAY_DOWN
+    device = gateway.devices.approve(match["request"])
+    if device is None:
+        text = f"No pending device request matches {match['request']}. Run openclaw devices list and retry with"
+        return Said(1, err=f"{text} the current request ID.\n".encode())
+    return Said(out=_json({"requestId": match["request"], "device": device}))
+
+
+async def _running_gateway(guest: Guest) -> Gateway | None:
+    await guest.take(_COMMAND_LINE_SECONDS)
+    return guest.gateway if guest.gateway_is_ready else None
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, indent=2).encode() + b"\n"
+
+
 _RUN: dict[str, _Run] = {
     "upload": _upload,
     "start": _start,
@@ -183,6 +214,8 @@ _RUN: dict[str, _Run] = {
     "verb_of": _verb_of,
     "cloud_init": _cloud_init,
     "architecture": _architecture,
+    "devices": _devices,
+    "approve": _approve,
     "openclaw": _openclaw,
 }
 _COMMANDS = [(_compiled(pattern), _RUN[name]) for name, pattern in _PATTERNS.items()]

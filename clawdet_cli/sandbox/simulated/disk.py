@@ -12,6 +12,7 @@ TLS_KEY, TLS_REQUEST, TLS_CERTIFICATE = (f"/etc/caddy/tls/origin.{kind}" for kin
 CADDYFILE = "/etc/caddy/Caddyfile"
 ENVIRONMENT = "/var/lib/openclaw/.openclaw/.env"
 CONFIGURATION = "/var/lib/openclaw/.openclaw/openclaw.json"
+DEVICES = "/var/lib/openclaw/.openclaw/state/devices.json"
 WORKSPACE = "/var/lib/openclaw/workspace"
 PREPARED, CONFIGURED, MODEL, OWN_HOST_KEY, GATEWAY_STAMP, CADDY_STAMP = (
     f"/var/lib/clawdet/{name}"

@@ -3,14 +3,17 @@
 import hmac
 import json
 import logging
-import secrets
+import time
+import uuid
 from dataclasses import dataclass, field
+from typing import Any
 
 from websockets.exceptions import ProtocolError
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
+from clawdet_cli.sandbox.simulated.devices import is_signed
 from clawdet_cli.sandbox.simulated.guest import Gateway
 
 _PROTOCOL_LOG = logging.getLogger(f"{__name__}.websocket")
@@ -66,13 +69,15 @@ def _json(status: int, value: object, headers: tuple[tuple[str, str], ...] = ())
 class Conversation:
     """One WebSocket: bytes go in and come out, so that it needs no connection of its own.
 
-    The origin is judged when the client's `connect` request comes, not before; nobody gets in, as pairing a device is
-    not simulated.
+    The client's `connect` request is judged in OpenClaw's own order: origin, device, token, signature, approval, build.
+    Who gets in is greeted, and that is all: nothing more of the gateway is simulated.
     """
 
-    def __init__(self, gateway: Gateway, request: bytes, origin: str) -> None:
+    def __init__(self, gateway: Gateway, request: bytes, origin: str, client: str) -> None:
         self._gateway = gateway
         self._origin = origin
+        self._client = client
+        self._nonce = str(uuid.uuid4())
         self._protocol = ServerProtocol(logger=_PROTOCOL_LOG)
         self._protocol.receive_data(request)
         handshake = self._protocol.events_received()[0]
@@ -80,7 +85,7 @@ class Conversation:
             raise ProtocolError("no WebSocket handshake")
         self._protocol.send_response(self._protocol.accept(handshake))
         if self._protocol.handshake_exc is None:
-            challenge = {"nonce": secrets.token_hex(16)}
+            challenge = {"nonce": self._nonce, "ts": time.time_ns() // 1_000_000}
             self._send({"type": "event", "event": "connect.challenge", "payload": challenge})
 
     def receive(self, data: bytes) -> None:
@@ -91,30 +96,57 @@ class Conversation:
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             if isinstance(event, Frame) and event.opcode in {Opcode.TEXT, Opcode.BINARY}:
-                self._refuse(bytes(event.data))
+                self._hear(bytes(event.data))
 
     def to_send(self) -> tuple[bytes, bool]:
         """Return what goes to the client, and whether the connection ends then."""
         chunks = self._protocol.data_to_send()
         return b"".join(chunks), b"" in chunks or self._protocol.close_expected()
 
-    def _refuse(self, frame: bytes) -> None:
+    def _hear(self, frame: bytes) -> None:
         try:
             message = json.loads(frame)
             is_connect = message["type"] == "req" and message["method"] == "connect"
-            number = message["id"]
+            number, parameters = message["id"], message["params"]
         except (ValueError, KeyError, TypeError):
             is_connect = False
-        if not is_connect:
+        if not is_connect or not isinstance(parameters, dict):
             self._protocol.send_close(_REFUSED, "invalid request frame")
             return
-        code = "CONTROL_UI_DEVICE_IDENTITY_REQUIRED"
-        if self._origin != self._gateway.origin:
-            code = "CONTROL_UI_ORIGIN_NOT_ALLOWED"
-        text = code.lower().replace("_", " ")
-        error = {"code": "INVALID_REQUEST", "message": text, "details": {"code": code}}
+        refusal = self._judged(parameters)
+        if refusal is None:
+            greeting = {"type": "hello-ok", "protocol": 4, "server": {"version": self._gateway.version}}
+            self._send({"type": "res", "id": number, "ok": True, "payload": greeting})
+            return
+        text = refusal["code"].lower().replace("_", " ")
+        code = "NOT_PAIRED" if refusal["code"] == "PAIRING_REQUIRED" else "INVALID_REQUEST"
+        error = {"code": code, "message": text, "details": refusal}
         self._send({"type": "res", "id": number, "ok": False, "error": error})
         self._protocol.send_close(_REFUSED, text)
+
+    def _judged(self, parameters: dict[str, Any]) -> dict[str, Any] | None:
+        """Give the details of a refusal, or None for who may come in."""
+        gateway, device = self._gateway, parameters.get("device")
+        if self._origin != gateway.origin:
+            return {"code": "CONTROL_UI_ORIGIN_NOT_ALLOWED", "reason": "origin not allowed"}
+        if not isinstance(device, dict):
+            return {"code": "CONTROL_UI_DEVICE_IDENTITY_REQUIRED"}
+        token = str((parameters.get("auth") or {}).get("token") or "")
+        if not hmac.compare_digest(token.encode(), gateway.token.encode()):
+            kind = "mismatch" if token else "missing"
+            return {"code": f"AUTH_TOKEN_{kind.upper()}", "authReason": f"token_{kind}"}
+        if not is_signed(device, parameters, token, self._nonce):
+            return {"code": "DEVICE_AUTH_SIGNATURE_INVALID", "reason": "device-signature"}
+        return self._unpaired(device, parameters)
+
+    def _unpaired(self, device: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any] | None:
+        gateway, build = self._gateway, f"{self._gateway.version}-release-simulated"
+        if not gateway.devices.is_paired(device["id"]):
+            request = gateway.devices.ask(device, parameters, self._client)
+            return {"code": "PAIRING_REQUIRED", "reason": "not-paired", "requestId": request, "deviceId": device["id"]}
+        if parameters["client"].get("buildId") != build:
+            return {"code": "PROTOCOL_MISMATCH", "gatewayBuildId": build, "reloadRequired": True}
+        return None
 
     def _send(self, message: object) -> None:
         self._protocol.send_text(json.dumps(message).encode())

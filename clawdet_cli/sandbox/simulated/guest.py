@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from clawdet_cli.sandbox.simulated import disk as at
+from clawdet_cli.sandbox.simulated.devices import Devices
 from clawdet_cli.sandbox.simulated.disk import SimulatedDisk
 from clawdet_cli.sandbox.simulated.knobs import Knobs
 
@@ -27,6 +28,8 @@ class Gateway:
     """In the event loop's time."""
     token: str
     origin: str
+    version: str
+    devices: Devices
     wrong_tokens: Counter[str] = field(default_factory=Counter)
     """By client address."""
 
@@ -104,6 +107,8 @@ class Guest:
             ready_at=now + GATEWAY_READY_SECONDS * self._scale,
             token=self.values(at.ENVIRONMENT)["OPENCLAW_GATEWAY_TOKEN"],
             origin=json.loads(self.disk.text(at.CONFIGURATION))["gateway"]["publicOrigin"],
+            version=self.values(at.PREPARED)["openclaw_version"],
+            devices=Devices(self.disk),
         )
 
     def start_caddy(self) -> None:

@@ -88,7 +88,7 @@ class _Site:
             return None
         if self.guest.gateway is None or not self.guest.gateway_is_ready:
             return None
-        return Conversation(self.guest.gateway, request, headers.get("origin", ""))
+        return Conversation(self.guest.gateway, request, headers.get("origin", ""), self.client)
 
 
 def _is_gateway(path: str) -> bool:
