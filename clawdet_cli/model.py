@@ -324,6 +324,28 @@ class Instance:
         return f"clawdet:{self.user}:{self.run_id}"
 
 
+class Verdict(StrEnum):
+    """How a right of a token stands to what clawdet needs."""
+
+    HAS = "has"
+    LACKS = "lacks"
+    GOES_WITHOUT = "goes without"
+    """It lacks one that clawdet can do without, in the way that the text tells."""
+    TOO_MUCH = "too much"
+
+
+@dataclass(frozen=True)
+class Right:
+    """What a token may do, as it was found out by asking."""
+
+    token: str
+    """The variable that holds it: `HCLOUD_TOKEN`, `CLOUDFLARE_API_TOKEN`."""
+    name: str
+    verdict: Verdict
+    text: str
+    """What the right is for, or what is wrong with having it."""
+
+
 @dataclass(frozen=True)
 class Device:
     """A browser or app that asks to use a gateway, or may; all in its own words but for the address and the ids."""

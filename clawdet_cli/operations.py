@@ -25,6 +25,7 @@ from clawdet_cli.model import (
     Instance,
     Plan,
     Reconciled,
+    Right,
     Server,
     Status,
     Watcher,
@@ -190,6 +191,20 @@ def refresh_firewall(settings: Settings, watch: Watcher) -> Firewall | None:
         for server in servers:
             firewall.attach(run, server, wall)
         return hetzner.firewall(firewall.NAME)
+
+
+def rights(settings: Settings, watch: Watcher) -> list[Right]:
+    """Find out what both tokens may do, by requests that change nothing."""
+    from clawdet_cli.adapters import connect
+    from clawdet_cli.stages import doctor
+
+    deadline = Deadline.after(settings.timeout)
+    zone = settings.required_zone()
+    clouds = connect(settings, deadline, watch=lambda text: watch(Event("note", now_text(), text=text)))
+    try:
+        return doctor.rights(clouds, zone)
+    finally:
+        clouds.close()
 
 
 def reconcile(settings: Settings, *, fix: bool, watch: Watcher) -> Reconciled:

@@ -32,6 +32,11 @@ ZONE_READ = "Zone Read"
 DNS_EDIT = "DNS Edit"
 SSL_EDIT = "SSL and Certificates Edit"
 SETTINGS_READ = "Zone Settings Read"
+SETTINGS_EDIT = "Zone Settings Edit"
+TOKENS_READ = "API Tokens Read"
+
+NOBODYS_ID = "0" * 32
+NO_SETTING = "clawdet-no-such-setting"
 
 MOST_RANGES = 100
 """A rule of Hetzner's firewall takes no more networks (facts of its API); Cloudflare has 22."""
@@ -93,6 +98,32 @@ class Cloudflare:
         """Find the zone; None when there is none of this name, or none that the token may see."""
         found = self._ask(f"find the zone {name}", ZONE_READ, lambda: self._client.zones.list(name=name).result)
         return _zone(found[0]) if found else None
+
+    def zone_names(self) -> list[str]:
+        """List the zones that the token sees, fifty at most."""
+        found = self._ask("list the zones", ZONE_READ, lambda: self._client.zones.list(per_page=50).result)
+        return [zone.name for zone in found]
+
+    def may(self, right: str, zone: Zone) -> bool:
+        """Find out whether the token has a right in the zone, by a request that changes nothing whatever the answer."""
+        client = self._client
+        requests: dict[str, Callable[[], object]] = {
+            DNS_EDIT: lambda: client.dns.records.delete(NOBODYS_ID, zone_id=zone.id),
+            # A request that cannot be signed: who may not sign hears that first.
+            SSL_EDIT: lambda: client.origin_ca_certificates.create(
+                csr="none", hostnames=[zone.name], request_type="origin-ecc", requested_validity=7
+            ),
+            SETTINGS_READ: lambda: client.zones.settings.get("ssl", zone_id=zone.id),
+            SETTINGS_EDIT: lambda: client.zones.settings.edit(NO_SETTING, zone_id=zone.id, value="on"),
+            TOKENS_READ: lambda: client.user.tokens.list(per_page=5).result,
+        }
+        try:
+            self._ask(f"let the token use the right '{right}'", right, lambda: _or_none(requests[right]))
+        except ConfigError:
+            return False
+        except CloudError:
+            pass  # it was let in, and refused for what it asked
+        return True
 
     def edge_ranges(self) -> frozenset[str]:
         """List the networks from which the edge connects to origins. Raises CloudError for a list that cannot be it."""

@@ -41,6 +41,9 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 CENT = Decimal("0.01")
 
+NOBODYS_ID = 2**53 - 1
+"""Ids are counted upwards from 1; this is the greatest that every reader of JSON keeps as it is."""
+
 OFF_SECONDS = 15.0
 """A new server is off for a moment before it starts; one that stays off waits for somebody."""
 
@@ -85,6 +88,18 @@ class Hetzner:
             what="Hetzner Cloud to answer",
             watch=self._watch,
         )
+
+    def may_write(self) -> bool:
+        """Find out whether the token may change anything, by deleting something that cannot exist."""
+
+        def delete() -> None:
+            _or_none(lambda: self._client.ssh_keys.delete(BoundSSHKey(self._client.ssh_keys, {"id": NOBODYS_ID})))
+
+        try:
+            self._ask("let the token write", delete)
+        except ConfigError:
+            return False
+        return True
 
     def offers(self, server_types: Sequence[str], locations: Sequence[str]) -> list[ServerOffer]:
         """List what can be ordered, in the order of the names given, types before locations.

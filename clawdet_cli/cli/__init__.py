@@ -12,6 +12,7 @@ from clawdet_cli import __version__, stopping
 from clawdet_cli.cli import (
     approve,
     destroy,
+    doctor,
     documents,
     firewall,
     output,
@@ -87,6 +88,7 @@ for body, module, panel in (
     (verify.verify, verify, INSTANCES),
     (destroy.destroy, destroy, INSTANCES),
     (reconcile.reconcile, reconcile, INSTANCES),
+    (doctor.doctor, doctor, INSTANCES),
     (token.token, token, ACCESS),
     (approve.approve, approve, ACCESS),
 ):

@@ -16,6 +16,7 @@ from clawdet_cli.model import (
     Instance,
     Plan,
     Reconciled,
+    Right,
     ServerOffer,
 )
 
@@ -113,6 +114,14 @@ def firewall(value: Firewall | None) -> Document | None:
 def devices(value: Devices) -> Document:
     """Describe who waits for an approval, and who has one."""
     return {"pending": [device(one) for one in value.pending], "paired": [device(one) for one in value.paired]}
+
+
+def rights(values: Sequence[Right]) -> list[Document]:
+    """Describe what the tokens may do."""
+    return [
+        {"token": value.token, "right": value.name, "verdict": value.verdict.value, "text": value.text}
+        for value in values
+    ]
 
 
 def device(value: Device) -> Document:

@@ -20,7 +20,9 @@ from clawdet_cli.model import (
     Instance,
     Plan,
     Reconciled,
+    Right,
     Status,
+    Verdict,
 )
 
 _STATUS_STYLES = {Status.COMPLETE: "green", Status.FAILED: "red", Status.DESTROYING: "yellow"}
@@ -215,6 +217,30 @@ def reconciled(value: Reconciled, call: LocalCall) -> Screen:
 def _found(finding: Finding, call: LocalCall) -> str:
     price = f", {euro(finding.monthly)} per month" if finding.monthly and not call.labelled else ""
     return clean(f"{finding.kind.replace('_', ' ')} {finding.name} (id {finding.id}{price})")
+
+
+def rights(values: Sequence[Right]) -> Screen:
+    """Lay out what the tokens may do, and how to make better ones."""
+    from clawdet_cli.settings import CLOUDFLARE_HOW_TO, HETZNER_HOW_TO  # not above: --help must stay fast
+
+    styles = {Verdict.HAS: "green", Verdict.LACKS: "red", Verdict.GOES_WITHOUT: "yellow", Verdict.TOO_MUCH: "yellow"}
+
+    def screen(paint: Paint) -> Iterator[str]:
+        for token in dict.fromkeys(value.token for value in values):
+            yield paint(token, "bold")
+            for value in values:
+                if value.token == token:
+                    verdict = paint(f"{value.verdict.value:<12}", styles[value.verdict])
+                    yield f"  {verdict} {value.name:<25} {clean(value.text)}"
+            yield ""
+        bad = {value.token for value in values if value.verdict in {Verdict.LACKS, Verdict.TOO_MUCH}}
+        if not bad:
+            yield "Both tokens have what clawdet needs, and nothing more that could be found out."
+        for token, how in (("HCLOUD_TOKEN", HETZNER_HOW_TO), ("CLOUDFLARE_API_TOKEN", CLOUDFLARE_HOW_TO)):
+            if token in bad:
+                yield f"A better {token}: {how}"
+
+    return screen
 
 
 def devices(value: Devices, user: str, call: LocalCall) -> Screen:

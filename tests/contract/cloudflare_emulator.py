@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from starlette.types import ASGIApp
 
 from clawdet_cli.sandbox.authority import Authority
+from clawdet_cli.sandbox.cloudflare import state as account
 from clawdet_cli.sandbox.cloudflare.api import cloudflare_app
 from clawdet_cli.sandbox.faults import Faults
 from tests.contract.served import Served
@@ -41,6 +42,7 @@ class Emulator:
             faults=self.faults,
             clock=lambda: self.now,
         )
+        account.add_token(self.state, TOKEN)
         self.root = serve_app(app).url
         self.url = f"{self.root}/client/v4"
         # without verification, as there is no TLS: loading the public CAs would take most of a test's time

@@ -101,6 +101,7 @@ class _Api:
         return [
             route("GET", "/ips", self.ips),
             route("GET", "/user/tokens/verify", self.verify_user_token),
+            route("GET", "/user/tokens", self.list_user_tokens),
             route("GET", "/accounts/{account_id}/tokens/verify", self.verify_account_token),
             route("GET", "/zones", self.list_zones),
             route("GET", "/zones/{zone_id}", self.get_zone),
@@ -128,6 +129,19 @@ class _Api:
 
     async def verify_user_token(self, request: Request) -> Response:
         return self._verify(request, owner="user")
+
+    async def list_user_tokens(self, request: Request) -> Response:
+        token = access.authenticate(self._state, request)
+        access.require_active(token)
+        if not access.has_right(token, "tokens:read"):
+            raise ApiError(403, 9109, "Unauthorized to access requested resource")
+        rows = [
+            {"id": one["id"], "name": f"token {one['id'][:6]}", "status": one["status"]}
+            for one in self._state["tokens"].values()
+            if one["owner"] == "user"
+        ]
+        part, info = page_of(request, rows, default=20, largest=50)
+        return success(part, info=info)
 
     async def verify_account_token(self, request: Request) -> Response:
         if request.path_params["account_id"] != account.ACCOUNT_ID:

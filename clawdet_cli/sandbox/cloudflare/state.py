@@ -17,6 +17,8 @@ from typing import Any
 
 ACCOUNT_ID = "01a7362d577a6c3019a474fd6f485823"
 RIGHTS = ("zone:read", "dns:edit", "ssl:edit", "settings:read", "settings:edit")
+ADVISED = ("zone:read", "dns:edit", "ssl:edit", "settings:read")
+"""What the sandbox's own token may do: what users are told to give theirs, so that every run proves it is enough."""
 PROXIABLE = ("A", "AAAA", "CNAME")
 PLAN_QUOTAS = {"free": 200, "pro": 3500, "business": 3500, "enterprise": 3500}
 AUTOMATIC_TTL = 300  # what "1" and every proxied record mean in a DNS answer
@@ -49,7 +51,7 @@ def seed(state: dict[str, Any], zone: str, tokens: Iterable[str]) -> None:
         add_zone(state, f"{label}-full.{rest}", ssl="full")
     for token in tokens:
         if _digest(token) not in state["tokens"]:
-            add_token(state, token)
+            add_token(state, token, rights=ADVISED)
 
 
 def add_zone(

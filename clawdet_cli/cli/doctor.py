@@ -1,0 +1,33 @@
+"""`clawdet doctor`."""
+
+import typer
+
+from clawdet_cli.cli import documents, output, screens
+from clawdet_cli.cli.configure import configure
+from clawdet_cli.cli.options import Call, with_call
+from clawdet_cli.model import Verdict
+
+HELP = """Find out what your tokens may do: what clawdet needs, what they lack, and what they have too much of.
+
+Each right is tried with a request that changes nothing, whatever the answer: deleting what cannot exist, signing what
+cannot be signed. What a token has too much of works, and is what a thief would get: make a narrower one.
+
+The exit code is 0 unless a right is lacking that clawdet cannot do without (3)."""
+
+EPILOG = "In CI, before anything is made: clawdet doctor --json"
+
+
+@with_call
+def doctor(call: Call) -> None:
+    """Judge both tokens."""
+    from clawdet_cli import operations  # not above: --help must stay fast
+
+    with output.progress(call) as view:
+        configured = configure(call, view)
+        with view.working("Trying what the tokens may do"):
+            found = operations.rights(configured.settings, view.watch)
+    lacking = any(right.verdict is Verdict.LACKS for right in found)
+    content = {"doctor": {"ok": not lacking, "rights": documents.rights(found)}}
+    output.result(call, content, screens.rights(found), label=configured.label)
+    if lacking:
+        raise typer.Exit(3)

@@ -1,0 +1,77 @@
+"""What the tokens may do, beside what clawdet needs: found out by requests that change nothing."""
+
+from collections.abc import Iterator
+
+from clawdet_cli.adapters import Clouds
+from clawdet_cli.adapters.cloudflare import (
+    DNS_EDIT,
+    SETTINGS_EDIT,
+    SETTINGS_READ,
+    SSL_EDIT,
+    TOKENS_READ,
+    ZONE_READ,
+    Cloudflare,
+)
+from clawdet_cli.adapters.hetzner import Hetzner
+from clawdet_cli.errors import ConfigError
+from clawdet_cli.model import Right, Verdict
+
+HETZNER, CLOUDFLARE = "HCLOUD_TOKEN", "CLOUDFLARE_API_TOKEN"
+
+NEEDED = {
+    DNS_EDIT: "to point names at servers",
+    SSL_EDIT: "to have the servers' certificates signed",
+}
+OPTIONAL = {SETTINGS_READ: "without it the SSL mode is not checked: it must be Full (strict)"}
+UNWANTED = {
+    SETTINGS_EDIT: "it could switch off what keeps the zone's traffic safe; clawdet only reads",
+    TOKENS_READ: "it could look at your other tokens",
+}
+
+
+def rights(clouds: Clouds, zone_name: str) -> list[Right]:
+    """Judge both tokens. A token that is refused is a row too, so that the other one is judged all the same."""
+    return [*_of_hetzner(clouds.hetzner), *_of_cloudflare(clouds.cloudflare, zone_name)]
+
+
+def _of_hetzner(hetzner: Hetzner) -> Iterator[Right]:
+    try:
+        hetzner.check()
+    except ConfigError as refused:
+        yield Right(HETZNER, "Read", Verdict.LACKS, refused.what)
+        return
+    yield Right(HETZNER, "Read", Verdict.HAS, "to find servers, keys and firewalls")
+    verdict = Verdict.HAS if hetzner.may_write() else Verdict.LACKS
+    yield Right(HETZNER, "Write", verdict, "to order and delete them")
+    foreign = [server for server in hetzner.all_servers() if server.labels.get("managed-by") != "clawdet"]
+    if foreign:
+        # Hetzner's tokens cannot be narrowed: a project is all that bounds them.
+        text = f"it reaches {len(foreign)} servers that are not clawdet's: give clawdet a project of its own"
+        yield Right(HETZNER, "the whole project", Verdict.TOO_MUCH, text)
+
+
+def _of_cloudflare(cloudflare: Cloudflare, zone_name: str) -> Iterator[Right]:
+    try:
+        cloudflare.check()
+        zone = cloudflare.zone(zone_name)
+    except ConfigError as refused:
+        yield Right(CLOUDFLARE, ZONE_READ, Verdict.LACKS, refused.what)
+        return
+    if zone is None:
+        yield Right(CLOUDFLARE, ZONE_READ, Verdict.LACKS, f"it sees no zone {zone_name}: none there, or not within it")
+        return
+    yield Right(CLOUDFLARE, ZONE_READ, Verdict.HAS, f"to find {zone_name}")
+    for right, text in NEEDED.items():
+        yield Right(CLOUDFLARE, right, Verdict.HAS if cloudflare.may(right, zone) else Verdict.LACKS, text)
+    for right, text in OPTIONAL.items():
+        has = cloudflare.may(right, zone)
+        yield Right(
+            CLOUDFLARE, right, Verdict.HAS if has else Verdict.GOES_WITHOUT, "to check the SSL mode" if has else text
+        )
+    for right, text in UNWANTED.items():
+        if cloudflare.may(right, zone):
+            yield Right(CLOUDFLARE, right, Verdict.TOO_MUCH, text)
+    others = [name for name in cloudflare.zone_names() if name != zone_name]
+    if others:
+        named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        yield Right(CLOUDFLARE, "other zones", Verdict.TOO_MUCH, f"it reaches {named}: clawdet needs {zone_name} alone")
