@@ -15,7 +15,8 @@ from typing import Any
 from clawdet_cli import pins
 from clawdet_cli.errors import ConfigError, GuestError
 from clawdet_cli.model import Device, Devices, Instance
-from clawdet_cli.settings import Secret, Settings
+from clawdet_cli.secret import Secret
+from clawdet_cli.settings import Settings
 
 SCRIPT_NAME = "provision-openclaw.sh"
 INSTALLED_SCRIPT = f"/usr/local/lib/clawdet/{SCRIPT_NAME}"

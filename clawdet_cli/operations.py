@@ -34,7 +34,8 @@ from clawdet_cli.model import (
     now_text,
 )
 from clawdet_cli.private import private_folder, write_private
-from clawdet_cli.settings import Secret, Settings
+from clawdet_cli.secret import Secret
+from clawdet_cli.settings import Settings
 from clawdet_cli.state import State
 
 if TYPE_CHECKING:
@@ -91,11 +92,11 @@ def provision(settings: Settings, user: str, watch: Watcher, approve: Callable[[
     with _database(settings, user) as state, _leased(settings, state, user, "provision", watch):
         # Only now: what was read before the lease may be what another command has changed since.
         instance = _known_or_new(settings, state, user)
-        with _logged(settings, user, "provision", watch) as (watching, hidden):
+        with _logged(settings, user, "provision", watch) as watching:
             recorded = state.instance(user)
             if recorded is None or recorded.run_id != instance.run_id:
                 state.add(instance)
-            with _run(settings, instance, state, watching, approve=approve, hidden=hidden) as run:
+            with _run(settings, instance, state, watching, approve=approve) as run:
                 _recover(run, on_failure=Status.FAILED)
                 if instance.status == Status.COMPLETE and _still_complete(run):
                     changed = set(run.steps_done) - {"gateway-ready", "promises"}
@@ -115,8 +116,8 @@ def verify(settings: Settings, user: str, watch: Watcher) -> Instance:
     with _database(settings, user) as state:
         instance = _recorded(state, user)
         with (
-            _logged(settings, user, "verify", watch) as (watching, hidden),
-            _run(settings, instance, state, watching, hidden=hidden) as run,
+            _logged(settings, user, "verify", watch) as watching,
+            _run(settings, instance, state, watching) as run,
         ):
             state.save_checks(instance, six_checks(run, patience=0))
         return _recorded(state, user)
@@ -158,12 +159,12 @@ def destroy(settings: Settings, user: str, watch: Watcher) -> Destroyed:
     with (
         _database(settings, user) as state,
         _leased(settings, state, user, "destroy", watch),
-        _logged(settings, user, "destroy", watch) as (watching, hidden),
+        _logged(settings, user, "destroy", watch) as watching,
     ):
         instance = _recorded_or_adopted(settings, state, user, add=True)
         if instance is None or instance.status == Status.DESTROYED:
             return Destroyed(user, (), ())
-        with _run(settings, instance, state, watching, hidden=hidden) as run:
+        with _run(settings, instance, state, watching) as run:
             _recover(run, on_failure=Status.DESTROYING)
             execute(run, DESTROY, on_failure=Status.DESTROYING)
             run.record(status=Status.DESTROYED)
@@ -178,9 +179,9 @@ def refresh_firewall(settings: Settings, watch: Watcher) -> Firewall | None:
     with (
         _database(settings) as state,
         _leased(settings, state, PROJECT, "firewall refresh", watch),
-        _logged(settings, PROJECT, "firewall", watch) as (watching, hidden),
+        _logged(settings, PROJECT, "firewall", watch) as watching,
         # Of the project, not of a user: this instance is never recorded, and only the journal knows its name.
-        _run(settings, _blank(settings, PROJECT, settings.zone or ""), state, watching, hidden=hidden) as run,
+        _run(settings, _blank(settings, PROJECT, settings.zone or ""), state, watching) as run,
     ):
         recover(run)
         hetzner = run.clouds.hetzner
@@ -240,13 +241,13 @@ def rebuild(settings: Settings, users: Sequence[str], watch: Watcher) -> list[In
         for instance in lost:
             with (
                 _leased(settings, state, instance.user, "state rebuild", watch),
-                _logged(settings, instance.user, "rebuild", watch) as (watching, hidden),
+                _logged(settings, instance.user, "rebuild", watch) as watching,
             ):
                 known = state.instance(instance.user)
                 if known is not None and known.status != Status.DESTROYED:
                     continue
                 state.add(instance)
-                with _run(settings, instance, state, watching, hidden=hidden) as run:
+                with _run(settings, instance, state, watching) as run:
                     execute(run, REBUILD, on_failure=Status.FAILED)
                     run.record(error=instance.error)
                 rebuilt.append(_recorded(state, instance.user))
@@ -308,10 +309,10 @@ def approve(settings: Settings, user: str, request: str | None, watch: Watcher) 
     with (
         _database(settings, user) as state,
         _leased(settings, state, user, "approve", watch),
-        _logged(settings, user, "approve", watch) as (watching, hidden),
+        _logged(settings, user, "approve", watch) as watching,
     ):
         instance = _recorded(state, user)
-        with _run(settings, instance, state, watching, hidden=hidden) as run:
+        with _run(settings, instance, state, watching) as run:
             _recover(run, on_failure=instance.status)
             chosen = request or pairing.only_request(run)
             return pairing.let_in(run, chosen) if chosen else None
@@ -375,18 +376,16 @@ def _leased(settings: Settings, state: State, user: str, verb: str, watch: Watch
 
 
 @contextmanager
-def _logged(settings: Settings, user: str, verb: str, watch: Watcher) -> Iterator[tuple[Watcher, list[Secret]]]:
+def _logged(settings: Settings, user: str, verb: str, watch: Watcher) -> Iterator[Watcher]:
     """Write the run's log, and name it in a failure."""
-    tokens = (settings.hetzner_token, settings.cloudflare_token)
-    hidden = [secret for secret in tokens if secret] + list(settings.provider_keys.values())
-    with runlog.RunLog(settings.state_dir, user, verb, hidden) as log:
+    with runlog.RunLog(settings.state_dir, user, verb) as log:
 
         def both(event: Event) -> None:
             log.write(event)
             watch(event)
 
         try:
-            yield both, hidden
+            yield both
         except BaseException as error:
             log.failure(error)
             if isinstance(error, ClawdetError):
@@ -419,12 +418,12 @@ def _mend(settings: Settings, state: State, seen: Instance, findings: Sequence[F
 
     with (
         _leased(settings, state, seen.user, "reconcile", watch),
-        _logged(settings, seen.user, "reconcile", watch) as (watching, hidden),
+        _logged(settings, seen.user, "reconcile", watch) as watching,
     ):
         instance = state.instance(seen.user)
         if instance is None or instance.updated_at != seen.updated_at:
             return
-        with _run(settings, instance, state, watching, hidden=hidden) as run:
+        with _run(settings, instance, state, watching) as run:
             _recover(run, on_failure=instance.status)
             execute(run, [mending(run.instance.status, findings)], on_failure=instance.status)
 
@@ -462,7 +461,6 @@ def _run(
     watch: Watcher,
     *,
     approve: Callable[[Plan], bool] = lambda _: True,
-    hidden: list[Secret] | None = None,
 ) -> "Run":
     from clawdet_cli.adapters import connect
     from clawdet_cli.stages.runner import Run
@@ -481,7 +479,6 @@ def _run(
         watch=watch,
         deadline=deadline,
         approve=approve,
-        secrets=hidden,
     )
     return run
 

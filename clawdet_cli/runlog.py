@@ -3,7 +3,6 @@
 import os
 import re
 import traceback
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +11,7 @@ from typing import Self
 from clawdet_cli.errors import StateError
 from clawdet_cli.model import Event, now_text
 from clawdet_cli.private import private_folder
-from clawdet_cli.settings import Secret
+from clawdet_cli.secret import hide
 
 KEPT_LOGS = 50
 """Older ones of the same folder are deleted."""
@@ -21,9 +20,7 @@ KEPT_LOGS = 50
 class RunLog:
     """A file under the state folder, one line for each event."""
 
-    def __init__(self, folder: Path, user: str, verb: str, secrets: Sequence[Secret]) -> None:
-        # The caller's own list: what is added to it during the run is masked from then on.
-        self._secrets = secrets
+    def __init__(self, folder: Path, user: str, verb: str) -> None:
         stamp = re.sub(r"[^0-9]", "", now_text())[:17]
         self.path = folder / "logs" / f"{stamp}-{verb}-{user}-{os.getpid()}.log"
         try:
@@ -48,11 +45,8 @@ class RunLog:
 
     def text(self, text: str) -> None:
         """Write text as it is, but for secrets."""
-        # The longest first: a secret that begins like another would otherwise leave its tail readable.
-        for secret in sorted((secret.reveal() for secret in self._secrets), key=len, reverse=True):
-            text = text.replace(secret, "***")
         try:
-            self._file.write(text.rstrip() + "\n")
+            self._file.write(hide(text.rstrip()) + "\n")
         except OSError:
             # A full disk must not stop a run that has resources to look after; the database will say it.
             return

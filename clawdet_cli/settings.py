@@ -14,6 +14,7 @@ from typing import Any
 import platformdirs
 
 from clawdet_cli.errors import ConfigError
+from clawdet_cli.secret import Secret
 
 HETZNER_URL = "https://api.hetzner.cloud/v1"
 CLOUDFLARE_URL = "https://api.cloudflare.com/client/v4"
@@ -28,24 +29,6 @@ CLOUDFLARE_HOW_TO = (
 
 PROVIDERS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "XAI_API_KEY", "OPENROUTER_API_KEY")
 """The variables that hold providers' keys; where several are set, the first decides the default model."""
-
-
-class Secret:
-    """A value that must not be seen: its text is masked wherever it is printed."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """Give the value, for the one call that needs it."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret('***')"
-
-    __str__ = __repr__
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from clawdet_cli import stopping
 from clawdet_cli.errors import RecordError, StateError
 from clawdet_cli.model import Check, Effect, EffectOutcome, Instance, StageRun, Status, now_text
 from clawdet_cli.private import private_folder
+from clawdet_cli.secret import hide
 
 MIGRATIONS: Sequence[str] = (
     """
@@ -63,6 +64,22 @@ MIGRATIONS: Sequence[str] = (
 """Append only: a released migration is never edited, because databases exist that ran it."""
 
 _COLUMNS = tuple(field.name for field in fields(Instance) if field.name not in {"checks", "stages", "open_effects"})
+
+
+class _Masking(sqlite3.Connection):
+    """Keeps secrets out of the database, whoever's words they came in."""
+
+    def execute(self, statement: str, values: Any = (), /) -> sqlite3.Cursor:
+        """Run a statement with what may be kept of its values."""
+        return super().execute(statement, _masked(values))
+
+    def executemany(self, statement: str, rows: Any, /) -> sqlite3.Cursor:
+        """Run a statement for each row."""
+        return super().executemany(statement, map(_masked, rows))
+
+
+def _masked(values: Sequence[Any]) -> list[Any]:
+    return [hide(value) if isinstance(value, str) else value for value in values]
 
 
 class State:
@@ -242,7 +259,7 @@ class State:
             return self._connection.execute(query, values).fetchall()
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=5.0, isolation_level=None)
+        connection = sqlite3.connect(self.path, timeout=5.0, isolation_level=None, factory=_Masking)
         connection.row_factory = sqlite3.Row
         try:
             connection.execute("PRAGMA journal_mode = WAL")

@@ -18,7 +18,8 @@ from clawdet_cli.adapters.cloudflare_refusals import NOT_ALLOWED, TAKEN, refusal
 from clawdet_cli.adapters.retry import Lost, NotYet, Watch, ask, change
 from clawdet_cli.errors import CloudError, ConfigError, StateError
 from clawdet_cli.model import Certificate, Deadline, DnsRecord, Zone
-from clawdet_cli.settings import CLOUDFLARE_HOW_TO, Secret
+from clawdet_cli.secret import Secret
+from clawdet_cli.settings import CLOUDFLARE_HOW_TO
 
 T = TypeVar("T")
 

@@ -24,7 +24,7 @@ from clawdet_cli.adapters.retry import Watch
 from clawdet_cli.adapters.websocket import WebSocket
 from clawdet_cli.errors import GuestError
 from clawdet_cli.model import Deadline
-from clawdet_cli.settings import Secret
+from clawdet_cli.secret import Secret
 
 MOST_BODY = 1024 * 1024
 """Bytes of an answer that are read."""

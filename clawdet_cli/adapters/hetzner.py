@@ -33,7 +33,7 @@ from clawdet_cli.adapters.hetzner_refusals import CONSOLE, refusal
 from clawdet_cli.adapters.retry import Lost, NotYet, Watch, ask, change, until
 from clawdet_cli.errors import CloudError, ConfigError, StateError
 from clawdet_cli.model import Deadline, Firewall, FirewallRule, Server, ServerOffer, ServerOrder, SshKey
-from clawdet_cli.settings import Secret
+from clawdet_cli.secret import Secret
 
 T = TypeVar("T")
 

@@ -129,9 +129,7 @@ def _report(error: BaseException, call: LocalCall) -> int:
     failure = _shaped(error)
     steps = [call.pasteable(step) for step in failure.next_steps]
     if failure.kind == "bug" and call.debug:
-        import traceback  # not above: it is rarely needed, and takes long to load
-
-        traceback.print_exception(error)
+        output.traceback_of(error)
     content = documents.document(**({"sandbox": True} if call.labelled else {}), error=documents.error(failure, steps))
     output.failure(
         screens.failure(failure, steps, sandbox=call.labelled), content, as_json=call.json, as_events=call.events

@@ -18,6 +18,7 @@ from clawdet_cli.cli import documents
 from clawdet_cli.cli.options import LocalCall
 from clawdet_cli.errors import UsageError
 from clawdet_cli.model import Event, now_text
+from clawdet_cli.secret import hide
 
 SANDBOX_BANNER = "SANDBOX: emulated clouds on this machine. Nothing here is real, and nothing is billed."
 
@@ -36,7 +37,7 @@ _ESCAPES = re.compile(
 
 def clean(text: str) -> str:
     """Make text from elsewhere harmless for a terminal: one line, without control characters."""
-    return _ESCAPES.sub("", re.sub(r"[\t\r\n]+", " ", text))
+    return hide(_ESCAPES.sub("", re.sub(r"[\t\r\n]+", " ", text)))
 
 
 def paint_for(stream: TextIO) -> Paint:
@@ -194,9 +195,22 @@ def print_json(content: documents.Document) -> None:
 def secret(call: LocalCall, name: str, text: str) -> None:
     """Print a secret that was asked for, alone on stdout, so that it can be piped."""
     if call.json:
-        result(call, {name: text}, lambda _: [])
+        revealing(call, {name: text})
     else:
-        _out(text)
+        _past_the_filter(text)
+
+
+def revealing(call: LocalCall, content: documents.Document) -> None:
+    """Print a document with the secrets that were asked for."""
+    labelled = {"sandbox": True} if call.labelled else {}
+    _past_the_filter(json.dumps({**documents.document(), **labelled, **content}))
+
+
+def traceback_of(error: BaseException) -> None:
+    """Write a traceback to stderr, for who asked for it."""
+    import traceback  # not above: it is rarely needed, and takes long to load
+
+    _err("".join(traceback.format_exception(error)).rstrip())
 
 
 def failure(screen: Screen, content: documents.Document, *, as_json: bool, as_events: bool) -> None:
@@ -227,10 +241,14 @@ def duration(seconds: float) -> str:
 
 
 def _out(text: str) -> None:
+    _past_the_filter(hide(text))
+
+
+def _past_the_filter(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def _err(text: str) -> None:
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(hide(text) + "\n")
     sys.stderr.flush()

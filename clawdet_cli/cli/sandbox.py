@@ -220,7 +220,10 @@ def _show(call: LocalCall, found: dict[str, Any]) -> None:
         yield ""
         yield "Next: " + call.pasteable("clawdet provision alice --sandbox")
 
-    output.result(call, described, screen)
+    if call.json:
+        output.revealing(call, described)  # the sandbox's own tokens, for programs that try something in it
+    else:
+        output.result(call, described, screen)
 
 
 def _up(call: LocalCall, view: View, *, install_tools: bool = False, **wanted: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from clawdet_cli.cli.help import HelpCommand
 from clawdet_cli.cli.options import Call, User, with_call
 from clawdet_cli.errors import ConfigError
 from clawdet_cli.model import checked_user
+from clawdet_cli.secret import public_environment
 
 HELP = """Open a shell on a user's VPS as root, or run a command there.
 
@@ -61,7 +62,7 @@ def ssh(
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        os.execvp(argv[0], argv)  # noqa: S606 - no shell is wanted
+        os.execvpe(argv[0], argv, public_environment())  # noqa: S606 - no shell is wanted
     except FileNotFoundError as error:
         raise ConfigError(
             f"The OpenSSH client '{argv[0]}' is not installed on this machine.",

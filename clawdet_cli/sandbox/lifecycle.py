@@ -157,7 +157,7 @@ def _start(files: Files, arguments: list[str]) -> SandboxInfo:
             stdout=subprocess.PIPE,
             stderr=log,
             cwd="/",  # the folder it was called from may be unmounted or deleted one day
-            env=os.environ | {"PYTHONPATH": search_path},
+            env=_without_secrets(os.environ) | {"PYTHONPATH": search_path},
             start_new_session=True,
             text=True,
             check=True,
@@ -252,3 +252,8 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Leave out what the caller may have set for the real clouds: a sandbox outlives its caller."""
+    return {name: value for name, value in environment.items() if not name.endswith(("_TOKEN", "_KEY", "_SECRET"))}

@@ -33,7 +33,7 @@ from clawdet_cli.model import (
     Zone,
     now_text,
 )
-from clawdet_cli.settings import Secret, Settings
+from clawdet_cli.settings import Settings
 from clawdet_cli.state import State
 
 
@@ -60,7 +60,6 @@ class Run:
         watch: Watcher,
         deadline: Deadline,
         approve: Callable[[Plan], bool] = lambda _: True,
-        secrets: list[Secret] | None = None,
     ) -> None:
         self.instance = instance
         self.settings = settings
@@ -69,8 +68,6 @@ class Run:
         self.watch = watch
         self.deadline = deadline
         self.approve = approve
-        self.secrets = secrets if secrets is not None else []
-        """What the run log masks; a stage that learns a secret adds it."""
         self.stage = ""
         self.zone: Zone | None = None
         """Set by the first stage of each list."""

@@ -19,7 +19,7 @@ from clawdet_cli.adapters.edge import (
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import ClawdetError, GuestError
 from clawdet_cli.model import Check, Deadline, now_text
-from clawdet_cli.settings import Secret
+from clawdet_cli.secret import Secret
 from clawdet_cli.stages.runner import Run
 
 NONCE_PATH = "/.well-known/clawdet-nonce"
@@ -56,9 +56,7 @@ class _Evidence:
 
     def token(self) -> Secret:
         """Read the gateway token; it is used for one request and forgotten."""
-        token = bootstrap.parse_token(self._on_vps("token"))
-        self.run.secrets.append(token)
-        return token
+        return bootstrap.parse_token(self._on_vps("token"))
 
     def nonce(self) -> str:
         """Put a fresh nonce on the VPS, which only this machine can then serve."""

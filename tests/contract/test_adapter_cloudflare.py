@@ -20,7 +20,7 @@ from clawdet_cli.sandbox.authority import Authority
 from clawdet_cli.sandbox.cloudflare import state as account
 from clawdet_cli.sandbox.cloudflare.api import cloudflare_app
 from clawdet_cli.sandbox.faults import Faults
-from clawdet_cli.settings import Secret
+from clawdet_cli.secret import Secret
 from tests.contract.served import Served
 
 ZONE, HOST, IPV4, COMMENT = "clawdet.test", "alice.clawdet.test", "127.18.0.1", "clawdet:alice:abcdefghijkl"

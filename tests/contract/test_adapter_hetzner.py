@@ -13,7 +13,7 @@ from clawdet_cli.adapters import retry
 from clawdet_cli.adapters.hetzner import Hetzner
 from clawdet_cli.errors import CloudError, ConfigError, SoldOutError, StateError, WaitError
 from clawdet_cli.model import Deadline, FirewallRule, ServerOrder
-from clawdet_cli.settings import Secret
+from clawdet_cli.secret import Secret
 from tests.contract.hetzner_emulator import FOREVER, READ_ONLY, TOKEN, Emulator, eventually, public_key
 
 LABELS = {"managed-by": "clawdet", "user": "alice", "run": "abcdefghijkl"}

@@ -9,7 +9,7 @@ from clawdet_cli.adapters import Clouds
 from clawdet_cli.adapters.cloudflare import Cloudflare
 from clawdet_cli.adapters.hetzner import Hetzner
 from clawdet_cli.model import Deadline, Verdict
-from clawdet_cli.settings import Secret
+from clawdet_cli.secret import Secret
 from clawdet_cli.stages import doctor
 from tests.e2e.operator import Operator, Said
 

@@ -29,7 +29,8 @@ from clawdet_cli.model import (
     Watcher,
     now_text,
 )
-from clawdet_cli.settings import Secret, Settings
+from clawdet_cli.secret import Secret
+from clawdet_cli.settings import Settings
 
 OFFERS = (
     ServerOffer("cpx22", "nbg1", "x86", 2, 4.0, 80, Decimal("19.99"), available=True),

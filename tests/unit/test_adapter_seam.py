@@ -9,7 +9,7 @@ from clawdet_cli import settings
 from clawdet_cli.adapters import connect
 from clawdet_cli.errors import ConfigError
 from clawdet_cli.model import Deadline
-from clawdet_cli.settings import Secret
+from clawdet_cli.secret import Secret
 
 HEAVY = ("hcloud", "cloudflare", "paramiko", "requests", "httpx", "tenacity")
 

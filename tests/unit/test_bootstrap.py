@@ -16,7 +16,8 @@ from clawdet_cli import bootstrap, pins
 from clawdet_cli.bootstrap import ScriptLine, UnitState, parse_follow, parse_line
 from clawdet_cli.errors import ConfigError, GuestError
 from clawdet_cli.model import Instance, Status
-from clawdet_cli.settings import Secret, Settings, load
+from clawdet_cli.secret import Secret
+from clawdet_cli.settings import Settings, load
 
 ODD_FOLDER = "/run/clawdet/it's; $(id) here"
 KEY = "sk-0123456789abcdef"

@@ -270,7 +270,7 @@ def test_ssh_leaves_the_remote_command_alone(
     fake: FakeOperations, monkeypatch: pytest.MonkeyPatch, argv: list[str], remote: list[str]
 ) -> None:
     executed: list[list[str]] = []
-    monkeypatch.setattr(os, "execvp", lambda _file, words: executed.append(words))
+    monkeypatch.setattr(os, "execvpe", lambda _file, words, _environment: executed.append(words))
     assert cli.main(["ssh", *argv]) == 0
     assert executed == [["echo", "alice", *remote]]
     assert fake.asked == [("ssh_command", "alice", *remote)]

@@ -1,0 +1,116 @@
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from clawdet_cli import cli, secret
+from clawdet_cli.cli import output
+from clawdet_cli.errors import CloudError
+from clawdet_cli.model import Check
+from clawdet_cli.secret import Secret, hide
+from clawdet_cli.state import State
+from tests.unit.fake_operations import FakeOperations, an_instance
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secret, "_known", set())
+
+
+def test_what_is_a_secret_is_masked_and_nothing_else() -> None:
+    Secret("one-secret-value")
+    assert hide("Bearer one-secret-value, one-secret") == "Bearer ***, one-secret"
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_a_secret_that_begins_like_another_leaves_no_tail(turn: int) -> None:
+    for value in ["abcdefgh", "abcdefgh-and-more"][::turn]:
+        Secret(value)
+    assert hide("abcdefgh-and-more abcdefgh") == "*** ***"
+
+
+def test_it_is_masked_in_json_and_in_addresses_too() -> None:
+    value = 'odd "secret" \\ with /?&ü'
+    Secret(value)
+    assert value not in hide(value)
+    assert json.loads(hide(json.dumps({"text": f"a {value} b"}))) == {"text": "a *** b"}
+    assert (
+        hide("https://x.test/?key=odd%20%22secret%22%20%5C%20with%20%2F%3F%26%C3%BC&y") == "https://x.test/?key=***&y"
+    )
+
+
+def test_what_is_too_short_to_be_a_secret_is_left() -> None:
+    Secret("the")
+    assert hide("the other") == "the other"
+
+
+def test_a_secret_says_nothing_of_itself() -> None:
+    assert [str(Secret("abcdefghi")), repr(Secret("abcdefghi")), f"{Secret('abcdefghi')}"] == ["Secret('***')"] * 3
+
+
+def test_a_secret_that_a_cloud_repeats_is_shown_nowhere(
+    fake: FakeOperations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Secret("hcloud-canary-0123")
+
+    def echo(_user: str) -> None:
+        # Also split by what a terminal would not show.
+        raise CloudError("refused: hcloud-canary-0123", details=["header hcloud-\x1b[0mcanary-0123"])
+
+    fake.during = echo
+    for flags in ([], ["--json"], ["--events"], ["--quiet"], ["--debug"]):
+        assert cli.main(["verify", "alice", "--zone", "example.com", *flags]) == 5
+        out, err = capsys.readouterr()
+        assert "hcloud-canary-0123" not in out + err
+        assert "***" in out + err
+
+
+def test_the_traceback_of_a_bug_is_masked(fake: FakeOperations, capsys: pytest.CaptureFixture[str]) -> None:
+    Secret("hcloud-canary-0123")
+
+    def fail(_user: str) -> None:
+        raise RuntimeError("hcloud-canary-0123 was not expected")
+
+    fake.during = fail
+    assert cli.main(["verify", "alice", "--zone", "example.com", "--debug"]) == 1
+    err = capsys.readouterr().err
+    assert "RuntimeError: *** was not expected" in err
+    assert "hcloud-canary-0123" not in err
+
+
+def test_what_was_asked_for_is_shown(fake: FakeOperations, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["token", "alice", "--zone", "example.com"]) == 0
+    assert capsys.readouterr().out == "token-of-alice\n"
+    assert fake.asked == [("token", "alice")]
+
+
+def test_the_database_holds_none(tmp_path: Path) -> None:
+    Secret("hcloud-canary-0123")
+    instance = an_instance(error="said hcloud-canary-0123")
+    state = State(tmp_path / "clawdet.db")
+    state.add(instance)
+    state.record("alice", error="once more hcloud-canary-0123")
+    state.save_checks(instance, [Check("server", False, "saw hcloud-canary-0123", "now")])
+    effect = state.begin_effect(instance, "s", "put_nonce", "of hcloud-canary-0123", {"to": "hcloud-canary-0123"})
+    with closing(state):
+        assert state.open_effects("alice")[0].data == {"to": "***"}
+    assert effect.id == 1
+    with closing(sqlite3.connect(tmp_path / "clawdet.db")) as database:
+        dump = "\n".join(database.iterdump())
+    assert dump.count("***") >= 4
+    assert "canary" not in dump
+
+
+def test_other_programs_are_given_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HCLOUD_TOKEN", "CLOUDFLARE_API_TOKEN", "ANTHROPIC_API_KEY", "SOME_SECRET"):
+        monkeypatch.setenv(name, "canary")
+    monkeypatch.setenv("TERM", "xterm")
+    given = secret.public_environment()
+    assert (given["TERM"], "canary" in given.values()) == ("xterm", False)
+
+
+def test_the_live_view_shows_none() -> None:
+    Secret("hcloud-canary-0123")
+    assert output.clean("asked with hcloud-\x00canary-0123") == "asked with ***"
