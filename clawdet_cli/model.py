@@ -37,9 +37,14 @@ def checked_user(name: str) -> str:
     At most 40 characters: server name, labels and the DNS comment of a free zone (100) hold it and the run id.
     Raises UsageError with the rule.
     """
-    if not _USER.fullmatch(name) or name.startswith("xn--") or name in RESERVED_USERS:
+    if not is_user(name):
         raise UsageError(f"{name!r} cannot be a user name: {USER_RULE}.", next_steps=["clawdet provision alice"])
     return name
+
+
+def is_user(name: str) -> bool:
+    """Say whether a text can be a user name."""
+    return bool(_USER.fullmatch(name)) and not name.startswith("xn--") and name not in RESERVED_USERS
 
 
 def now_text() -> str:
@@ -172,12 +177,28 @@ class DnsRecord:
 
 
 _COMMENT = re.compile(r"clawdet:([a-z0-9-]+):([a-z0-9]{12})", re.ASCII)
+_RUN = re.compile(r"[a-z0-9]{12}", re.ASCII)
+ZONE = re.compile(r"(?=.{3,200}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]", re.ASCII)
 
 
 def maker_of(comment: str) -> tuple[str, str] | None:
     """Give the user and the run that a record's comment names; None for a comment that is not clawdet's."""
     match = _COMMENT.fullmatch(comment)
-    return None if match is None else (match[1], match[2])
+    return None if match is None or not is_user(match[1]) else (match[1], match[2])
+
+
+def maker_by_labels(labels: Mapping[str, str]) -> tuple[str, str] | None:
+    """Give the user and the run that a server's labels name; None for labels that clawdet does not write."""
+    user, run = str(labels.get("user")), str(labels.get("run"))
+    if labels.get("managed-by") != "clawdet" or not is_user(user) or not _RUN.fullmatch(run):
+        return None
+    return user, run
+
+
+def zone_by_labels(labels: Mapping[str, str]) -> str | None:
+    """Give the zone that a server's labels name, if it can be one."""
+    zone = str(labels.get("zone"))
+    return zone if ZONE.fullmatch(zone) else None
 
 
 @dataclass(frozen=True)

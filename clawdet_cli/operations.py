@@ -30,8 +30,10 @@ from clawdet_cli.model import (
     Status,
     Watcher,
     checked_user,
+    maker_by_labels,
     maker_of,
     now_text,
+    zone_by_labels,
 )
 from clawdet_cli.private import private_folder, write_private
 from clawdet_cli.secret import Secret
@@ -544,7 +546,8 @@ def _recorded_or_adopted(settings: Settings, state: State, user: str, *, add: bo
     runs = [maker[1] for maker in makers if maker is not None and maker[0] == user]
     if server is not None:
         labels = dict(server.labels)
-        if labels.get("managed-by") != "clawdet" or labels.get("user") != user or not labels.get("run"):
+        maker = maker_by_labels(labels)
+        if maker is None or maker[0] != user:
             if instance is not None and instance.status != Status.DESTROYED:
                 return instance
             raise StateError(
@@ -552,8 +555,7 @@ def _recorded_or_adopted(settings: Settings, state: State, user: str, *, add: bo
                 " it was not touched.",
                 next_steps=["look at it in the Hetzner console"],
             )
-        zone_name = labels.get("zone", blank.zone)
-        adopted = _adopted(replace(blank, zone=zone_name), labels["run"], server)
+        adopted = _adopted(replace(blank, zone=zone_by_labels(labels) or blank.zone), maker[1], server)
     elif runs:
         adopted = _adopted(blank, runs[0], None)
     else:

@@ -14,6 +14,7 @@ from typing import Any
 import platformdirs
 
 from clawdet_cli.errors import ConfigError
+from clawdet_cli.model import ZONE
 from clawdet_cli.secret import Secret
 
 HETZNER_URL = "https://api.hetzner.cloud/v1"
@@ -117,7 +118,6 @@ class Settings:
         )
 
 
-_ZONE = re.compile(r"(?=.{3,200}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]", re.ASCII)
 _WORD = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}", re.ASCII)
 _VERSION = re.compile(r"\d{4}\.\d{1,2}\.\d{1,3}", re.ASCII)
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._:@-]*)+", re.ASCII)
@@ -208,12 +208,12 @@ def load(
     if sandbox is not None:
         state_dir /= "sandbox"
         zone = flags.get("zone") or sandbox["zone"]
-        zone = _matching(zone, _ZONE, "a domain name in lower case", "--zone")
+        zone = _matching(zone, ZONE, "a domain name in lower case", "--zone")
         hetzner_token = Secret(sandbox["hetzner_token"])
         cloudflare_token = Secret(sandbox["cloudflare_token"])
         endpoints = _sandbox_endpoints(sandbox)
     else:
-        zone = lookup.text("zone", "CLAWDET_ZONE", _ZONE, "a domain name in lower case, such as example.com")
+        zone = lookup.text("zone", "CLAWDET_ZONE", ZONE, "a domain name in lower case, such as example.com")
         hetzner_token = lookup.secret("hcloud_token", "HCLOUD_TOKEN")
         cloudflare_token = lookup.secret("cloudflare_api_token", "CLOUDFLARE_API_TOKEN")
         endpoints = Endpoints()

@@ -3,16 +3,19 @@
 The SDK's own retries are off: they repeat a POST whose answer was lost without looking first.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_network
 from typing import Any, Literal, TypeVar
 
 import cloudflare
+import httpx
 from cloudflare.types.dns import RecordResponse
 from cloudflare.types.origin_ca_certificates import OriginCACertificate
 from cloudflare.types.zones import Zone as ApiZone
 
+from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unknown_shape
 from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.cloudflare_refusals import NOT_ALLOWED, TAKEN, refusal
 from clawdet_cli.adapters.retry import Lost, NotYet, Watch, ask, change
@@ -50,6 +53,7 @@ CERTIFICATE_DAYS: Literal[5475] = 5475
 """The longest that Origin CA offers: the VPS has no credentials to renew with, and an expiry is an outage (526)."""
 
 
+@understood("Cloudflare")
 class Cloudflare:
     """A token's view of Cloudflare, within one command's deadline.
 
@@ -67,7 +71,9 @@ class Cloudflare:
             max_retries=0,
             # As for Hetzner: no ~/.netrc, and no proxy that would catch loopback.
             http_client=cloudflare.DefaultHttpxClient(
-                trust_env=False, event_hooks={"request": [lambda _: self.budget.sent()], "response": [self._account]}
+                trust_env=False,
+                follow_redirects=False,  # the API sends nobody elsewhere; whoever does is not it
+                event_hooks={"request": [lambda _: self.budget.sent()], "response": [self._account, self._bound]},
             ),
         )
         # The SDK takes these from the environment, and prefers them to the token (5.9: CLOUDFLARE_EMAIL alone is enough
@@ -369,6 +375,11 @@ class Cloudflare:
             full_in = WINDOW_SECONDS
         self.budget.answered(headers.get("x-ratelimit-limit"), headers.get("x-ratelimit-remaining"), full_in=full_in)
 
+    def _bound(self, answer: httpx.Response) -> None:
+        """Have the body read within bounds; its reader would take whatever comes."""
+        if isinstance(answer.stream, httpx.SyncByteStream):
+            answer.stream = _BoundedStream(answer.stream, Deadline.after(max(1.0, self._deadline.left())))
+
     def _call(self, what: str, right: str, call: Callable[[], T], deadline: Deadline, *, changing: bool = False) -> T:
         """Make one call; whatever goes wrong leaves as an error of ours or as NotYet."""
         self.budget.spend(changing=changing)
@@ -380,13 +391,30 @@ class Cloudflare:
             after = error.response.headers.get("retry-after")
             raise refusal(what, right, error.status_code, _errors(error), after) from None
         except cloudflare.APIConnectionError as error:
+            if isinstance(error.__cause__, TooMuchError):
+                raise unknown_shape("Cloudflare", what, error.__cause__) from None
             raise Lost(f"no answer from Cloudflare ({type(error).__name__})") from None
-        except (cloudflare.APIError, AttributeError, TypeError, ValueError) as error:
-            raise CloudError(
-                f"Asked Cloudflare to {what}, and its answer has a shape that this version of clawdet does not know.",
-                details=[f"{type(error).__name__}: {error}"],
-                next_steps=["update clawdet, or report this"],
-            ) from None
+        except (cloudflare.APIError, LookupError, AttributeError, TypeError, ValueError, RecursionError) as error:
+            raise unknown_shape("Cloudflare", what, error) from None
+
+
+class _BoundedStream(httpx.SyncByteStream):
+    def __init__(self, stream: httpx.SyncByteStream, end: Deadline) -> None:
+        self._stream = stream
+        self._end = end
+
+    def __iter__(self) -> Iterator[bytes]:
+        return bounded(self._stream, self._end)
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _id(text: object) -> str:
+    """Give an id as it is, if it can be one: it becomes a part of paths in later calls."""
+    if not isinstance(text, str) or not re.fullmatch(r"[0-9A-Za-z-]{1,64}", text, re.ASCII):
+        raise ValueError(f"{str(text)[:80]!r} is no id")
+    return text
 
 
 def _whole(answer: T | None) -> T:
@@ -415,7 +443,7 @@ def _errors(error: cloudflare.APIStatusError) -> list[tuple[int, str]]:
 
 def _zone(zone: ApiZone) -> Zone:
     return Zone(
-        id=zone.id,
+        id=_id(zone.id),
         name=zone.name,
         status=str(zone.status),
         paused=bool(zone.paused),
@@ -428,7 +456,7 @@ def _record(record: RecordResponse | None) -> DnsRecord:
     if record is None:  # not _whole(): its type variable would lose the union
         raise ValueError(_NO_RESULT)
     return DnsRecord(
-        id=record.id,
+        id=_id(record.id),
         name=record.name,
         type=record.type,
         content=str(record.content or ""),
@@ -440,7 +468,7 @@ def _record(record: RecordResponse | None) -> DnsRecord:
 
 def _certificate(certificate: OriginCACertificate) -> Certificate:
     return Certificate(
-        id=str(certificate.id),
+        id=_id(str(certificate.id)),
         hostnames=tuple(certificate.hostnames),
         csr=certificate.csr,
         pem=certificate.certificate or "",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from ipaddress import IPv4Address
 from typing import Any, TypeVar
 
 import requests
@@ -27,7 +28,9 @@ from hcloud.servers.domain import Server as ApiServer
 from hcloud.ssh_keys.client import BoundSSHKey
 from hcloud.ssh_keys.domain import SSHKey
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
 
+from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unknown_shape
 from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.hetzner_refusals import CONSOLE, refusal
 from clawdet_cli.adapters.retry import Lost, NotYet, Watch, ask, change, until
@@ -39,6 +42,7 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
+CHUNK = 65536
 CENT = Decimal("0.01")
 
 NOBODYS_ID = 2**53 - 1
@@ -55,6 +59,7 @@ MOST_POLL_SECONDS = 3.0
 ANOTHER_SERVER = "clawdet destroy USER    (then provision again: this one will not start)"
 
 
+@understood("Hetzner Cloud")
 class Hetzner:
     """A project at Hetzner Cloud, within one command's deadline.
 
@@ -72,6 +77,7 @@ class Hetzner:
         self._session = inner._session  # noqa: SLF001  # as above
         # Otherwise a ~/.netrc line for the host replaces the token, and proxy variables catch loopback.
         self._session.trust_env = False
+        self._session.max_redirects = 0  # the API sends nobody elsewhere; whoever does is not it
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, _Bounded(deadline, self.budget))
 
@@ -497,10 +503,22 @@ class _Bounded(HTTPAdapter):
         kwargs["timeout"] = (min(CONNECT_SECONDS, left), min(ANSWER_SECONDS, left))
         self._budget.sent()
         answer = super().send(request, *args, **kwargs)
+        self._read(answer, Deadline.after(left))
         limit = answer.headers.get("RateLimit-Limit")
         per_second = int(limit) / 3600 if limit is not None and limit.isdecimal() else 0.0
         self._budget.answered(limit, answer.headers.get("RateLimit-Remaining"), per_second=per_second)
         return answer
+
+    def _read(self, answer: requests.Response, end: Deadline) -> None:
+        """Read the body here, within bounds; requests would read whatever comes."""
+        raw = answer.raw
+        try:
+            body = b"".join(bounded(iter(lambda: raw.read1(CHUNK, decode_content=True), b""), end))
+        except TimeoutError as error:
+            raise requests.exceptions.ReadTimeout(error) from None
+        except HTTPError as error:
+            raise requests.exceptions.ConnectionError(error) from None
+        answer._content, answer._content_consumed = body, True  # noqa: SLF001  # where requests keeps what it has read
 
 
 def _call(what: str, call: Callable[[], T]) -> T:
@@ -509,15 +527,13 @@ def _call(what: str, call: Callable[[], T]) -> T:
         return call()
     except APIException as error:
         raise refusal(what, error.code, error.message, error.details, error.correlation_id) from None
+    except (TooMuchError, requests.exceptions.TooManyRedirects) as error:
+        raise unknown_shape("Hetzner Cloud", what, error) from None
     except requests.exceptions.RequestException as error:
         # Not str(error): it may hold the whole request, and reads like a stack trace.
         raise Lost(f"no answer from Hetzner Cloud ({type(error).__name__})") from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CloudError(
-            f"Asked Hetzner Cloud to {what}, and its answer has a shape that this version of clawdet does not know.",
-            details=[f"{type(error).__name__}: {error}"],
-            next_steps=["update clawdet, or report this"],
-        ) from error
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise unknown_shape("Hetzner Cloud", what, error) from error
 
 
 def _or_none(call: Callable[[], T]) -> T | None:
@@ -558,7 +574,8 @@ def _api_rule(rule: FirewallRule) -> ApiRule:
 
 
 def _id(thing: BoundServer | BoundSSHKey | BoundFirewall) -> int:
-    if thing.id is None:
+    # It becomes a part of paths, here and in later calls.
+    if not isinstance(thing.id, int):
         raise TypeError("it has no id")
     return thing.id
 
@@ -569,7 +586,7 @@ def _server(server: BoundServer, actions: Sequence[int] = ()) -> Server:
         id=_id(server),
         name=str(server.name),
         status=str(server.status),
-        ipv4=address.ip if address else None,
+        ipv4=str(IPv4Address(str(address.ip))) if address else None,  # it will be dialled, and stand in a command line
         server_type=str(server.server_type.name) if server.server_type else "",
         location=str(server.location.name) if server.location else "",
         labels=dict(server.labels or {}),

@@ -198,7 +198,7 @@ def reconciled(value: Reconciled, call: LocalCall) -> Screen:
             if finding.fix:
                 yield f"            --fix {finding.fix}"
             if finding.decision:
-                yield f"            {call.pasteable(finding.decision)}"
+                yield f"            {clean(call.pasteable(finding.decision))}"
         for user, holder in value.busy.items():
             yield f"{paint('at work  ', 'yellow')} {user}: {clean(holder)}; nothing of it was judged"
         for user, kinds in right.items():

@@ -16,7 +16,9 @@ from clawdet_cli.model import (
     Server,
     SshKey,
     Status,
+    maker_by_labels,
     maker_of,
+    zone_by_labels,
 )
 from clawdet_cli.stages.firewall import NAME, described, is_ours
 
@@ -310,9 +312,10 @@ def _orphaned_record(record: DnsRecord, zone: str, seen: Seen) -> Finding | None
 
 
 def _orphaned_server(server: Server, seen: Seen) -> Finding | None:
-    user, run = server.labels.get("user", ""), server.labels.get("run", "")
-    if server.labels.get("managed-by") != "clawdet" or not user or not run:
+    maker = maker_by_labels(server.labels)
+    if maker is None:
         return None
+    user, run = maker
     return Finding(
         Category.ORPHAN,
         "server",
@@ -321,7 +324,9 @@ def _orphaned_server(server: Server, seen: Seen) -> Finding | None:
         str(server.id),
         f"run {run} of {user} ordered it, and this database knows none such (another one may)",
         seen.prices.get((server.server_type, server.location)),
-        decision=_removal(user, seen, f"delete server {server.id} in the Hetzner console", server.labels.get("zone")),
+        decision=_removal(
+            user, seen, f"delete server {server.id} in the Hetzner console", zone_by_labels(server.labels)
+        ),
     )
 
 

@@ -6,8 +6,8 @@ from decimal import Decimal
 
 from clawdet_cli import bootstrap
 from clawdet_cli.adapters import Clouds, ssh
-from clawdet_cli.errors import ClawdetError, UsageError
-from clawdet_cli.model import DnsRecord, Instance, Server, Status, checked_user, maker_of, now_text
+from clawdet_cli.errors import ClawdetError
+from clawdet_cli.model import DnsRecord, Instance, Server, Status, maker_by_labels, maker_of, now_text, zone_by_labels
 from clawdet_cli.settings import Settings
 from clawdet_cli.stages.host_key import label_names
 from clawdet_cli.stages.provision import found, request_of_vps
@@ -19,7 +19,7 @@ ERROR = "rebuilt from what the clouds show, and not checked yet"
 def lost_instances(settings: Settings, clouds: Clouds, *, sandbox: bool) -> Iterator[Instance]:
     """Give an instance for each user and run that a server's labels or a record's comment name."""
     servers = [one for one in clouds.hetzner.all_servers() if one.labels.get("managed-by") == "clawdet"]
-    zones = {one.labels.get("zone") or settings.zone for one in servers} | {settings.zone}
+    zones = {zone_by_labels(one.labels) or settings.zone for one in servers} | {settings.zone}
     records: dict[str, list[DnsRecord]] = {}
     for name in filter(None, zones):
         zone = clouds.cloudflare.zone(name)
@@ -27,17 +27,17 @@ def lost_instances(settings: Settings, clouds: Clouds, *, sandbox: bool) -> Iter
     prices = clouds.hetzner.prices() if servers else {}
     made: set[str] = set()
     for server in servers:
-        user, run = server.labels.get("user", ""), server.labels.get("run", "")
-        zone_name = server.labels.get("zone") or settings.zone
-        if not _is_user(user) or not run or zone_name is None or server.name != f"clawdet-{user}":
+        labelled, zone_name = maker_by_labels(server.labels), zone_by_labels(server.labels) or settings.zone
+        if labelled is None or zone_name is None or server.name != f"clawdet-{labelled[0]}":
             continue
+        user, run = labelled
         made.add(user)
         blank = _blank(user, run, zone_name, sandbox=sandbox)
         yield _with_record(_with_server(blank, server, prices), records[zone_name])
     for zone_name, those in records.items():
         for record in those:
             maker = maker_of(record.comment)
-            if maker is not None and record.type == "A" and maker[0] not in made and _is_user(maker[0]):
+            if maker is not None and record.type == "A" and maker[0] not in made:
                 made.add(maker[0])
                 yield _with_record(_blank(*maker, zone_name, sandbox=sandbox), those)
 
@@ -88,11 +88,3 @@ def _with_server(blank: Instance, server: Server, prices: Mapping[tuple[str, str
 def _with_record(blank: Instance, records: list[DnsRecord]) -> Instance:
     own = [one for one in records if one.comment == blank.comment and one.name == blank.host and one.type == "A"]
     return replace(blank, record_id=own[0].id) if own else blank
-
-
-def _is_user(name: str) -> bool:
-    try:
-        checked_user(name)
-    except UsageError:
-        return False
-    return True

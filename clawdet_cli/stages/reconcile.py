@@ -8,7 +8,7 @@ from clawdet_cli import bootstrap
 from clawdet_cli.adapters import Clouds
 from clawdet_cli.adapters.ssh import Ssh
 from clawdet_cli.errors import ClawdetError
-from clawdet_cli.model import Category, Deadline, Finding, Instance, Server, Status
+from clawdet_cli.model import Category, Deadline, Finding, Instance, Server, Status, maker_by_labels, zone_by_labels
 from clawdet_cli.settings import Settings
 from clawdet_cli.stages import firewall
 from clawdet_cli.stages.comparison import Seen
@@ -101,7 +101,7 @@ def _point_again(run: Run, finding: Finding) -> None:
 
 def _zones(settings: Settings, instances: Sequence[Instance], servers: Sequence[Server]) -> list[str]:
     """Give the names of all zones that something of ours may be in."""
-    named = {server.labels.get("zone") for server in servers if server.labels.get("managed-by") == "clawdet"}
+    named = {zone_by_labels(server.labels) for server in servers if maker_by_labels(server.labels)}
     return sorted(filter(None, {settings.zone, *named, *(instance.zone for instance in instances)}))
 
 
