@@ -25,6 +25,12 @@ LOG_FOLDER = "/var/log/clawdet"
 MAX_NEWS = 262144
 """Bytes of log in one answer: a machine that floods its log must not fill our memory."""
 
+MOST_LOG = 8 * 1024 * 1024
+"""Bytes of log of one phase, which writes some thousands: more of it would only fill the operator's disk."""
+MOST_LINE = 1000
+MOST_VALUE, MOST_VALUES = 300, 100
+"""Characters of a line `key=value`, and lines."""
+
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 """What the VPS may say as a number: `int` refuses some of what `str.isdigit` lets through."""
 
@@ -245,8 +251,9 @@ def parse_number(text: str) -> int:
 
 
 def parse_values(text: str) -> dict[str, str]:
-    """Read `key=value` lines."""
-    return dict(line.split("=", 1) for line in text.splitlines() if re.match(r"[a-z0-9_]+=", line))
+    """Read `key=value` lines, as far as any of ours is long."""
+    lines = (line[:MOST_VALUE] for line in text.splitlines()[:MOST_VALUES])
+    return dict(line.split("=", 1) for line in lines if re.match(r"[a-z0-9_]+=", line))
 
 
 def prepare_input(settings: Settings, openclaw_version: str, architecture: str) -> tuple[bytes, dict[str, bytes]]:

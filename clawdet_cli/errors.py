@@ -9,12 +9,14 @@ class ClawdetError(Exception):
 
     kind: ClassVar[str] = "bug"
     exit_code: int = 1
+    longest: ClassVar[int] = 1000
+    """Characters of a sentence or a detail: an API's or a VPS's own words may have no end."""
 
     def __init__(self, what: str, *, next_steps: Sequence[str] = (), details: Sequence[str] = ()) -> None:
-        super().__init__(what)
-        self.what = what
+        super().__init__(what[: self.longest])
+        self.what = what[: self.longest]
         self.next_steps = tuple(next_steps)
-        self.details = tuple(details)
+        self.details = tuple(detail[: self.longest] for detail in details)
         """Evidence in lines: an API's own words, the last lines of a log."""
         self.stage: str | None = None
         """The stage in which it happened; `execute()` sets it."""

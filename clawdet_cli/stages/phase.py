@@ -82,11 +82,17 @@ class _Follower:
         state, news = bootstrap.parse_follow(answer.out)
         more = state.offset - self.offset >= bootstrap.MAX_NEWS
         self.offset = state.offset
+        if self.offset > bootstrap.MOST_LOG:
+            raise GuestError(
+                f"'{self.verb}' on the VPS has written more than {bootstrap.MOST_LOG} bytes of log: it is not read on.",
+                details=list(self.last),
+                next_steps=["clawdet destroy USER    (and provision again, if this VPS is not to be trusted)"],
+            )
         *lines, self.rest = (self.rest + news).split("\n")
         if not state.running and not more and self.rest:
             lines.append(self.rest)
         for line in lines:
-            self._take(line)
+            self._take(line[: bootstrap.MOST_LINE])
         return None if state.running or more else state
 
     def _take(self, line: str) -> None:

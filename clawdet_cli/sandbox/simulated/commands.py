@@ -73,8 +73,13 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 async def execute(guest: Guest, command: str, stdin: Stdin) -> Said:
     """Run a command that is simulated; refuse any other one by name, with exit code 127."""
-    for pattern, run in _COMMANDS:
+    for name, pattern, run in _COMMANDS:
         if match := pattern.fullmatch(command):
+            words = match.groupdict()
+            lies = guest.knobs.all()["says"]
+            for key in (words.get("simple"), words.get("named"), name):
+                if key in lies:
+                    return Said(out=str(lies[key]).replace("{end}", words.get("limit", "")).encode())
             return await run(guest, match, stdin)
     return Said(127, err=f"simulated server: this command is not simulated: {command[:500]}\n".encode())
 
@@ -218,4 +223,4 @@ _RUN: dict[str, _Run] = {
     "approve": _approve,
     "openclaw": _openclaw,
 }
-_COMMANDS = [(_compiled(pattern), _RUN[name]) for name, pattern in _PATTERNS.items()]
+_COMMANDS = [(name, _compiled(pattern), _RUN[name]) for name, pattern in _PATTERNS.items()]

@@ -13,6 +13,7 @@ KNOBS: dict[str, Any] = {
     "ssh_never": False,  # port 22 stays closed
     "ssh_wrong_host_key": False,  # another host key than the one in user_data
     "fail_step": {},  # {phase: step}, or {phase: {"step": ..., "times": n}}; a plain step fails once
+    "says": {},  # {command or verb: text}: what it answers in place of the truth; {end} is how far a log may be read
     "drop_connection_in_phase": {},  # {phase: n}: the SSH connections break when it is followed, n times
 }
 PATH = "/_sandbox/servers/knobs"
