@@ -90,7 +90,7 @@ required_keys() {
 optional_keys() {
   case $1 in
     prepare) echo caddy_archive_sha256 caddy_archive_sha512 npm_registry ;;
-    configure) echo model landing_title key_ANTHROPIC_API_KEY key_OPENAI_API_KEY key_XAI_API_KEY key_OPENROUTER_API_KEY ;;
+    configure) echo model landing_title origin_pull_ca_base64 key_ANTHROPIC_API_KEY key_OPENAI_API_KEY key_XAI_API_KEY key_OPENROUTER_API_KEY ;;
   esac
 }
 
@@ -103,7 +103,7 @@ valid_value() { # valid_value KEY VALUE
     *_sha512) [[ $2 =~ ^[0-9a-f]{128}$ ]] ;;
     host) valid_host "$2" ;;
     user | landing_title) [[ $2 =~ ^[^[:cntrl:]]{1,100}$ && $2 == *[![:space:]]* ]] ;;
-    certificate_base64) [[ ${#2} -le 60000 && $2 =~ ^[A-Za-z0-9+/]+={0,2}$ ]] ;;
+    *_base64) [[ ${#2} -le 60000 && $2 =~ ^[A-Za-z0-9+/]+={0,2}$ ]] ;;
     model) [[ -z $2 || $2 =~ ^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._:@-]*)+$ ]] ;;
     # Only characters that mean themselves in a .env file.
     key_*) [[ $2 =~ ^[A-Za-z0-9._~+/=:@-]{8,1000}$ ]] ;;
@@ -912,7 +912,6 @@ caddyfile() {
 	servers {
 		protocols h1 h2
 		strict_sni_host on
-		# The visitor's address (CF-Connecting-IP of trusted proxies) belongs here; until then the edge's address counts.
 	}
 }
 
@@ -926,7 +925,7 @@ caddyfile() {
 }
 
 https://${IN[host]} {
-	tls $TLS/origin.pem $TLS/origin.key
+	tls $TLS/origin.pem $TLS/origin.key$([[ ! -s $PULL_CA ]] || printf ' {\n\t\tclient_auth {\n\t\t\tmode require_and_verify\n\t\t\ttrust_pool file %s # %s\n\t\t}\n\t}' "$PULL_CA" "$(sha 256 "$PULL_CA")")
 	import site
 	encode zstd gzip
 
@@ -962,8 +961,18 @@ http:// {
 }
 CADDY
 }
-have_caddy_config() { [[ -f /etc/caddy/Caddyfile && "$(caddyfile)" == "$(</etc/caddy/Caddyfile)" ]]; }
+# Who must have certified the clients; empty: anybody.
+readonly PULL_CA=$TLS/pull-ca.pem
+pull_ca() {
+  case ${IN[origin_pull_ca_base64]:-} in
+    '') cat "$PULL_CA" 2>/dev/null || true ;;
+    none) ;;
+    *) printf '%s' "${IN[origin_pull_ca_base64]}" | base64 -d ;;
+  esac
+}
+have_caddy_config() { pull_ca | cmp -s - "$PULL_CA" && [[ -f /etc/caddy/Caddyfile && "$(caddyfile)" == "$(</etc/caddy/Caddyfile)" ]]; }
 do_caddy_config() {
+  pull_ca | put "$PULL_CA" 0644
   caddyfile >"$SCRATCH/Caddyfile"
   HOME=$SCRATCH quiet /usr/local/bin/caddy validate --config "$SCRATCH/Caddyfile" --adapter caddyfile
   put /etc/caddy/Caddyfile 0644 <"$SCRATCH/Caddyfile"
@@ -1026,8 +1035,11 @@ do_promises() {
   [[ -n $address ]] || die 'the machine has no IPv4 address'
   pin=$(openssl x509 -in "$TLS/origin.pem" -noout -pubkey | openssl pkey -pubin -outform DER | openssl dgst -sha256 -binary | base64)
   for path in / /app/; do
-    local_get --insecure --pinnedpubkey "sha256//$pin" --resolve "${IN[host]}:443:$address" "https://${IN[host]}$path" ||
+    if local_get --insecure --pinnedpubkey "sha256//$pin" --resolve "${IN[host]}:443:$address" "https://${IN[host]}$path"; then
+      [[ ! -s $PULL_CA ]] || die 'Caddy lets in who shows no certificate'
+    elif [[ ! -s $PULL_CA ]]; then
       die "https://${IN[host]}$path does not answer with 200 on $address"
+    fi
   done
   sleep 1
   [[ $(gateway_life) == "$life" ]] || die 'the gateway does not stay up'
@@ -1053,8 +1065,8 @@ configure() {
   step promises 'Check what was promised'
   lines=$(printf 'host=%s\nuser=%s' "${IN[host]}" "${IN[user]}")
   [[ -f $RECORD/configured && $(<"$RECORD/configured") == "$lines" ]] || put "$RECORD/configured" 0644 <<<"$lines"
-  printf '@result ok host=%s address=%s certificate_sha256=%s openclaw_version=%s\n' \
-    "${IN[host]}" "$(own_address)" "$(leaf_sha256)" "$(installed openclaw_version)"
+  printf '@result ok host=%s address=%s certificate_sha256=%s openclaw_version=%s origin_pulls=%s\n' \
+    "${IN[host]}" "$(own_address)" "$(leaf_sha256)" "$(installed openclaw_version)" "$([[ -s $PULL_CA ]] && echo on || echo off)"
 }
 
 # --- report, token, nonce ---------------------------------------------------------------------------------------------

@@ -276,6 +276,9 @@ def configure_input(settings: Settings, instance: Instance, certificate_pem: str
         "certificate_base64": base64.b64encode(certificate_pem.encode()).decode(),
         "model": settings.model or pinned.default_model(settings.provider_keys) or "",
     }
+    if settings.origin_pull_ca is not None:
+        pem = settings.origin_pull_ca.encode()
+        values["origin_pull_ca_base64"] = base64.b64encode(pem).decode() if pem else "none"
     values.update({f"key_{name}": key.reveal() for name, key in settings.provider_keys.items()})
     return _lines(values)
 

@@ -73,7 +73,8 @@ def plan(settings: Settings, user: str, watch: Watcher) -> Plan:
         clouds.hetzner.check()
         clouds.cloudflare.check()
         zone = preflight.usable_zone(clouds.cloudflare, instance.zone)
-        remark = preflight.strict_tls(clouds.cloudflare, zone)
+        remarks = [preflight.strict_tls(clouds.cloudflare, zone)]
+        remarks.append(preflight.origin_pulls(clouds.cloudflare, zone.id, settings))
         server = preflight.own_server(clouds, instance)
         record = preflight.own_record(clouds, zone, instance)
         if record is None:
@@ -81,7 +82,7 @@ def plan(settings: Settings, user: str, watch: Watcher) -> Plan:
         exists = [f"server {server.name} (id {server.id})"] if server else []
         exists += [f"DNS record {record.name} -> {record.content}"] if record else []
         offers = () if server else preflight.choose_offers(clouds, settings)
-        return preflight.make_plan(settings, instance, offers, exists, [remark] if remark else [])
+        return preflight.make_plan(settings, instance, offers, exists, [one for one in remarks if one])
 
 
 def provision(settings: Settings, user: str, watch: Watcher, approve: Callable[[Plan], bool]) -> Outcome:
@@ -451,7 +452,7 @@ def _still_complete(run: "Run") -> bool:
     if not all(check.ok for check in checks):
         run.note("it is not as it should be any more: going through all stages again")
         return False
-    if run.settings.provider_keys or run.settings.model:
+    if run.settings.provider_keys or run.settings.model or run.settings.origin_pull_ca is not None:
         execute(run, RECONFIGURE, on_failure=Status.FAILED)
     return True
 

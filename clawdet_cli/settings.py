@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import ssl
 import stat
 import tomllib
 from collections.abc import Mapping
@@ -80,6 +81,8 @@ class Settings:
     ssh_key: Path
     ssh_from: frozenset[str]
     """Networks (CIDR) that may reach SSH on the VPS; empty leaves it as it is, everywhere at first."""
+    origin_pull_ca: str | None
+    """PEM of who must have certified whoever connects to the VPS's web server; empty for nobody, None as it is."""
     timeout: float
     """Seconds for the whole command."""
     lock_wait: float
@@ -126,12 +129,14 @@ _PROVIDER_KEY = re.compile(r"[A-Za-z0-9._~+/=:@-]{8,512}", re.ASCII)
 """What means itself in an .env file. This and the model are as the script takes them: it would refuse others only
 after a server was bought."""
 
+MOST_PEM = 40_000
+"""Characters; the script takes 60,000 of base64."""
 MOST_NETWORKS = 100
 """As many as a rule of Hetzner's firewall takes."""
 
 _FILE_KEYS = frozenset(
     "zone hcloud_token cloudflare_api_token server_types locations image openclaw_version model ssh_key ssh_from"
-    " timeout lock_wait provider_keys".split()
+    " origin_pull_ca timeout lock_wait provider_keys".split()
 )
 
 
@@ -236,6 +241,7 @@ def load(
         provider_keys={name: key for name, key in keys.items() if key is not None},
         ssh_key=lookup.path("ssh_key", "CLAWDET_SSH_KEY") or state_dir / "ssh" / "id_ed25519",
         ssh_from=_networks(*lookup.find("ssh_from", "CLAWDET_SSH_FROM")),
+        origin_pull_ca=_pull_ca(*lookup.find("origin_pull_ca", "CLAWDET_ORIGIN_PULL_CA")),
         timeout=_seconds(*lookup.find("timeout", "CLAWDET_TIMEOUT"), least=1, default=900.0),
         lock_wait=_seconds(*lookup.find("lock_wait", "CLAWDET_LOCK_WAIT"), least=0, default=0.0),
     )
@@ -322,6 +328,23 @@ def _networks(value: Any, where: str) -> frozenset[str]:
             )
         found.add(str(network))
     return frozenset(found)
+
+
+def _pull_ca(value: Any, where: str) -> str | None:
+    if value is None or value == "none":
+        return None if value is None else ""
+    try:
+        text = Path(str(value)).expanduser().read_text("ascii")
+        # What cannot be read here, Caddy could not there. (Nothing at all would be taken for the system's own.)
+        ssl.create_default_context(cadata=text or "none")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{where} names {value}, which cannot be read as a certificate (PEM): {error}.",
+            next_steps=["give Cloudflare's authenticated_origin_pull_ca.pem, or 'none'"],
+        ) from None
+    if "PRIVATE KEY" in text or len(text) > MOST_PEM:
+        raise ConfigError(f"{where} names {value}, which is not the certificate of an authority alone.")
+    return text
 
 
 def _seconds(value: Any, where: str, *, least: int, default: float) -> float:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from clawdet_cli import secret
+
 _connect = socket.socket.connect
 
 
@@ -31,6 +33,8 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
         "OPENROUTER_API_KEY",
     ):
         monkeypatch.delenv(name, raising=False)
+    # What one test calls a secret may be another's plain text.
+    monkeypatch.setattr(secret, "_known", set())
     own = tmp_path_factory.mktemp("isolated")
     monkeypatch.setenv("CLAWDET_STATE", str(own / "state"))
     (own / "empty.toml").touch()

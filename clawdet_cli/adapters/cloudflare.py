@@ -160,6 +160,11 @@ class Cloudflare:
         value = self._setting(zone_id, "always_use_https")
         return None if value is None else value == "on"
 
+    def origin_pulls(self, zone_id: str) -> bool | None:
+        """Read whether the edge shows origins its certificate; None without Zone Settings Read."""
+        value = self._setting(zone_id, "tls_client_auth")
+        return None if value is None else value == "on"
+
     def record_usage(self, zone_id: str) -> tuple[int, int | None]:
         """Count the zone's DNS records, and how many it may have (None where the account shares a quota)."""
         usage = _whole(

@@ -84,6 +84,17 @@ def provision(
         ),
     ] = None,
     ssh_from: SshFrom = None,
+    origin_pull_ca: Annotated[
+        str | None,
+        typer.Option(
+            "--origin-pull-ca",
+            metavar="FILE",
+            help="Have the VPS's web server answer Cloudflare's own certificate alone, signed by this authority (PEM);"
+            " 'none' ends that. Default: $CLAWDET_ORIGIN_PULL_CA, else as it is.",
+            show_default=False,
+            rich_help_panel=SERVER,
+        ),
+    ] = None,
     openclaw_version: Annotated[
         str | None,
         typer.Option(
@@ -112,6 +123,7 @@ def provision(
         "locations": location,
         "image": image,
         "ssh_from": ssh_from,
+        "origin_pull_ca": origin_pull_ca,
         "openclaw_version": openclaw_version,
         "model": model,
     }

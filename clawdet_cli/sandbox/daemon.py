@@ -93,6 +93,7 @@ async def _run_locked(options: Options, files: Files) -> None:
     await machines.resume()
     origin_ca = Authority(files.origin_authority, "Sandbox Origin CA")
     edge_ca = Authority(files.edge_authority, "Sandbox Edge CA")
+    pull_ca = Authority(files.pull_authority, "Sandbox Origin Pull CA")
     cloudflare_state = ledger.part("cloudflare")
 
     hetzner = hetzner_app(
@@ -116,7 +117,7 @@ async def _run_locked(options: Options, files: Files) -> None:
         on_change=ledger.changed,
         faults=Faults(),
     )
-    edge = Edge(cloudflare_state, edge_ca, origin_ca, dial=net.dial, source=net.edge_socket)
+    edge = Edge(cloudflare_state, edge_ca, origin_ca, pull_ca, dial=net.dial, source=net.edge_socket)
 
     edge_ip, api_ip, dns_ip = (net.service_address(last) for last in (1, 2, 53))
     hetzner_sock, cloudflare_sock = net.bind(api_ip, _HETZNER_PORT), net.bind(api_ip, _CLOUDFLARE_PORT)
@@ -146,6 +147,7 @@ async def _run_locked(options: Options, files: Files) -> None:
             dns_address=_text(dns_tcp),
             ca_file=str(edge_ca.ca_path),
             origin_ca_file=str(origin_ca.ca_path),
+            origin_pull_ca_file=str(pull_ca.ca_path),
             dial_file=str(files.dial) if net.maps_server_ports() else "",
             artifacts=_artifacts(files),
             servers=options.servers,

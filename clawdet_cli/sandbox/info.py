@@ -27,6 +27,7 @@ class SandboxInfo:
     dns_address: str  # ip:port
     ca_file: str  # PEM of the authority behind the edge's certificates
     origin_ca_file: str
+    origin_pull_ca_file: str  # PEM of the authority behind the certificate that the edge shows to origins
     dial_file: str  # JSON {"ip:port": "ip:port"}, rewritten as servers come and go; "" when nothing is mapped
     artifacts: Mapping[str, Any]  # what a server downloads: locations as it sees them, and digests
     servers: str  # "real" or "simulated"
@@ -88,6 +89,11 @@ class Files:
         return self.folder / "origin-ca"
 
     @property
+    def pull_authority(self) -> Path:
+        """The authority behind the edge's certificate for Authenticated Origin Pulls."""
+        return self.folder / "origin-pull-ca"
+
+    @property
     def everything(self) -> tuple[Path, ...]:
         """All that a sandbox ever writes into its folder."""
         named = (self.info, self.lock, self.log, self.ledger, self.artifacts, self.dial)
@@ -98,6 +104,7 @@ class Files:
             self.servers.with_name("deleted"),
             self.edge_authority,
             self.origin_authority,
+            self.pull_authority,
         )
 
     @property

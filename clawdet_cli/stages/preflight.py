@@ -62,6 +62,27 @@ def strict_tls(cloudflare: Cloudflare, zone: Zone) -> str | None:
     return None
 
 
+def origin_pulls(cloudflare: Cloudflare, zone_id: str, settings: Settings) -> str | None:
+    """Make sure that the edge shows its certificate where the VPS is to want one; give a remark if nobody can see it.
+
+    Raises ConfigError: without it, nobody would get in any more.
+    """
+    if not settings.origin_pull_ca:
+        return None
+    shown = cloudflare.origin_pulls(zone_id)
+    if shown is None:
+        return "the token has no Zone Settings Read, so it could not be checked that Authenticated Origin Pulls are on"
+    if not shown:
+        raise ConfigError(
+            "The VPS is to let in Cloudflare's certificate alone, and the zone does not show it.",
+            next_steps=[
+                "https://dash.cloudflare.com, your zone, SSL/TLS, Origin Server: switch Authenticated Origin Pulls on",
+                "or leave --origin-pull-ca out",
+            ],
+        )
+    return None
+
+
 def own_server(clouds: Clouds, instance: Instance) -> Server | None:
     """Find the instance's server: by recorded id, else by name and labels. Raises StateError for a foreign one."""
     if instance.server_id is not None:

@@ -43,7 +43,8 @@ def check_accounts(run: Run) -> None:
     clouds.hetzner.check()
     clouds.cloudflare.check()
     run.zone = preflight.usable_zone(clouds.cloudflare, instance.zone)
-    remark = preflight.strict_tls(clouds.cloudflare, run.zone)
+    remarks = [preflight.strict_tls(clouds.cloudflare, run.zone)]
+    remarks.append(preflight.origin_pulls(clouds.cloudflare, run.zone.id, settings))
     server = preflight.own_server(clouds, instance)
     record = preflight.own_record(clouds, run.zone, instance)
     if record is None:
@@ -57,7 +58,7 @@ def check_accounts(run: Run) -> None:
         return
     run.offers = preflight.choose_offers(clouds, settings)
     exists = [f"DNS record {instance.host} -> {record.content}"] if record else []
-    plan = preflight.make_plan(settings, instance, run.offers, exists, [remark] if remark else [])
+    plan = preflight.make_plan(settings, instance, run.offers, exists, [one for one in remarks if one])
     for note in plan.notes:
         run.note(note)
     if not run.approve(plan):
@@ -168,6 +169,8 @@ def configure_openclaw(run: Run) -> None:
     certificate = run.clouds.cloudflare.certificate(_known(run.instance.certificate_id))
     if certificate is None:
         raise CloudError("The certificate that was just signed is gone from Cloudflare.")
+    # Again, for an instance that is complete: what comes before its first stage was not done for it.
+    preflight.origin_pulls(run.clouds.cloudflare, _known(run.instance.zone_id), run.settings)
     lines = bootstrap.configure_input(run.settings, run.instance, certificate.pem)
     run.configured = run_phase(run, "configure", lines, {})
     run.record(url=f"https://{run.instance.host}/")

@@ -328,6 +328,9 @@ def check_origin(run: Run) -> None:
         hop="the VPS itself",
         timeout=run.deadline.within(30).left(),
     )
+    if run.configured.get("origin_pulls") == "on":
+        _refuses_the_unknown(visitor, address)
+        return
     page, proof = visitor.get("/"), visitor.get(NONCE_PATH)
     gateway = visitor.get("/app/")
     seen = proof.body.decode(errors="replace").strip()
@@ -337,3 +340,15 @@ def check_origin(run: Run) -> None:
             f" and {'the' if seen == nonce else 'not the'} nonce of this run.",
             details=[f"asked: {address}:443 through SSH, with the name {run.instance.host}"],
         )
+
+
+def _refuses_the_unknown(visitor: Visitor, address: str) -> None:
+    """See that whoever shows no certificate is let in to nothing. Raises GuestError."""
+    try:
+        page = visitor.get("/")
+    except GuestError:
+        return
+    raise GuestError(
+        f"Caddy on the VPS is to let in Cloudflare's certificate alone, and answers {page.status} without one.",
+        details=[f"asked: {address}:443 through SSH"],
+    )

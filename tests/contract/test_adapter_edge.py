@@ -56,7 +56,12 @@ class World:
         self.edge_socket = socket.create_server(("127.0.0.1", 0))
         timeouts = Timeouts(connect=5, response=5, websocket=5, visitor=5)
         edge = Edge(
-            self.state, self.edge_ca, self.origin_ca, dial=lambda _ip, _port: self.origin_address, timeouts=timeouts
+            self.state,
+            self.edge_ca,
+            self.origin_ca,
+            self.edge_ca,  # any authority: the origin asks for no certificate
+            dial=lambda _ip, _port: self.origin_address,
+            timeouts=timeouts,
         )
         self.start(edge.serve(self.edge_socket))
 

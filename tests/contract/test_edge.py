@@ -144,6 +144,7 @@ async def running(world: World, *, source: str = "127.0.0.1", **limits: float) -
         world.state,
         world.edge_ca,
         world.origin_ca,
+        world.edge_ca,  # any authority: what origins are shown is tested with whole servers
         dial=world.dial,
         source=lambda: bound(source),
         timeouts=timeouts,

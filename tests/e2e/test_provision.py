@@ -427,6 +427,22 @@ def test_nothing_that_the_edge_serves_holds_one(demo: Instance) -> None:
         assert not [body[:80] for body in bodies if secret in body]
 
 
+def test_with_origin_pulls_caddy_answers_the_edge_alone(demo: Instance) -> None:
+    operator, ca = demo.operator, demo.info["origin_pull_ca_file"]
+    without = f"curl -sk -o /dev/null -w '%{{http_code}}' --resolve {demo.host}:443:$(hostname -I | cut -d ' ' -f 1)"
+    operator.control("cloudflare", "PATCH", f"zones/{demo.info['zone']}", {"tls_client_auth": "on"})
+    try:
+        on = operator.clawdet("provision", "demo", "--sandbox", "--yes", "--origin-pull-ca", ca)
+        assert on.code == 0, on.err
+        assert demo.status_of("/healthz") == "200"
+        assert demo.ssh(f"{without} https://{demo.host}/").stdout == "000"
+        off = operator.clawdet("provision", "demo", "--sandbox", "--yes", "--origin-pull-ca", "none")
+        assert off.code == 0, off.err
+        assert demo.ssh(f"{without} https://{demo.host}/").stdout == "200"
+    finally:
+        operator.control("cloudflare", "PATCH", f"zones/{demo.info['zone']}", {"tls_client_auth": "off"})
+
+
 def test_doing_it_again_changes_nothing(demo: Instance) -> None:
     before = demo.operator.holdings()
     again = demo.operator.clawdet("provision", "demo", "--sandbox", "--yes", "--json")

@@ -29,6 +29,7 @@ INFO = SandboxInfo(
     dns_address="127.17.9.53:53",
     ca_file="/ca folder/ca.pem",
     origin_ca_file="/origin.pem",
+    origin_pull_ca_file="/pull.pem",
     dial_file="",
     artifacts={},
     servers="simulated",

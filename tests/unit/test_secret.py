@@ -14,11 +14,6 @@ from clawdet_cli.state import State
 from tests.unit.fake_operations import FakeOperations, an_instance
 
 
-@pytest.fixture(autouse=True)
-def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(secret, "_known", set())
-
-
 def test_what_is_a_secret_is_masked_and_nothing_else() -> None:
     Secret("one-secret-value")
     assert hide("Bearer one-secret-value, one-secret") == "Bearer ***, one-secret"

@@ -3,12 +3,15 @@
 import asyncio
 import socket
 import ssl
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h11
 
+from clawdet_cli.sandbox.authority import Authority
 from clawdet_cli.sandbox.cloudflare import state as account
 from clawdet_cli.sandbox.edge.errors import EdgeError
 from clawdet_cli.sandbox.edge.stream import HttpStream
@@ -40,25 +43,30 @@ class Origins:
     def __init__(
         self,
         state: dict[str, Any],
-        origin_ca_pem: str,
+        origin_ca: Authority,
+        pull_ca: Authority,
         dial: Dial,
         source: Callable[[], socket.socket] | None,
+        *,
         seconds: float,
     ) -> None:
         self._state = state
         self._dial = dial
         self._source = source or (lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP))
         self._seconds = seconds
-        self._strict = ssl.create_default_context(cadata=origin_ca_pem)
-        self._unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._unverified.check_hostname = False
-        self._unverified.verify_mode = ssl.CERT_NONE
+        shown = pull_ca.issue_server(["origin-pull.cloudflare.net"], days=365)
+        self._contexts = {
+            (strict, shows_itself): _context(origin_ca.ca_pem if strict else None, shown if shows_itself else None)
+            for strict in (True, False)
+            for shows_itself in (True, False)
+        }
 
-    async def open(self, address: str, host: str, mode: str, *, tls: bool) -> HttpStream:
-        """Connect to an origin, over TLS with the host name as SNI or plainly; raises EdgeError."""
-        context = None
-        if tls:
-            context = self._strict if mode == "strict" else self._unverified
+    async def open(self, address: str, host: str, mode: str, *, tls: bool, shows_itself: bool) -> HttpStream:
+        """Connect to an origin, over TLS with the host name as SNI or plainly; raises EdgeError.
+
+        `shows_itself` is what the vendor calls Authenticated Origin Pulls: a certificate of the edge's own.
+        """
+        context = self._contexts[mode == "strict", shows_itself] if tls else None
         try:
             async with asyncio.timeout(self._seconds):
                 reader, writer = await asyncio.open_connection(
@@ -89,6 +97,26 @@ class Origins:
     def _is_revoked(self, writer: asyncio.StreamWriter) -> bool:
         certificate = writer.get_extra_info("peercert")
         return account.is_revoked(self._state, int(certificate["serialNumber"], 16))
+
+
+def load_key(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """Give a context a certificate and its key, both PEM."""
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:  # ssl takes keys from files only; mode 0600
+        file.write(certificate + key)
+        file.flush()
+        context.load_cert_chain(Path(file.name))
+
+
+def _context(origin_ca_pem: str | None, shown: tuple[str, str] | None) -> ssl.SSLContext:
+    if origin_ca_pem is not None:
+        context = ssl.create_default_context(cadata=origin_ca_pem)
+    else:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if shown is not None:
+        load_key(context, *shown)
+    return context
 
 
 def _reading(error: OSError, *, tls: bool) -> EdgeError:

@@ -17,9 +17,7 @@ import logging
 import re
 import socket
 import ssl
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import h11
@@ -37,7 +35,7 @@ from clawdet_cli.sandbox.edge.answers import (
     visitor_headers,
 )
 from clawdet_cli.sandbox.edge.errors import EdgeError
-from clawdet_cli.sandbox.edge.origin import Dial, Origins, Timeouts
+from clawdet_cli.sandbox.edge.origin import Dial, Origins, Timeouts, load_key
 from clawdet_cli.sandbox.edge.stream import HttpStream, tunnel
 
 log = logging.getLogger(__name__)
@@ -66,6 +64,7 @@ class Edge:
         state: dict[str, Any],
         edge_ca: Authority,
         origin_ca: Authority,
+        pull_ca: Authority,
         *,
         dial: Dial = lambda ip, port: (ip, port),
         source: Callable[[], socket.socket] | None = None,
@@ -74,7 +73,7 @@ class Edge:
         self._state = state
         self._edge_ca = edge_ca
         self._timeouts = timeouts or Timeouts()
-        self._origins = Origins(state, origin_ca.ca_pem, dial, source, self._timeouts.connect)
+        self._origins = Origins(state, origin_ca, pull_ca, dial, source, seconds=self._timeouts.connect)
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._visitors: set[asyncio.Task[None]] = set()
         self._turn = itertools.count()
@@ -119,10 +118,7 @@ class Edge:
     def _certificate_context(self, zone_name: str) -> ssl.SSLContext:
         certificate, key = self._edge_ca.issue_server([zone_name, f"*.{zone_name}"], days=365)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:  # ssl takes keys from files only; mode 0600
-            file.write(certificate + key)
-            file.flush()
-            context.load_cert_chain(Path(file.name))
+        load_key(context, certificate, key)
         return context
 
     async def _visit(self, scheme: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -209,7 +205,8 @@ class Edge:
         mode = self._mode(zone)
         # An http visitor is served from port 80 in every mode: "full" and "strict" use the visitor's scheme.
         tls = visit.scheme == "https" and mode in {"full", "strict"}
-        return await self._origins.open(address, visit.host, mode, tls=tls)
+        shows_itself = zone["settings"]["tls_client_auth"]["value"] == "on"
+        return await self._origins.open(address, visit.host, mode, tls=tls, shows_itself=shows_itself)
 
     @staticmethod
     def _mode(zone: dict[str, Any]) -> str:

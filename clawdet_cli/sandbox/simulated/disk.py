@@ -9,6 +9,7 @@ NEXT_HOST_KEY = "/etc/ssh/clawdet_next_ed25519_key"
 AUTHORIZED_KEYS = "/root/.ssh/authorized_keys"
 TOOL = "/usr/local/lib/clawdet/provision-openclaw.sh"
 TLS_KEY, TLS_REQUEST, TLS_CERTIFICATE = (f"/etc/caddy/tls/origin.{kind}" for kind in ("key", "csr", "pem"))
+PULL_CA = "/etc/caddy/tls/pull-ca.pem"
 CADDYFILE = "/etc/caddy/Caddyfile"
 ENVIRONMENT = "/var/lib/openclaw/.openclaw/.env"
 CONFIGURATION = "/var/lib/openclaw/.openclaw/openclaw.json"

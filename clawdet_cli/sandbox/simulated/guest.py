@@ -117,6 +117,9 @@ class Guest:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(self.disk.host_path(at.TLS_CERTIFICATE), self.disk.host_path(at.TLS_KEY))
         context.set_alpn_protocols(["http/1.1"])
+        if self.disk.exists(at.PULL_CA):
+            context.load_verify_locations(cadata=self.disk.text(at.PULL_CA))
+            context.verify_mode = ssl.CERT_REQUIRED
 
         def choose(_connection: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> int | None:
             return None if name == host else ssl.ALERT_DESCRIPTION_INTERNAL_ERROR

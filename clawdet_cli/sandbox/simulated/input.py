@@ -30,6 +30,7 @@ _OPTIONAL: Mapping[str, Mapping[str, str]] = {
     "configure": {
         "model": r"([A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._:@-]*)+)?",
         "landing_title": _TITLE,
+        "origin_pull_ca_base64": "(?=.{1,60000}$)[A-Za-z0-9+/]+={0,2}",
         **{f"key_{provider}_API_KEY": _API_KEY for provider in ("ANTHROPIC", "OPENAI", "XAI", "OPENROUTER")},
     },
 }

@@ -209,7 +209,7 @@ class _Configure(_Phase):
             _Step("gateway-config", "Configure the gateway", 2.2, self._configuration, self._has_configuration),
             _Step("gateway-start", "Start the gateway", 0.5, self._start_gateway, self._gateway_runs),
             _Step("landing-page", "Write the landing page", 0.1, *self.file(at.LANDING_PAGE, self._landing_page)),
-            _Step("caddy-config", "Configure Caddy", 0.2, *self.file(at.CADDYFILE, lambda: self.given["host"])),
+            _Step("caddy-config", "Configure Caddy", 0.2, self._caddy_config, self._has_caddy_config),
             _Step("caddy-start", "Start Caddy", 0.3, self._start_caddy, self._caddy_runs),
             _Step("gateway-ready", "Wait for the gateway", 0, self._gateway_ready),
             _Step("promises", "Check what was promised", 2.7, self._promises),
@@ -226,6 +226,7 @@ class _Configure(_Phase):
             "address": ADDRESS,
             "certificate_sha256": certificates.evidence(self.disk)[0],
             "openclaw_version": self._version("openclaw_version"),
+            "origin_pulls": "on" if self.disk.exists(at.PULL_CA) else "off",
         }
         return " ".join(f"{name}={value}" for name, value in values.items())
 
@@ -295,8 +296,25 @@ class _Configure(_Phase):
             '<p><a href="/app/">Open the Control UI</a></p>\n</body></html>\n'
         )
 
+    def _pull_ca(self) -> str:
+        """Return the authority that clients have to be certified by, as it is to be; empty for none."""
+        given = self.given.get("origin_pull_ca_base64", "")
+        if not given:
+            return self.disk.text(at.PULL_CA)
+        return "" if given == "none" else certificates.decoded(given)
+
+    def _caddy_config(self) -> None:
+        wanted = self._pull_ca()
+        self.disk.host_path(at.PULL_CA).unlink(missing_ok=True)
+        if wanted:
+            self.disk.write(at.PULL_CA, wanted)
+        self.disk.write(at.CADDYFILE, self.given["host"])
+
+    def _has_caddy_config(self) -> bool:
+        return self.disk.text(at.CADDYFILE) == self.given["host"] and self.disk.text(at.PULL_CA) == self._pull_ca()
+
     def _caddy_stamp(self) -> str:
-        return self.guest.stamp(f"{at.INSTALLED}/caddy", at.CADDYFILE, at.TLS_CERTIFICATE, at.TLS_KEY)
+        return self.guest.stamp(f"{at.INSTALLED}/caddy", at.CADDYFILE, at.TLS_CERTIFICATE, at.TLS_KEY, at.PULL_CA)
 
     def _caddy_runs(self) -> bool:
         return self.guest.caddy is not None and self.disk.text(at.CADDY_STAMP) == self._caddy_stamp()
