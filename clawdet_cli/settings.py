@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import ssl
 import stat
 import tomllib
 from collections.abc import Mapping
@@ -333,6 +332,8 @@ def _networks(value: Any, where: str) -> frozenset[str]:
 def _pull_ca(value: Any, where: str) -> str | None:
     if value is None or value == "none":
         return None if value is None else ""
+    import ssl  # noqa: PLC0415  # hardly anybody needs it, and it takes long to load
+
     try:
         text = Path(str(value)).expanduser().read_text("ascii")
         # What cannot be read here, Caddy could not there. (Nothing at all would be taken for the system's own.)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+NPM_SECONDS = 600.0
 LOCKED = "the lock beside it pins every package by its integrity digest."
 LEFT_OUT = {"resolved", "license", "funding"}
 """What npm writes into a lock and nobody needs; a download address would bind the VPS to one registry."""
@@ -115,13 +116,11 @@ def openclaw_lock(version: str, folder: Path) -> tuple[bytes, str]:
     npm = shutil.which("npm")
     if npm is None:
         raise ProposalError("npm is needed to resolve what OpenClaw needs")
-    done = subprocess.run(
-        [npm, "install", "--package-lock-only", "--ignore-scripts", "--no-audit", "--no-fund"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [npm, "install", "--package-lock-only", "--ignore-scripts", "--no-audit", "--no-fund"]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise ProposalError(f"npm did not resolve openclaw {version} within {NPM_SECONDS:.0f} s") from None
     if done.returncode:
         raise ProposalError(f"npm cannot resolve openclaw {version}: {done.stderr.strip()[-500:]}")
     lock = json.loads((folder / "package-lock.json").read_text())
