@@ -2,15 +2,16 @@
 
 import json
 import os
+import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from clawdet_cli.errors import ClawdetError, RecordError, StateError, UsageError
 from clawdet_cli.lease import holder_of
-from clawdet_cli.model import Status, checked_user
+from clawdet_cli.model import ZONE, Status, checked_user
 from clawdet_cli.state import MIGRATIONS, State
 
 VERSION = 1
@@ -18,6 +19,19 @@ TABLES = ("instances", "checks", "stage_runs", "effects")
 """What is carried; leases belong to processes."""
 NUMBERED = {"stage_runs", "effects"}
 """Tables whose rows get new ids where they arrive."""
+
+
+_USABLE: Mapping[str, Callable[[Any], bool]] = {
+    "status": lambda value: value in set(Status),
+    "zone": lambda value: ZONE.fullmatch(value) is not None,
+    "run_id": lambda value: re.fullmatch(r"[a-z0-9]{12}", value, re.ASCII) is not None,
+    "ipv4": lambda value: re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3}){3}", value, re.ASCII) is not None,
+    "host_key": lambda value: _HOST_KEY.fullmatch(value) is not None,
+    "next_host_key": lambda value: _HOST_KEY.fullmatch(value) is not None,
+}
+"""What becomes a part of a path, a command line or a file here: an export may come from anywhere."""
+
+_HOST_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{20,100}={0,2}", re.ASCII)
 
 
 def export(state: State) -> dict[str, Any]:
@@ -136,8 +150,10 @@ def _check_row(where: str, row: Mapping[str, Any], users: set[str]) -> None:
         raise _unusable(f"{where}.user is {row['user']!r}") from None
     if row["user"] not in users:
         raise _unusable(f"{where}.user is {row['user']!r}, of whom it has no instance")
-    if where.startswith("instances") and row["status"] not in set(Status):
-        raise _unusable(f"{where}.status is {row['status']!r}")
+    if where.startswith("instances"):
+        for field, usable in _USABLE.items():
+            if row[field] is not None and not usable(row[field]):
+                raise _unusable(f"{where}.{field} is {row[field]!r}")
     if "data" in row:
         try:
             whole = isinstance(json.loads(row["data"]), dict)

@@ -19,7 +19,7 @@ HELP = """Open a shell on a user's VPS as root, or run a command there.
 Uses OpenSSH with the right key and the host key that was pinned before the VPS was ordered. Options for clawdet stand
 before COMMAND; everything from COMMAND on goes to the VPS. The exit code is the remote command's."""
 
-EPILOG = """Follow OpenClaw's log: clawdet ssh alice journalctl -fu openclaw"""
+EPILOG = """Follow OpenClaw's log: clawdet ssh alice journalctl -fu openclaw-gateway"""
 
 
 class SshCommand(HelpCommand):
