@@ -21,6 +21,7 @@ NUMBERED = {"stage_runs", "effects"}
 """Tables whose rows get new ids where they arrive."""
 
 
+_HOST_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{20,100}={0,2}", re.ASCII)
 _USABLE: Mapping[str, Callable[[Any], bool]] = {
     "status": lambda value: value in set(Status),
     "zone": lambda value: ZONE.fullmatch(value) is not None,
@@ -30,8 +31,6 @@ _USABLE: Mapping[str, Callable[[Any], bool]] = {
     "next_host_key": lambda value: _HOST_KEY.fullmatch(value) is not None,
 }
 """What becomes a part of a path, a command line or a file here: an export may come from anywhere."""
-
-_HOST_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{20,100}={0,2}", re.ASCII)
 
 
 def export(state: State) -> dict[str, Any]:
