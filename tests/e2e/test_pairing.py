@@ -1,9 +1,13 @@
 """`clawdet approve`: who waits is listed, and let in by its request alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
+from clawdet_cli.adapters.edge import SocketAnswer, Visitor
 from tests.e2e.device import Device
 from tests.e2e.operator import Operator
 from tests.e2e.pairing import approve, refused_until_approved
@@ -69,3 +73,18 @@ def test_a_request_that_waits_no_more_is_told(owner: Operator) -> None:
 def test_a_request_that_is_none_is_refused_before_anything_is_asked(owner: Operator) -> None:
     said = owner.clawdet("approve", USER, "$(reboot)", "--sandbox")
     assert (said.code, "'$(reboot)' is no request's id." in said.err) == (2, True)
+
+
+def test_a_gateway_that_lets_in_unapproved_devices_fails_its_check(owner: Operator, mocker: MockerFixture) -> None:
+    real = Visitor.websocket
+
+    def lenient(visitor: Visitor, path: str, origin: str, request: Mapping[str, Any] | None = None) -> SocketAnswer:
+        answer = real(visitor, path, origin, request)
+        # No configuration of OpenClaw 2026.9.6 does this any more, so no real gateway can be had for it.
+        return replace(answer, refusal=None, close_code=1000) if request and "auth" in request["params"] else answer
+
+    mocker.patch.object(Visitor, "websocket", lenient)
+    said = owner.clawdet("verify", USER, "--sandbox", "--json")
+    assert said.code == 6
+    (failed,) = [check for check in said.document["instance"]["checks"] if not check["ok"]]
+    assert (failed["name"], "whoever has the token gets in" in failed["evidence"]) == ("gateway", True)
