@@ -99,6 +99,7 @@ def test_another_machine_with_the_same_state_keeps_it_until_it_is_dead(
         error = error_of(provision(operator), 4, "state")
         assert "by clawdet destroy (process 1 on other-machine, since" in error["what"]
         process.kill()
+        process.wait()  # before its input is closed, which would have it give the lease back
     # Nobody can ask that machine: only that its heart beats no more can be seen.
     error_of(provision(operator), 4, "state")
     monkeypatch.setattr(lease, "STALE_SECONDS", 0.0)
