@@ -25,11 +25,12 @@ class WebSocket:
     """
 
     def __init__(
-        self, stream: socket.socket, host: str, path: str, origin: str, *, end: Deadline, max_size: int
+        self, stream: socket.socket, host: str, path: str, origin: str | None, *, end: Deadline, max_size: int
     ) -> None:
         self._stream = stream
         self._end = end
-        self._protocol = ClientProtocol(parse_uri(f"wss://{host}{path}"), origin=Origin(origin), max_size=max_size)
+        claimed = None if origin is None else Origin(origin)
+        self._protocol = ClientProtocol(parse_uri(f"wss://{host}{path}"), origin=claimed, max_size=max_size)
         self._frames: deque[Frame] = deque()
 
     def open(self) -> None:

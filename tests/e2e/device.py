@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
-from websockets.typing import Origin
 
+from clawdet_cli.adapters.websocket import WebSocket
+from clawdet_cli.model import Deadline
+
+PATIENCE = 30.0
+MOST_BYTES = 16 * 1024 * 1024
 SCOPES = ("operator.admin", "operator.read", "operator.write", "operator.approvals", "operator.pairing")
 
 
@@ -48,28 +50,26 @@ class Device:
     def connect(self, token: str | None, *, origin: str = "", anonymous: bool = False) -> Refusal | dict[str, Any]:
         """Ask, and give the gateway's greeting or its refusal."""
         ip, _, port = self.edge_address.rpartition(":")
-        with connect(
-            f"wss://{self.host}:{port}/app",
-            sock=socket.create_connection((ip, int(port)), timeout=20),
-            origin=Origin(origin or f"https://{self.host}"),
-            ssl=ssl.create_default_context(cafile=self.ca_file),
-            proxy=None,
-            open_timeout=20,
-            max_size=None,
-        ) as stream:
-            challenge = json.loads(stream.recv(20))["payload"]
-            stream.send(json.dumps(self._request(challenge["nonce"], token, anonymous=anonymous)))
+        end, trust = Deadline.after(PATIENCE), ssl.create_default_context(cafile=self.ca_file)
+        # From one thread: the library's own client reads in a second one, and two in one TLS connection can hang.
+        with (
+            socket.create_connection((ip, int(port)), timeout=PATIENCE) as plain,
+            trust.wrap_socket(plain, server_hostname=self.host) as stream,
+        ):
+            own = f"https://{self.host}"
+            gateway = WebSocket(stream, self.host, "/app", origin or own, end=end, max_size=MOST_BYTES)
+            gateway.open()
+            challenge = json.loads(gateway.receive() or b"")["payload"]
+            gateway.send(json.dumps(self._request(challenge["nonce"], token, anonymous=anonymous)))
             error: dict[str, Any] = {}
-            try:
-                while True:
-                    answer = json.loads(stream.recv(20))
-                    if answer.get("id") == "1":
-                        if answer["ok"]:
-                            return dict(answer["payload"])
-                        error = answer["error"]
-            except ConnectionClosed as closed:
-                details = error.get("details", {})
-                return Refusal(details.get("code", ""), closed.rcvd.code if closed.rcvd else None, details)
+            while (message := gateway.receive()) is not None:
+                answer = json.loads(message)
+                if answer.get("id") == "1":
+                    if answer["ok"]:
+                        return dict(answer["payload"])
+                    error = answer["error"]
+            details = error.get("details", {})
+            return Refusal(details.get("code", ""), gateway.closed_with()[0], details)
 
     def _request(self, nonce: str, token: str | None, *, anonymous: bool) -> dict[str, Any]:
         client = {"id": "openclaw-control-ui", "version": "2026.9.6", "platform": "Linux x86_64", "mode": "webchat"}

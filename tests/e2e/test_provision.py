@@ -21,9 +21,6 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
-from websockets.typing import Origin
 
 from tests.e2e.browser import Browser, browser
 from tests.e2e.device import Device
@@ -96,17 +93,6 @@ class Instance:
         """Give the HTTP status of a path."""
         return self.curl(path, "-o", "/dev/null", "-w", "%{http_code}", *options)
 
-    def websocket(self, origin: str) -> ClientConnection:
-        """Open the gateway's WebSocket through the edge."""
-        return connect(
-            f"wss://{self.host}:{self.edge_port}/app",
-            sock=socket.create_connection((self.edge_ip, int(self.edge_port)), timeout=20),
-            origin=Origin(origin),
-            ssl=ssl.create_default_context(cafile=self.info["ca_file"]),
-            proxy=None,
-            open_timeout=20,
-        )
-
 
 @contextlib.contextmanager
 def watched_processes() -> Iterator[set[bytes]]:
@@ -141,11 +127,6 @@ def demo(real_sandbox: Operator) -> Iterator[Instance]:
     gone = real_sandbox.clawdet("destroy", "demo", "--sandbox", "--yes", "--json")
     assert gone.code == 0, gone.err
     assert real_sandbox.holdings() == (0, 0, 0)
-
-
-def _read_on(connection: ClientConnection) -> None:
-    while True:
-        connection.recv(20)
 
 
 def test_it_is_complete_and_all_six_checks_hold(demo: Instance) -> None:
@@ -251,29 +232,6 @@ def test_the_gateway_wants_its_token(demo: Instance) -> None:
     assert demo.status_of(path) == "401"
     assert demo.status_of(path, "-H", f"Authorization: Bearer {token}") == "200"
     assert token not in demo.curl("/")
-
-
-def test_its_websocket_answers_its_own_origin_only(demo: Instance) -> None:
-    with demo.websocket(f"https://{demo.host}") as own:
-        assert json.loads(own.recv(20))["event"] == "connect.challenge"
-    hello = {
-        "type": "req",
-        "id": "1",
-        "method": "connect",
-        "params": {
-            "minProtocol": 4,
-            "maxProtocol": 4,
-            "client": {"id": "openclaw-control-ui", "version": "1", "platform": "web", "mode": "ui"},
-            "role": "operator",
-        },
-    }
-    with demo.websocket("https://elsewhere.example") as foreign:
-        foreign.recv(20)
-        foreign.send(json.dumps(hello))
-        with pytest.raises(ConnectionClosed) as closed:
-            _read_on(foreign)
-    assert closed.value.rcvd is not None
-    assert closed.value.rcvd.code == 1008
 
 
 @pytest.mark.parametrize("url", ["https://{}/app/", "http://{}/app/", "http://{}:18789/healthz"])
