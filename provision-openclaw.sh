@@ -20,7 +20,8 @@ umask 077
 export LC_ALL=C.UTF-8 HOME="${HOME:-/root}"
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
-readonly PREPARE_STEPS=(machine packages sshd updates swap users metadata node caddy openclaw gateway-token units tool prepared)
+readonly PREPARE_STEPS=(machine tool packages swap downloads node npm caddy sshd updates users metadata gateway-token units
+  openclaw prepared)
 readonly CONFIGURE_STEPS=(certificate workspace gateway-secrets gateway-config gateway-start landing-page caddy-config
   caddy-start gateway-ready promises)
 
@@ -37,11 +38,12 @@ readonly CADDY_UNIT=/etc/systemd/system/caddy.service
 
 # --- failure, input ---------------------------------------------------------------------------------------------------
 
-VERB=${1:-} STEP='' REASON='' INPUT_FILE='' SCRATCH=''
+VERB=${1:-} STEP='' REASON='' INPUT_FILE='' SCRATCH='' NPM=''
 declare -A IN=()
 
 die() { # die TEXT [CODE]
   REASON=$1
+  [[ $BASHPID == "$$" ]] || printf '%s' "$1" >"$SCRATCH/reason"
   printf '%s: %s\n' "${STEP:-provision-openclaw.sh}" "$1" >&2
   exit "${2:-1}"
 }
@@ -49,6 +51,8 @@ die() { # die TEXT [CODE]
 on_exit() {
   local code=$?
   trap - ERR EXIT
+  # Its whole group, and to its end: what it would still write is cleared away below.
+  while [[ -n $NPM ]] && kill -- "-$NPM" 2>/dev/null; do sleep 0.1; done
   [[ -z $INPUT_FILE ]] || rm -f -- "$INPUT_FILE"
   [[ -z $SCRATCH ]] || clear_leftovers
   if ((code != 0)) && [[ $VERB == prepare || $VERB == configure ]]; then
@@ -89,7 +93,7 @@ required_keys() {
 
 optional_keys() {
   case $1 in
-    prepare) echo caddy_archive_sha256 caddy_archive_sha512 npm_registry ;;
+    prepare) echo caddy_archive_sha256 caddy_archive_sha512 npm_registry lock_within ;;
     configure) echo model landing_title origin_pull_ca_base64 key_ANTHROPIC_API_KEY key_OPENAI_API_KEY key_XAI_API_KEY key_OPENROUTER_API_KEY ;;
   esac
 }
@@ -101,6 +105,7 @@ valid_value() { # valid_value KEY VALUE
     *_url | npm_registry) [[ $2 =~ ^(https?|file)://[^[:space:]\"\\[:cntrl:]]{1,2000}$ ]] ;;
     *_sha256) [[ $2 =~ ^[0-9a-f]{64}$ ]] ;;
     *_sha512) [[ $2 =~ ^[0-9a-f]{128}$ ]] ;;
+    lock_within) [[ $2 =~ ^[0-9]{1,4}$ ]] ;;
     host) valid_host "$2" ;;
     user | landing_title) [[ $2 =~ ^[^[:cntrl:]]{1,100}$ && $2 == *[![:space:]]* ]] ;;
     *_base64) [[ ${#2} -le 60000 && $2 =~ ^[A-Za-z0-9+/]+={0,2}$ ]] ;;
@@ -150,9 +155,9 @@ step() { # step NAME TEXT
 
 # Shows a program's output only when it fails, so that the log stays readable.
 quiet() {
-  local code=0
-  "$@" >"$SCRATCH/output" 2>&1 </dev/null || code=$?
-  ((code == 0)) || tail -n 25 "$SCRATCH/output" | sed 's/^/  | /'
+  local code=0 output=${output:-output}
+  "$@" >"$SCRATCH/$output.log" 2>&1 </dev/null || code=$?
+  ((code == 0)) || tail -n 25 "$SCRATCH/$output.log" | sed 's/^/  | /'
   return "$code"
 }
 
@@ -194,11 +199,11 @@ sha() { # sha BITS FILE: the digest in hex, or nothing
   [[ ! -f $2 ]] || "sha${1}sum" -- "$2" | cut -d ' ' -f 1
 }
 
-download() { # download URL FILE
+fetch() { # fetch URL FILE
   # The address may carry a mirror's password: it goes in by standard input, not on the command line.
   printf 'url = "%s"\n' "$1" | curl --config - --fail --silent --show-error --location --proto '=https,http,file' \
     --retry 4 --retry-all-errors --retry-delay 2 --connect-timeout 15 --speed-limit 2000 --speed-time 30 \
-    --max-time 900 --output "$2" || die "cannot download from ${1%%\?*}" 
+    --max-time 900 --output "$2"
 }
 
 check_digest() { # check_digest BITS EXPECTED FILE WHAT
@@ -341,6 +346,18 @@ do_metadata() {
   systemctl restart clawdet-metadata || { journal clawdet-metadata && die 'the firewall of the machine cannot be set (nft)'; }
 }
 
+# Both at once: they come from different places.
+have_downloads() { { [[ -f $SCRATCH/node ]] || have_node; } && { [[ -f $SCRATCH/caddy.tar.gz ]] || have_caddy; }; }
+do_downloads() {
+  local node='' caddy=''
+  have_node || { fetch "${IN[node_url]}" "$SCRATCH/node" & node=$!; }
+  have_caddy || { fetch "${IN[caddy_url]}" "$SCRATCH/caddy.tar.gz" & caddy=$!; }
+  # Each is waited for by itself: a bare `wait` would hide a failure.
+  [[ -z $node ]] || wait "$node" || die "cannot download from ${IN[node_url]%%\?*}"
+  [[ -z $caddy ]] || wait "$caddy" || die "cannot download from ${IN[caddy_url]%%\?*}"
+}
+
+
 have_node() {
   local folder=/opt/node/${IN[node_version]}
   [[ $(readlink /usr/local/bin/node) == "$folder/bin/node" && -e /usr/local/bin/npm ]] &&
@@ -350,7 +367,6 @@ do_node() {
   local folder=/opt/node/${IN[node_version]} new name
   if [[ $(sha 256 "$folder/bin/node") != "${IN[node_executable_sha256]}" ]]; then
     install -d -m 0755 /opt/node
-    download "${IN[node_url]}" "$SCRATCH/node"
     check_digest 256 "${IN[node_archive_sha256]}" "$SCRATCH/node" 'the archive of Node'
     new=$(mktemp -d /opt/node/.new.XXXXXX)
     tar -xJf "$SCRATCH/node" -C "$new" --strip-components=1 --no-same-owner --exclude='*/include' --exclude='*/share'
@@ -369,7 +385,6 @@ do_caddy() {
   # Caddy publishes SHA-512; a mirror's own SHA-256 takes its place.
   [[ ! -v IN[caddy_archive_sha256] ]] || bits=256
   [[ -v IN[caddy_archive_sha$bits] ]] || die 'no digest of the archive of Caddy is given' 2
-  download "${IN[caddy_url]}" "$SCRATCH/caddy.tar.gz"
   check_digest "$bits" "${IN[caddy_archive_sha$bits]}" "$SCRATCH/caddy.tar.gz" 'the archive of Caddy'
   tar -xzf "$SCRATCH/caddy.tar.gz" -C "$SCRATCH" --no-same-owner caddy
   check_digest 256 "${IN[caddy_executable_sha256]}" "$SCRATCH/caddy" 'the executable of Caddy'
@@ -397,10 +412,9 @@ for (const [place, entry] of Object.entries(lock.packages)) {
 }
 fs.writeFileSync('package-lock.json', JSON.stringify(lock));
 JS
-  # Not in a subshell: that would end before npm does when both are told to stop, and npm would write on.
   local code=0
   umask 022
-  quiet npm ci --prefix "$1" --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error || code=$?
+  output=npm quiet npm ci --prefix "$1" --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error || code=$?
   umask 077
   return "$code"
 }
@@ -420,37 +434,57 @@ export PATH="/opt/node/${IN[node_version]}/bin:\${PATH:-/usr/local/bin:/usr/bin:
 exec /opt/node/${IN[node_version]}/bin/node /opt/openclaw/${IN[openclaw_version]}/node_modules/openclaw/openclaw.mjs "\$@"
 WRAPPER
 }
-have_openclaw() {
+have_tree() {
   local folder=/opt/openclaw/${IN[openclaw_version]}
-  [[ $(sha 256 "$folder/package-lock.json") == "${IN[lock_sha256]}" && -f $folder/node_modules/openclaw/openclaw.mjs ]] &&
-    [[ -x /usr/local/bin/openclaw && $(openclaw_wrapper) == "$(</usr/local/bin/openclaw)" ]]
+  [[ $(sha 256 "$folder/package-lock.json") == "${IN[lock_sha256]}" && -f $folder/node_modules/openclaw/openclaw.mjs ]]
+}
+have_openclaw() {
+  have_tree && [[ -x /usr/local/bin/openclaw && $(openclaw_wrapper) == "$(</usr/local/bin/openclaw)" ]]
+}
+# A run that user_data began has the lock named by its digest only: it comes over SSH while Node is being installed.
+await_lock() {
+  local deadline=$((SECONDS + ${IN[lock_within]:-0}))
+  until [[ -f $INPUT_FOLDER/package.json && -f $INPUT_FOLDER/package-lock.json ]]; do
+    ((SECONDS < deadline)) || die 'package.json and package-lock.json are not beside the input file' 2
+    sleep 0.1
+  done
+}
+install_openclaw() {
+  local folder=/opt/openclaw/${IN[openclaw_version]} new room
+  await_lock
+  check_digest 256 "${IN[lock_sha256]}" "$INPUT_FOLDER/package-lock.json" 'the lock of OpenClaw'
+  install -d -m 0755 /opt/openclaw
+  # npm on a full disk ends with success and half the files.
+  room=$(df -BM --output=avail /opt/openclaw | tail -n 1 | tr -dc 0-9)
+  ((room >= 1000)) || die "the disk is full: $room MB of space are left, and OpenClaw needs 1000"
+  new=$(mktemp -d /opt/openclaw/.new.XXXXXX)
+  export npm_config_cache=$SCRATCH/npm npm_config_update_notifier=false npm_config_fetch_retry_mintimeout=2000 \
+    npm_config_fetch_retry_maxtimeout=15000 NODE_EXTRA_CA_CERTS=$TRUST
+  [[ ! -v IN[npm_registry] ]] || export npm_config_registry=${IN[npm_registry]}
+  npm_ci "$new" addressed || { echo 'npm ci failed; once more, with the plain lock.' && npm_ci "$new" plain; } ||
+    die 'npm could not install OpenClaw; its last lines are above'
+  [[ $(openclaw_version_in "$new") == "${IN[openclaw_version]}" ]] || die 'the lock installs another version of OpenClaw'
+  # OpenClaw finishes its installation at its first run, and must be able to write to its folder then.
+  env -i PATH="$PATH" HOME="$SCRATCH" NODE_DISABLE_COMPILE_CACHE=1 node "$new/node_modules/openclaw/openclaw.mjs" --version >/dev/null
+  [[ ! -e $new/node_modules/openclaw/.openclaw-lifecycle-pending ]] || die 'OpenClaw did not finish its installation'
+  install -m 0644 "$INPUT_FOLDER/package-lock.json" "$new/"
+  chmod 0755 "$new"
+  rm -rf "$folder" "$SCRATCH/npm"
+  mv -T "$new" "$folder"
+}
+# Most of the time is npm's, and little of the machine: it works while the next steps do. As a group, to be ended as one.
+have_npm() { [[ -n $NPM ]] || have_tree; }
+do_npm() {
+  set -m
+  install_openclaw &
+  NPM=$!
+  set +m
 }
 do_openclaw() {
-  local folder=/opt/openclaw/${IN[openclaw_version]} new room
-  if [[ $(sha 256 "$folder/package-lock.json") != "${IN[lock_sha256]}" ]]; then
-    [[ -f $INPUT_FOLDER/package.json && -f $INPUT_FOLDER/package-lock.json ]] ||
-      die 'package.json and package-lock.json are not beside the input file' 2
-    check_digest 256 "${IN[lock_sha256]}" "$INPUT_FOLDER/package-lock.json" 'the lock of OpenClaw'
-    install -d -m 0755 /opt/openclaw
-    # npm on a full disk ends with success and half the files.
-    room=$(df -BM --output=avail /opt/openclaw | tail -n 1 | tr -dc 0-9)
-    ((room >= 1000)) || die "the disk is full: $room MB of space are left, and OpenClaw needs 1000"
-    new=$(mktemp -d /opt/openclaw/.new.XXXXXX)
-    export npm_config_cache=$SCRATCH/npm npm_config_update_notifier=false npm_config_fetch_retry_mintimeout=2000 \
-      npm_config_fetch_retry_maxtimeout=15000 NODE_EXTRA_CA_CERTS=$TRUST
-    [[ ! -v IN[npm_registry] ]] || export npm_config_registry=${IN[npm_registry]}
-    npm_ci "$new" addressed || { echo 'npm ci failed; once more, with the plain lock.' && npm_ci "$new" plain; } ||
-      die 'npm could not install OpenClaw; its last lines are above'
-    [[ $(openclaw_version_in "$new") == "${IN[openclaw_version]}" ]] || die 'the lock installs another version of OpenClaw'
-    unset npm_config_registry npm_config_cache
-    # OpenClaw finishes its installation at its first run, and must be able to write to its folder then.
-    env -i PATH="$PATH" HOME="$SCRATCH" NODE_DISABLE_COMPILE_CACHE=1 node "$new/node_modules/openclaw/openclaw.mjs" --version >/dev/null
-    [[ ! -e $new/node_modules/openclaw/.openclaw-lifecycle-pending ]] || die 'OpenClaw did not finish its installation'
-    install -m 0644 "$INPUT_FOLDER/package-lock.json" "$new/"
-    chmod 0755 "$new"
-    rm -rf "$folder" "$SCRATCH/npm"
-    mv -T "$new" "$folder"
-  fi
+  local code=0
+  [[ -z $NPM ]] || wait "$NPM" || code=$?
+  NPM=''
+  ((code == 0)) || die "$(cat "$SCRATCH/reason" 2>/dev/null || echo 'OpenClaw could not be installed; the reason is above')" "$code"
   openclaw_wrapper | put /usr/local/bin/openclaw 0755
 }
 
@@ -595,22 +629,24 @@ prepare() {
   read_input "${1:-}"
   begin_phase "${PREPARE_STEPS[@]}"
   step machine 'Check the machine'
+  step tool 'Keep this script on the machine'
   step packages 'Install missing system packages'
+  step swap 'Add swap'
+  step downloads 'Download Node and Caddy'
+  step node "Install Node ${IN[node_version]}"
+  step npm "Begin with OpenClaw's packages"
+  step caddy "Install Caddy ${IN[caddy_version]}"
   step sshd 'Let root in by key alone, and nobody by password'
   step updates 'Have security updates installed by themselves'
-  step swap 'Add swap'
   step users 'Create the service users'
   step metadata 'Close the metadata service to all but root'
-  step node "Install Node ${IN[node_version]}"
-  step caddy "Install Caddy ${IN[caddy_version]}"
-  step openclaw "Install OpenClaw ${IN[openclaw_version]}"
   step gateway-token 'Make the gateway token'
   step units 'Install the services'
-  step tool 'Keep this script on the machine'
+  step openclaw "Install OpenClaw ${IN[openclaw_version]}"
   step prepared 'Check what was installed'
-  printf '@result ok openclaw_version=%s node_version=%s caddy_version=%s node_sha256=%s caddy_sha256=%s lock_sha256=%s\n' \
+  printf '@result ok openclaw_version=%s node_version=%s caddy_version=%s node_sha256=%s caddy_sha256=%s lock_sha256=%s script_sha256=%s\n' \
     "${IN[openclaw_version]}" "${IN[node_version]}" "${IN[caddy_version]}" \
-    "${IN[node_executable_sha256]}" "${IN[caddy_executable_sha256]}" "${IN[lock_sha256]}"
+    "${IN[node_executable_sha256]}" "${IN[caddy_executable_sha256]}" "${IN[lock_sha256]}" "$(sha 256 "$TOOL")"
 }
 
 # --- certificate-request ----------------------------------------------------------------------------------------------
@@ -618,16 +654,16 @@ prepare() {
 public_key_of_key() { openssl pkey -in "$1" -pubout 2>/dev/null; }
 
 certificate_request() { # certificate_request HOST
-  local host=${1:-} subject
+  local host=${1:-} subject group=root
   valid_host "$host" || die 'the host name is missing or malformed' 2
-  getent group caddy >/dev/null || die 'the machine is not prepared' 3
+  # Asked for while the machine is still being prepared, it is root's alone until it is put to use.
+  getent group caddy >/dev/null && group=caddy
   install -d -m 0755 /etc/caddy
-  install -d -m 0750 -o root -g caddy "$TLS"
+  install -d -m 0750 -o root -g "$group" "$TLS"
   if ! openssl pkey -in "$TLS/origin.key" -text -noout 2>/dev/null | grep -q 'NIST CURVE: P-256'; then
     openssl genpkey -quiet -algorithm EC -pkeyopt ec_paramgen_curve:P-256 2>/dev/null | put "$TLS/origin.key" 0640
   fi
-  chown root:caddy "$TLS/origin.key"
-  chmod 0640 "$TLS/origin.key"
+  chown "root:$group" "$TLS/origin.key"
   # The same request again, so that a certificate which an interrupted run asked for is recognised.
   if [[ $(openssl req -in "$TLS/origin.csr" -noout -text 2>/dev/null | grep -o 'DNS:.*') != "DNS:$host" ||
     $(openssl req -in "$TLS/origin.csr" -noout -pubkey 2>/dev/null) != "$(public_key_of_key "$TLS/origin.key")" ]]; then
@@ -642,7 +678,10 @@ certificate_request() { # certificate_request HOST
 # --- configure --------------------------------------------------------------------------------------------------------
 
 certificate() { printf '%s' "${IN[certificate_base64]}" | base64 -d 2>/dev/null; }
-have_certificate() { [[ -f $TLS/origin.pem ]] && certificate | cmp -s - "$TLS/origin.pem" && check_certificate; }
+have_certificate() {
+  [[ $(stat -c %G:%a "$TLS" "$TLS/origin.key" "$TLS/origin.pem" 2>/dev/null | paste -s) == $'caddy:750\tcaddy:640\tcaddy:640' ]] &&
+    certificate | cmp -s - "$TLS/origin.pem" && check_certificate
+}
 check_certificate() { # check_certificate [FILE]: sets REASON
   local file=${1:-$TLS/origin.pem}
   if ! openssl x509 -in "$file" -noout 2>/dev/null || grep -q 'PRIVATE KEY' "$file"; then
@@ -662,7 +701,8 @@ do_certificate() {
   certificate >"$SCRATCH/origin.pem" || die 'the certificate is not base64'
   check_certificate "$SCRATCH/origin.pem" || die "$REASON"
   put "$TLS/origin.pem" 0640 <"$SCRATCH/origin.pem"
-  chown root:caddy "$TLS/origin.pem"
+  chown root:caddy "$TLS" "$TLS/origin.key" "$TLS/origin.pem"
+  chmod 0640 "$TLS/origin.key"
 }
 
 workspace_file() { # workspace_file NAME
@@ -772,7 +812,9 @@ have_gateway_config() { [[ $(plan_config) == kept ]]; }
 do_gateway_config() {
   local file=$OPENCLAW_STATE/openclaw.json
   [[ $(plan_config) == changed ]] || die 'openclaw.json cannot be read; correct it or move it away'
-  as_openclaw OPENCLAW_CONFIG_PATH="$file.clawdet" /usr/local/bin/openclaw config validate --json >"$SCRATCH/validate" 2>&1 || {
+  # The first one is wholly ours: the gateway checks it while it starts, and ends with 78 where it is wrong. One that its
+  # user has changed is checked before it takes the place of one that works.
+  [[ ! -e $file ]] || as_openclaw OPENCLAW_CONFIG_PATH="$file.clawdet" /usr/local/bin/openclaw config validate --json >"$SCRATCH/validate" 2>&1 || {
     sed 's/^/  | /' "$SCRATCH/validate"
     as_openclaw rm -f "$file.clawdet"
     die 'OpenClaw refuses the configuration; its reasons are above'
@@ -1022,10 +1064,10 @@ listeners() { ss -ltnH "sport = :$PORT" | awk '{sub(/:[0-9]+$/, "", $4); print $
 gateway_life() { printf '%s,%s' "$(systemctl show -P NRestarts openclaw-gateway)" "$(systemctl show -P MainPID openclaw-gateway)"; }
 
 do_promises() {
-  local life address pin path
+  local life address pin path health
   life=$(gateway_life)
   [[ $life == 0,* ]] || die "the gateway was restarted ${life%,*} times"
-  quiet /usr/local/bin/openclaw gateway health --json || die 'the gateway does not answer its command line'
+  quiet /usr/local/bin/openclaw gateway health --json & health=$!
   [[ $(listeners) =~ ^(127\.0\.0\.1|\[::1\])(,\[::1\])?$ ]] || die "port $PORT listens on $(listeners), not on loopback alone"
   [[ $(listener_owner) == unit && $(listener_pids | wc -l) == 1 ]] || die "port $PORT belongs to another process than the gateway's service"
   # OpenClaw refuses loopback clients behind a proxy (403), hence the machine's own address. Only Cloudflare trusts the
@@ -1041,7 +1083,7 @@ do_promises() {
       die "https://${IN[host]}$path does not answer with 200 on $address"
     fi
   done
-  sleep 1
+  wait "$health" || die 'the gateway does not answer its command line'
   [[ $(gateway_life) == "$life" ]] || die 'the gateway does not stay up'
 }
 
@@ -1072,7 +1114,7 @@ configure() {
 # --- report, token, nonce ---------------------------------------------------------------------------------------------
 
 report() {
-  local phase=none ready=false health=failed landing=missing
+  local phase=none ready=false health=failed landing=missing asked=''
   # A missing thing is a finding here, not a failure.
   set +e
   trap - ERR
@@ -1081,7 +1123,8 @@ report() {
   [[ ! -s $WEB/index.html ]] || landing=present
   if gateway_is_ready; then
     ready=true
-    /usr/local/bin/openclaw gateway health --json </dev/null >/dev/null 2>&1 && health=ok
+    # It takes as long as all the rest, which is found out meanwhile.
+    /usr/local/bin/openclaw gateway health --json </dev/null >/dev/null 2>&1 & asked=$!
   fi
   print() { printf '%s=%s\n' "$1" "$(tr -d '\n\r' <<<"$2")"; }
   print phase "$phase"
@@ -1101,6 +1144,7 @@ report() {
   # Both in the machine's own monotonic time, which no clock correction moves.
   print openclaw_active_seconds "$(awk -v since="$(systemctl show -P ActiveEnterTimestampMonotonic openclaw-gateway)" \
     '{printf "%d", since ? $1 - since / 1e6 : 0}' /proc/uptime)"
+  [[ -z $asked ]] || ! wait "$asked" || health=ok
   print gateway_ready "$ready"
   print gateway_health "$health"
   print gateway_listeners "$(listeners)"

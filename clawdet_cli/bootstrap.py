@@ -1,6 +1,7 @@
 """The exchange with a VPS: remote commands as values, the script's input, and its progress lines."""
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -41,9 +42,11 @@ _VERSION_OR_DIGEST = re.compile(r"[0-9a-z.-]{1,64}", re.ASCII)
 
 _TOKEN = re.compile(r"[!-~]{24,512}", re.ASCII)
 
-CLOUD_INIT_DONE = "cloud-init status --wait"
-"""Exits 2 for warnings that do not matter to us; apt and the keys are only at rest once it has ended."""
-
+BOOT_FOLDER = "/run/clawdet/boot"
+"""Where user_data puts what it begins `prepare` with, before anybody can reach the machine."""
+BOOT_MARK = "mark"
+LOCK_SECONDS = 1500
+"""How long that run waits for the npm lock, which is too large for user_data."""
 
 LIST_DEVICES = "openclaw devices list --json"
 """OpenClaw's own command line, as the user who owns its state (facts of OpenClaw 2026.9)."""
@@ -69,11 +72,11 @@ def upload(folder: str) -> str:
     return f"umask 077; rm -rf {quoted} && mkdir -p {quoted} && tar -x -C {quoted} --no-same-owner"
 
 
-def package(input_lines: bytes, files: Mapping[str, bytes]) -> bytes:
-    """Pack script, input and files as the tar that `upload` expects."""
+def package(files: Mapping[str, bytes]) -> bytes:
+    """Pack files as the tar that `upload` and `join_boot` expect."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in {SCRIPT_NAME: script(), "input": input_lines, **files}.items():
+        for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             member.mode = 0o600
@@ -86,14 +89,54 @@ def start(verb: str, folder: str) -> str:
 
     A unit outlives the SSH connection and even the operator's machine: who comes back follows its log.
     """
-    unit, log = f"clawdet-{verb}.service", f"{LOG_FOLDER}/{verb}.log"
+    unit = f"clawdet-{verb}.service"
     return (
         f'if [ "$(systemctl show -P ActiveState {unit})" = activating ]; then echo attached; exit; fi; '
         f"systemctl stop {unit} 2>/dev/null; systemctl reset-failed {unit} 2>/dev/null; "
-        f"install -d -m 700 {LOG_FOLDER} && rm -f {log} && touch {log} && systemd-run --quiet --no-block --unit={unit} "
+        f"{_run_unit(verb, folder)} && echo started"
+    )
+
+
+def start_at_boot() -> str:
+    """Build the command by which user_data begins `prepare`, as soon as cloud-init has written the files for it."""
+    # By either name of cloud-init's network stage; sshd waits for that too.
+    after = '-p After="cloud-init.service cloud-init-network.service" '
+    return f"mkdir -p -m 700 /run/clawdet {BOOT_FOLDER} && {_run_unit('prepare', BOOT_FOLDER, after)}"
+
+
+def _run_unit(verb: str, folder: str, properties: str = "") -> str:
+    log = f"{LOG_FOLDER}/{verb}.log"
+    return (
+        f"install -d -m 700 {LOG_FOLDER} && rm -f {log} && touch {log} && systemd-run --quiet --no-block"
+        f" --unit=clawdet-{verb}.service {properties}"
         f"-p Type=oneshot -p RemainAfterExit=yes -p TimeoutStartSec=30min -p StandardInput=null "
         f"-p StandardOutput=append:{log} -p StandardError=inherit "
-        f"/bin/bash {shlex.quote(folder)}/{SCRIPT_NAME} {verb} {shlex.quote(folder)}/input && echo started"
+        f"/bin/bash {shlex.quote(folder)}/{SCRIPT_NAME} {verb} {shlex.quote(folder)}/input"
+    )
+
+
+def boot_mark(values: Mapping[str, str]) -> str:
+    """Give what tells a run that user_data began from one with another input, or of another clawdet's script."""
+    return hashlib.sha256(script() + input_file(values)).hexdigest()[:32]
+
+
+def join_boot(mark: str) -> str:
+    """Build the command that gives the files on its stdin to the run that user_data began, and prints `joined`.
+
+    It prints `none` where there is no such run with this mark, or somebody has joined it before. One with another mark
+    gets the files too: it would wait for them.
+    """
+    state = "$(systemctl show -P ActiveState clawdet-prepare.service)"
+    new = f"{BOOT_FOLDER}.new"
+    # Moved, so that the lock is there whole or not at all.
+    return (
+        f"if [ ! -d {BOOT_FOLDER} ] || [ -e {BOOT_FOLDER}/package-lock.json ]; "
+        "then cat >/dev/null; echo none; exit; fi; "
+        f"umask 077; rm -rf {new} && mkdir {new} && tar -x -C {new} --no-same-owner && "
+        f"mv {new}/package.json {new}/package-lock.json {BOOT_FOLDER}/ || exit; "
+        f'n=0; while [ $n -lt 50 ] && [ "{state}" = inactive ]; do sleep 0.1; n=$((n+1)); done; '
+        f'if [ "{state}" = inactive ] || [ "$(cat {BOOT_FOLDER}/{BOOT_MARK})" != {shlex.quote(mark)} ]; '
+        f"then echo none; else echo joined; fi"
     )
 
 
@@ -256,19 +299,35 @@ def parse_values(text: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if re.match(r"[a-z0-9_]+=", line))
 
 
-def prepare_input(settings: Settings, openclaw_version: str, architecture: str) -> tuple[bytes, dict[str, bytes]]:
-    """Build the input of the prepare phase and the files beside it."""
+def prepare_input(settings: Settings, openclaw_version: str, architecture: str) -> dict[str, str]:
+    """Give the values of the prepare phase's input."""
     pinned = pins.load().for_openclaw(openclaw_version, architecture)
     values = pinned.script_input()
     # A mirror serves archives of its own making: their digests come with it, the executables' stay the pinned ones.
     mirrored = settings.endpoints.artifacts.get(f"{pinned.node_version}/{architecture}")
     if mirrored is not None:
         values = {key: value for key, value in values.items() if "_archive_" not in key} | dict(mirrored)
-    return _lines(values), {"package.json": pinned.package_json, "package-lock.json": pinned.package_lock}
+    return values
 
 
-def configure_input(settings: Settings, instance: Instance, certificate_pem: str) -> bytes:
-    """Build the input of the configure phase: this user's host, certificate and keys."""
+def prepare_files(openclaw_version: str) -> dict[str, bytes]:
+    """Give the files that lie beside the prepare phase's input: OpenClaw's npm lock."""
+    pinned = pins.load().for_openclaw(openclaw_version, "x86")  # the lock is the same for all
+    return {"package.json": pinned.package_json, "package-lock.json": pinned.package_lock}
+
+
+def prepared_as(values: Mapping[str, str]) -> dict[str, str]:
+    """Give what the result line of a `prepare` with this input, by this very script, says."""
+    return {
+        **{name: values[name] for name in ("openclaw_version", "node_version", "caddy_version", "lock_sha256")},
+        "node_sha256": values["node_executable_sha256"],
+        "caddy_sha256": values["caddy_executable_sha256"],
+        "script_sha256": hashlib.sha256(script()).hexdigest(),
+    }
+
+
+def configure_input(settings: Settings, instance: Instance, certificate_pem: str) -> dict[str, str]:
+    """Give the values of the input of the configure phase: this user's host, certificate and keys."""
     pinned = pins.load().for_openclaw(instance.openclaw_version or settings.openclaw_version, "x86")
     values = {
         "host": instance.host,
@@ -280,10 +339,11 @@ def configure_input(settings: Settings, instance: Instance, certificate_pem: str
         pem = settings.origin_pull_ca.encode()
         values["origin_pull_ca_base64"] = base64.b64encode(pem).decode() if pem else "none"
     values.update({f"key_{name}": key.reveal() for name, key in settings.provider_keys.items()})
-    return _lines(values)
+    return values
 
 
-def _lines(values: Mapping[str, str]) -> bytes:
+def input_file(values: Mapping[str, str]) -> bytes:
+    """Write a phase's input. Raises GuestError for a value that has lines."""
     for key, value in values.items():
         if "\n" in value or "\r" in value:
             raise GuestError(f"The value of {key} has more than one line and cannot be handed to the VPS.")

@@ -14,29 +14,97 @@ SHOWN_LINES = 15
 """The last lines of the script's log that an error shows."""
 
 
-def run_phase(run: Run, verb: str, input_lines: bytes, files: Mapping[str, bytes]) -> dict[str, str]:
+def run_phase(run: Run, verb: str, values: Mapping[str, str], files: Mapping[str, bytes]) -> dict[str, str]:
     """Run `prepare` or `configure` to its end and give the values of its result line. Raises GuestError."""
-    folder = f"/run/clawdet/{secrets.token_hex(6)}"
-    with run.effect("upload", verb, folder=folder):
-        content = bootstrap.package(input_lines, files)
-        answer = run.ssh().run(bootstrap.upload(folder), stdin=content, timeout=run.deadline.within(120).left())
-    if answer.code != 0:
-        raise GuestError("The script could not be copied to the VPS.", details=answer.err.splitlines()[-5:])
-    while run.deadline.left() > 0:
-        with run.effect("start", verb, folder=folder):
-            answer = run.ssh().run(bootstrap.start(verb, folder), timeout=run.deadline.within(60).left())
+    phase = Phase(run, verb, values, files)
+    phase.begin()
+    return phase.end()
+
+
+class Phase:
+    """One phase, from its start on the VPS to its end; in between the caller may do something else."""
+
+    def __init__(
+        self,
+        run: Run,
+        verb: str,
+        values: Mapping[str, str],
+        files: Mapping[str, bytes],
+        *,
+        expected: Mapping[str, str] | None = None,
+    ) -> None:
+        self.run = run
+        self.verb = verb
+        self.values = values
+        self._files = files
+        self._expected = expected
+        """The result that is wanted, and makes the run of somebody else as good as one of ours."""
+        self._folder = f"/run/clawdet/{secrets.token_hex(6)}"
+        self._ours = False
+        self._follower = _Follower(run, verb)
+
+    def take_over(self) -> bool:
+        """Take over the run that user_data began, if there is one and nobody has: its failure is ours then."""
+        with self.run.effect("join_boot", self.verb, folder=bootstrap.BOOT_FOLDER):
+            content = bootstrap.package(self._files)
+            command = bootstrap.join_boot(bootstrap.boot_mark(self.values))
+            answer = self.run.ssh().run(command, stdin=content, timeout=self.run.deadline.within(120).left())
         if answer.code != 0:
-            raise GuestError(f"The VPS would not start '{verb}'.", details=answer.err.splitlines()[-5:])
-        attached = answer.out.strip() == "attached"
-        if attached:
-            run.note(f"'{verb}' of an earlier run is still at work there: following it first")
-        values = _Follower(run, verb).to_the_end(failure_is_ours=not attached)
-        if not attached:
-            return values
-    raise WaitError(
-        f"'{verb}' of an earlier run took all the time that there was.",
-        next_steps=["run the command again, with more time: --timeout 1800"],
-    )
+            raise GuestError("The npm lock could not be copied to the VPS.", details=answer.err.splitlines()[-5:])
+        self._ours = answer.out.strip() == "joined"
+        return self._ours
+
+    def begin(self) -> None:
+        """Copy the script there and start it, or find one that runs already."""
+        run = self.run
+        with run.effect("upload", self.verb, folder=self._folder):
+            own = {bootstrap.SCRIPT_NAME: bootstrap.script(), "input": bootstrap.input_file(self.values)}
+            content = bootstrap.package(own | dict(self._files))
+            answer = run.ssh().run(
+                bootstrap.upload(self._folder), stdin=content, timeout=run.deadline.within(120).left()
+            )
+        if answer.code != 0:
+            raise GuestError("The script could not be copied to the VPS.", details=answer.err.splitlines()[-5:])
+        self._start()
+
+    def reach(self, step: str) -> None:
+        """Follow it until a step is over. Raises GuestError when it ends, in failure, before that."""
+        follower = self._follower
+        until(
+            lambda: follower.look() or (step in follower.over or None),
+            deadline=self.run.deadline,
+            what=f"the step '{step}' on the VPS",
+            every=0.1,
+            catching=(ConnectionLost,),
+        )
+        if step not in follower.over and self._ours:
+            raise follower.failure()
+
+    def end(self) -> dict[str, str]:
+        """Follow it to its end, and give the values of its result line."""
+        while self.run.deadline.left() > 0:
+            values = self._follower.to_the_end()
+            wanted = self._ours if self._expected is None else self._expected.items() <= values.items()
+            if self._follower.succeeded() and wanted:
+                return values
+            if self._ours:
+                raise self._follower.failure()
+            self._start()
+        raise WaitError(
+            f"'{self.verb}' of an earlier run took all the time that there was.",
+            next_steps=["run the command again, with more time: --timeout 1800"],
+        )
+
+    def _start(self) -> None:
+        run = self.run
+        with run.effect("start", self.verb, folder=self._folder):
+            answer = run.ssh().run(bootstrap.start(self.verb, self._folder), timeout=run.deadline.within(60).left())
+        if answer.code != 0:
+            raise GuestError(f"The VPS would not start '{self.verb}'.", details=answer.err.splitlines()[-5:])
+        self._ours = answer.out.strip() != "attached"
+        self._follower = _Follower(run, self.verb)
+        if not self._ours:
+            run.note(f"'{self.verb}' of an earlier run is still at work there: following it first")
 
 
 class _Follower:
@@ -47,29 +115,42 @@ class _Follower:
         self.verb = verb
         self.offset = 0
         self.rest = ""
+        self.over: set[str] = set()
+        """The steps that are done or were skipped."""
         self.values: dict[str, str] = {}
         self.failed: bootstrap.ScriptLine | None = None
         self.last: deque[str] = deque(maxlen=SHOWN_LINES)
+        self.ended: bootstrap.UnitState | None = None
 
-    def to_the_end(self, *, failure_is_ours: bool) -> dict[str, str]:
-        state = until(
-            self._look,
+    def to_the_end(self) -> dict[str, str]:
+        """Follow it to its end, and give the values of its result line."""
+        until(
+            self.look,
             deadline=self.run.deadline,
             what=f"'{self.verb}' on the VPS",
             every=0.1,
             catching=(ConnectionLost,),
         )
-        if failure_is_ours and not (state.ok and self.values.get("@result") == "ok"):
-            step = f" at the step '{self.failed.step}'" if self.failed else ""
-            reason = f": {self.failed.text}" if self.failed and self.failed.text else ""
-            raise GuestError(
-                f"'{self.verb}' failed on the VPS{step}{reason}.",
-                details=[*self.last, f"({state.text})"],
-            )
         return self.values
 
-    def _look(self) -> bootstrap.UnitState | None:
+    def succeeded(self) -> bool:
+        """Say whether it ended well, by systemd's word and its own."""
+        return self.ended is not None and self.ended.ok and self.values.get("@result") == "ok"
+
+    def failure(self) -> GuestError:
+        """Give the error that tells how it ended."""
+        step = f" at the step '{self.failed.step}'" if self.failed else ""
+        reason = f": {self.failed.text}" if self.failed and self.failed.text else ""
+        state = self.ended.text if self.ended else "it does not run"
+        return GuestError(
+            f"'{self.verb}' failed on the VPS{step}{reason}.",
+            details=[*self.last, f"({state})"],
+        )
+
+    def look(self) -> bootstrap.UnitState | None:
         """Take in what is new; give the unit's state once it has ended."""
+        if self.ended is not None:
+            return self.ended
         ssh = self.run.ssh()
         try:
             answer = ssh.run(bootstrap.follow(self.verb, self.offset), timeout=self.run.deadline.within(40).left())
@@ -93,7 +174,8 @@ class _Follower:
             lines.append(self.rest)
         for line in lines:
             self._take(line[: bootstrap.MOST_LINE])
-        return None if state.running or more else state
+        self.ended = None if state.running or more else state
+        return self.ended
 
     def _take(self, line: str) -> None:
         parsed = bootstrap.parse_line(line)
@@ -104,9 +186,11 @@ class _Follower:
             case bootstrap.ScriptLine("begin"):
                 self.run.emit("step_started", step=parsed.step, text=parsed.text)
             case bootstrap.ScriptLine("done"):
+                self.over.add(parsed.step)
                 self.run.steps_done.append(parsed.step)
                 self.run.emit("step_finished", step=parsed.step, status="done", seconds=parsed.seconds)
             case bootstrap.ScriptLine("skip"):
+                self.over.add(parsed.step)
                 self.run.emit("step_finished", step=parsed.step, status="skipped", text=parsed.text)
             case bootstrap.ScriptLine("fail"):
                 self.failed = parsed

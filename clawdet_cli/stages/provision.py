@@ -5,31 +5,34 @@ stage                  Hetzner            Cloudflare         VPS                
 check_accounts         types, prices      zone, SSL mode                                  pending
 create_server          firewall, /servers                                                 creating_vps
 create_dns_record                         POST dns_records                                configuring_dns
+                       (boots, and begins by itself: ------> Node, Caddy, OpenClaw)
 await_ssh              running?                              SSH with the pinned key      installing
-prepare_vps                                                  Node, Caddy, OpenClaw
+join_prepare                                                 the npm lock, for OpenClaw
 replace_host_key       label                                 a host key of its own making
 install_certificate                       sign the CSR       key and CSR, made there
+prepare_vps                                                  until all is installed
 configure_openclaw                                           host, keys, units, landing
 check_origin                                                 443 through the SSH tunnel
 verify                 server             record, edge       unit, gateway, page          complete, URL
 ```
 
 Every stage finds what is there before it makes anything, so running the list again goes on from where it stopped.
+What user_data begins goes on while other stages wait for other things; where it did not begin, join_prepare starts it.
 """
 
-import json
 from typing import Any, TypeVar
 
 from clawdet_cli import bootstrap, csr
 from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import CloudError, GuestError, SoldOutError, StateError, StoppedError, WaitError
-from clawdet_cli.model import DnsRecord, Firewall, HostKey, Server, ServerOrder, Status, Zone
+from clawdet_cli.model import DnsRecord, Firewall, Server, ServerOrder, Status, Zone
 from clawdet_cli.stages import firewall, preflight, verify
 from clawdet_cli.stages.destroy import own_certificates, revoke
 from clawdet_cli.stages.host_key import LABEL, label_names, replace_host_key
-from clawdet_cli.stages.phase import run_phase
+from clawdet_cli.stages.phase import Phase, run_phase
 from clawdet_cli.stages.runner import Run, Stage
+from clawdet_cli.stages.user_data import user_data
 
 T = TypeVar("T")
 
@@ -104,7 +107,7 @@ def create_dns_record(run: Run) -> None:
 
 
 def await_ssh(run: Run) -> None:
-    """Wait until the VPS runs, answers with the pinned host key, and its first boot is over."""
+    """Wait until the VPS runs and answers with the pinned host key."""
     server = run.clouds.hetzner.server(_known(run.instance.server_id))
     if server is None:
         raise CloudError(f"The server {run.instance.server_name} is gone from Hetzner.")
@@ -113,13 +116,11 @@ def await_ssh(run: Run) -> None:
         raise CloudError(f"The server's address changed from {run.instance.ipv4} to {server.ipv4}.")
     if run.settings.ssh_from:
         run.note(f"SSH is let in from {', '.join(sorted(run.settings.ssh_from))} only: this machine must be within")
-    answer = run.ssh().run(bootstrap.CLOUD_INIT_DONE, timeout=run.deadline.within(600).left())
-    if answer.code not in {0, 2}:
-        run.note(f"cloud-init reports a problem: {answer.out.strip()}")
+    run.ssh()
 
 
-def prepare_vps(run: Run) -> None:
-    """Install Node.js, Caddy and OpenClaw: nothing personal yet."""
+def join_prepare(run: Run) -> None:
+    """Find the installation that the VPS began as it booted, or begin it, and give it the npm lock."""
     instance = run.instance
     version = instance.openclaw_version or run.settings.openclaw_version
     architecture = {"x86_64": "x86", "aarch64": "arm"}.get(
@@ -127,9 +128,21 @@ def prepare_vps(run: Run) -> None:
     )
     if version != run.settings.openclaw_version:
         run.note(f"OpenClaw {version} is installed there and is kept; {run.settings.openclaw_version} is not installed")
-    said = run_phase(run, "prepare", *bootstrap.prepare_input(run.settings, version, architecture))
+    values = bootstrap.prepare_input(run.settings, version, architecture)
+    phase = Phase(run, "prepare", values, bootstrap.prepare_files(version), expected=bootstrap.prepared_as(values))
+    if not phase.take_over():
+        phase.begin()
+    # From there on the script is on the machine, and its other verbs can be used.
+    phase.reach("tool")
+    run.preparing = phase
+
+
+def prepare_vps(run: Run) -> None:
+    """Wait until Node.js, Caddy and OpenClaw are installed: nothing personal yet."""
+    phase = _known(run.preparing)
+    said = phase.end()
     # Only now, so that a version that cannot be installed does not stick to the instance.
-    run.record(openclaw_version=version, installed=bootstrap.installed_text(said))
+    run.record(openclaw_version=phase.values["openclaw_version"], installed=bootstrap.installed_text(said))
 
 
 def install_certificate(run: Run) -> None:
@@ -171,8 +184,8 @@ def configure_openclaw(run: Run) -> None:
         raise CloudError("The certificate that was just signed is gone from Cloudflare.")
     # Again, for an instance that is complete: what comes before its first stage was not done for it.
     preflight.origin_pulls(run.clouds.cloudflare, _known(run.instance.zone_id), run.settings)
-    lines = bootstrap.configure_input(run.settings, run.instance, certificate.pem)
-    run.configured = run_phase(run, "configure", lines, {})
+    values = bootstrap.configure_input(run.settings, run.instance, certificate.pem)
+    run.configured = run_phase(run, "configure", values, {})
     run.record(url=f"https://{run.instance.host}/")
 
 
@@ -199,28 +212,14 @@ PROVISION = (
     Stage("create_server", Status.CREATING_VPS, "Ordering the VPS", create_server),
     Stage("create_dns_record", Status.CONFIGURING_DNS, "Pointing the name at it", create_dns_record),
     Stage("await_ssh", Status.INSTALLING, "Waiting for the VPS to boot", await_ssh),
-    Stage("prepare_vps", Status.INSTALLING, "Installing Node.js, Caddy and OpenClaw", prepare_vps),
+    Stage("join_prepare", Status.INSTALLING, "Joining the installation that it began", join_prepare),
     Stage("replace_host_key", Status.INSTALLING, "Replacing the host key that was sent", replace_host_key),
     Stage("install_certificate", Status.INSTALLING, "Certifying the VPS's own key", install_certificate),
+    Stage("prepare_vps", Status.INSTALLING, "Installing Node.js, Caddy and OpenClaw", prepare_vps),
     Stage("configure_openclaw", Status.INSTALLING, "Configuring and starting OpenClaw", configure_openclaw),
     Stage("check_origin", Status.INSTALLING, "Checking the VPS directly", check_origin),
     Stage("verify", Status.INSTALLING, "Verifying from outside", verify_from_outside),
 )
-
-
-def user_data(host_key: HostKey) -> str:
-    """Write the cloud-config: the host key to be pinned and nothing else that is secret.
-
-    JSON is YAML; so no value can break out of its place. user_data stays readable on the VPS: no API secret may go in.
-    """
-    config = {
-        "ssh_keys": {"ed25519_private": host_key.private, "ed25519_public": host_key.public},
-        "ssh_deletekeys": True,
-        "disable_root": False,
-        "ssh_pwauth": False,
-        "package_update": False,
-    }
-    return "#cloud-config\n" + json.dumps(config, indent=1) + "\n"
 
 
 def _refuse_to_share_the_name(run: Run, zone: Zone, made: DnsRecord) -> None:
@@ -281,6 +280,7 @@ def _order(run: Run, wall: Firewall) -> Server:
     """Try the candidates in turn until Hetzner accepts one."""
     hetzner, instance, settings = run.clouds.hetzner, run.instance, run.settings
     key_id = _key_at_hetzner(run)
+    version = instance.openclaw_version or settings.openclaw_version
     run.hang_up()  # from a server that is gone
     host_key = ssh.make_host_key()
     run.record(host_key=host_key.public, next_host_key=None, image=settings.image)
@@ -293,7 +293,7 @@ def _order(run: Run, wall: Firewall) -> Server:
             location=offer.location,
             image=settings.image,
             ssh_key_id=key_id,
-            user_data=user_data(host_key),
+            user_data=user_data(host_key, bootstrap.prepare_input(settings, version, offer.architecture)),
             labels=labels,
             # Named in the order, so that it holds from the first packet.
             firewall_ids=(wall.id,),

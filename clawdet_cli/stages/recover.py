@@ -142,6 +142,7 @@ LOOKS: Mapping[str, Callable[[Run, Effect], Seen]] = {
     "attach_firewall": _found_later,
     "delete_firewall": _found_later,
     "update_dns_record": _found_later,
+    "join_boot": _found_later,
     "upload": _found_later,
     "start": _found_later,
     "make_vps_key": _found_later,

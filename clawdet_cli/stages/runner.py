@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from clawdet_cli import stopping
 from clawdet_cli.adapters import Clouds
@@ -35,6 +35,9 @@ from clawdet_cli.model import (
 )
 from clawdet_cli.settings import Settings
 from clawdet_cli.state import State
+
+if TYPE_CHECKING:
+    from clawdet_cli.stages.phase import Phase
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class Run:
         """Set by the first stage of each list."""
         self.offers: Sequence[ServerOffer] = ()
         """Set by the first stage: what may be ordered, in the order in which it is tried."""
+        self.preparing: Phase | None = None
+        """Set by join_prepare: the installation, which goes on while other stages do something else."""
         self.configured: Mapping[str, str] = {}
         """Set by the configure stage: what the script says of the machine."""
         self.steps_done: list[str] = []

@@ -18,6 +18,7 @@ from clawdet_cli.sandbox.simulated.phases import CONFIGURE_STEPS, PREPARE_STEPS
 
 SCRIPT = bootstrap.script().decode()
 VERBS = ("prepare", "configure")
+CLOUD_INIT_DONE = "cloud-init status --wait"
 FOLDER = "/run/clawdet/00ff00ff00ff"
 
 
@@ -71,11 +72,12 @@ def test_the_lines_of_the_report_are_the_scripts(tmp_path: Path) -> None:
         bootstrap.upload(FOLDER),
         *(bootstrap.start(verb, FOLDER) for verb in VERBS),
         *(bootstrap.follow(verb, offset) for verb in VERBS for offset in (0, 12345)),
+        bootstrap.join_boot("0" * 32),
         bootstrap.installed("certificate-request", "alice.clawdet.test"),
         bootstrap.installed("report"),
         bootstrap.installed("token"),
         bootstrap.installed("nonce", "0123456789abcdef"),
-        bootstrap.CLOUD_INIT_DONE,
+        CLOUD_INIT_DONE,
         "uname -m",
     ],
 )
@@ -90,7 +92,7 @@ def test_another_command_is_not(tmp_path: Path) -> None:
 def test_cloud_init_is_waited_for(tmp_path: Path) -> None:
     async def run() -> None:
         guest = fresh(tmp_path)
-        waiting = asyncio.create_task(execute(guest, bootstrap.CLOUD_INIT_DONE, no_stdin))
+        waiting = asyncio.create_task(execute(guest, CLOUD_INIT_DONE, no_stdin))
         done, _ = await asyncio.wait([waiting], timeout=0.3)
         assert not done
         guest.first_boot_over.set()

@@ -22,13 +22,12 @@ import pytest
 import requests
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect as websocket_connect
-from websockets.typing import Origin
 
 from clawdet_cli import bootstrap, pins
 from clawdet_cli.adapters.edge import CONNECT_REQUEST
 from clawdet_cli.adapters.ssh_keys import known_hosts_line, make_host_key, operator_key
+from clawdet_cli.adapters.websocket import WebSocket
+from clawdet_cli.model import Deadline
 from clawdet_cli.sandbox import network
 from clawdet_cli.sandbox.authority import Authority
 from clawdet_cli.sandbox.forwarder import Forwarder
@@ -39,6 +38,7 @@ from tests.contract.served import LoopThread, Served
 
 T = TypeVar("T")
 HOST, USER = "alice.clawdet.test", "alice"
+CLOUD_INIT_DONE = "cloud-init status --wait"
 FOLDER = "/run/clawdet/0a1b2c3d4e5f"
 PINNED = pins.load().for_openclaw(pins.load().default_openclaw, "x86")
 PREPARE_INPUT = "".join(f"{key}={value}\n" for key, value in PINNED.script_input().items())
@@ -193,6 +193,10 @@ def read(stream: socket.socket, path: str, headers: dict[str, str] | None = None
         connection.close()
 
 
+def packed(lines: str, files: dict[str, bytes]) -> bytes:
+    return bootstrap.package({bootstrap.SCRIPT_NAME: bootstrap.script(), "input": lines.encode(), **files})
+
+
 class Shell:
     """Commands over one SSH connection."""
 
@@ -209,7 +213,7 @@ class Shell:
         return out.channel.recv_exit_status(), *said
 
     def upload(self, lines: str, files: dict[str, bytes]) -> None:
-        assert self.run(bootstrap.upload(FOLDER), bootstrap.package(lines.encode(), files)) == (0, "", "")
+        assert self.run(bootstrap.upload(FOLDER), packed(lines, files)) == (0, "", "")
 
     def start(self, verb: str) -> str:
         code, out, err = self.run(bootstrap.start(verb, FOLDER))
@@ -330,7 +334,7 @@ class TestSsh:
 
     def test_the_first_boot_is_waited_for(self, rig: Rig, server: MachineSpec) -> None:
         with rig.shell(server) as shell:
-            assert shell.run(bootstrap.CLOUD_INIT_DONE) == (0, "\nstatus: done\n", "")
+            assert shell.run(CLOUD_INIT_DONE) == (0, "\nstatus: done\n", "")
 
     @pytest.mark.parametrize("user_data", ["Grüße", base64.b64encode(b"\x1f\x8bno gzip").decode()])
     def test_user_data_that_is_nothing_does_not_keep_it_from_booting(self, rig: Rig, user_data: str) -> None:
@@ -340,7 +344,7 @@ class TestSsh:
         config = {"ssh_keys": {"ed25519_private": rig.host_key.private}, "runcmd": ["true"]}
         spec = rig.boot(rig.spec(user_data="#cloud-config\n" + json.dumps(config)))
         client = rig.await_client(spec)
-        code, out, err = Shell(client).run(bootstrap.CLOUD_INIT_DONE)
+        code, out, err = Shell(client).run(CLOUD_INIT_DONE)
         client.close()
         assert (code, out) == (1, "\nstatus: error\n")
         assert "runcmd" in err
@@ -376,7 +380,7 @@ class TestPhases:
                 f"@result ok openclaw_version={PINNED.openclaw_version} node_version={PINNED.node_version}"
                 f" caddy_version={PINNED.caddy_version}"
                 f" node_sha256={pins['node_executable_sha256']} caddy_sha256={pins['caddy_executable_sha256']}"
-                f" lock_sha256={pins['lock_sha256']}"
+                f" lock_sha256={pins['lock_sha256']} script_sha256={hashlib.sha256(bootstrap.script()).hexdigest()}"
             )
             lines = shell.phase("configure", rig.configure_input(shell) + KEY_LINE, {})
             assert "gateway-secrets" in steps(lines, "done")
@@ -599,21 +603,17 @@ class TestWeb:
     def test_a_websocket_is_challenged_and_refused(
         self, rig: Rig, ready: MachineSpec, origin: str | None, code: str
     ) -> None:
-        stream = rig.tls(rig.dial(ready, 443))
-        stream.settimeout(None)
-        with websocket_connect(
-            f"ws://{HOST}/app", sock=stream, origin=Origin(origin) if origin else None, proxy=None, ping_interval=None
-        ) as socket_:
-            challenge = json.loads(socket_.recv(5))
+        with rig.tls(rig.dial(ready, 443)) as stream:
+            gateway = WebSocket(stream, HOST, "/app", origin, end=Deadline.after(10), max_size=65536)
+            gateway.open()
+            challenge = json.loads(gateway.receive() or b"")
             assert (challenge["type"], challenge["event"]) == ("event", "connect.challenge")
             assert challenge["payload"]["nonce"]
-            socket_.send(json.dumps(dict(CONNECT_REQUEST)))
-            answer = json.loads(socket_.recv(5))
+            gateway.send(json.dumps(dict(CONNECT_REQUEST)))
+            answer = json.loads(gateway.receive() or b"")
             assert (answer["id"], answer["ok"], answer["error"]["details"]["code"]) == ("1", False, code)
-            with pytest.raises(ConnectionClosed) as closed:
-                socket_.recv(5)
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1008
+            assert gateway.receive() is None
+            assert gateway.closed_with()[0] == 1008
 
     def test_the_tunnel_through_ssh_leads_to_its_own_address_only(self, rig: Rig, ready: MachineSpec) -> None:
         rig.denied = {443}

@@ -28,7 +28,7 @@ NAMES = [
     "alice\x1b[31m",
 ]
 
-PREPARE = ["users", "node", "caddy", "openclaw", "gateway-token", "units", "tool", "prepared"]
+PREPARE = "tool downloads node npm caddy users metadata gateway-token units openclaw prepared".split()
 CONFIGURE = [
     "certificate",
     "workspace",

@@ -45,6 +45,7 @@ CALLS = {
     "delete_firewall": ("DELETE", "/v1/firewalls/[0-9]+"),
 }
 COMMANDS = {
+    "join_boot": r"if \[ ! -d /run/clawdet/boot .*",
     "upload": r"umask 077; rm -rf .*",
     "start": r'if \[ "\$\(systemctl show .* echo started',
     "make_vps_key": r".*provision-openclaw\.sh certificate-request .*",
@@ -54,7 +55,7 @@ COMMANDS = {
     "put_nonce": r".*provision-openclaw\.sh nonce .*",
 }
 READING = (
-    *(r"cloud-init status --wait", r"uname -m", r"n=0; while .*", r".*provision-openclaw\.sh (report|token)"),
+    *(r"uname -m", r"n=0; while .*", r".*provision-openclaw\.sh (report|token)"),
     r"openclaw devices list --json",
 )
 """What is asked over SSH and changes nothing; any other command must be one of COMMANDS."""

@@ -120,20 +120,31 @@ def ask(operator: Operator, ipv4: str, command: str) -> tuple[str, int, str, str
 
 
 def normalised(said: Iterable[tuple[str, int, str, str]]) -> Iterable[Exchange]:
-    shaped = ((shape(command), code, out, err) for command, code, out, err in said)
-    # How often a phase is looked at depends on how long it takes; what it says in all does not.
-    for command, group in itertools.groupby(shaped, key=lambda one: one[0]):
-        answers = list(group)
-        if command.startswith("follow"):
-            yield followed(command, answers)
-            continue
-        for _, code, out, err in answers:
+    shaped = [(shape(command), code, out, err) for command, code, out, err in said]
+    # How often and when a phase is looked at depends on how long it takes; what it says in all, until another one is
+    # started, does not.
+    for number, (command, code, out, err) in enumerate(shaped):
+        if not command.startswith("follow"):
             yield Exchange(command, code, READERS.get(command.split()[0], kinds)(out), kinds(err))
+            continue
+        if command in since_the_last_start(shaped[:number]):
+            continue
+        end = next((n for n, one in enumerate(shaped[number:], number) if is_start(one[0])), len(shaped))
+        yield followed(command, [one for one in shaped[number:end] if one[0] == command])
+
+
+def is_start(command: str) -> bool:
+    return command.endswith("echo started")
+
+
+def since_the_last_start(shaped: Sequence[tuple[str, int, str, str]]) -> set[str]:
+    return {one[0] for one in itertools.takewhile(lambda one: not is_start(one[0]), reversed(shaped))}
 
 
 def shape(command: str) -> str:
     """Name a command of clawdet, with what differs from run to run taken out."""
     command = re.sub(r"/run/clawdet/[0-9a-z]+", "FOLDER", command)
+    command = re.sub(r"\b[0-9a-f]{32}\b", "MARK", command)
     if match := re.match(r"n=0; while .*/(\w+)\.log", command):
         return f"follow {match[1]}"
     if match := re.fullmatch(re.escape(f"/bin/bash {bootstrap.INSTALLED_SCRIPT} ") + r"(\S+)(.*)", command):

@@ -75,13 +75,21 @@ class TestCommands:
             "/bin/bash /usr/local/lib/clawdet/provision-openclaw.sh certificate-request alice.example.com"
         )
 
-    def test_cloud_init(self) -> None:
-        assert bootstrap.CLOUD_INIT_DONE == "cloud-init status --wait"
+    def test_what_user_data_begins_is_the_same_unit_once_cloud_init_has_written_its_files(self) -> None:
+        begun = bootstrap.start_at_boot()
+        folders, _, unit = begun.partition(" && ")
+        assert folders == "mkdir -p -m 700 /run/clawdet /run/clawdet/boot"
+        after = ' -p After="cloud-init.service cloud-init-network.service"'
+        assert after in unit
+        started = f"{unit.replace(after, '')} && echo started"
+        assert bootstrap.start("prepare", "/run/clawdet/boot").endswith(started)
 
     @pytest.mark.parametrize(
         "command",
         [
             bootstrap.upload(ODD_FOLDER),
+            bootstrap.start_at_boot(),
+            bootstrap.join_boot("0a1b"),
             bootstrap.start("prepare", ODD_FOLDER),
             bootstrap.follow("prepare", 0),
             bootstrap.installed("token", ODD_FOLDER),
@@ -99,24 +107,21 @@ class TestCommands:
 
 
 class TestPackage:
-    def test_it_holds_script_input_and_files_for_the_owner_alone(self) -> None:
-        packed = bootstrap.package(b"host=a\n", {"package.json": b"{}"})
+    def test_it_holds_files_for_the_owner_alone(self) -> None:
+        files = {"provision-openclaw.sh": bootstrap.script(), "input": b"host=a\n", "package.json": b"{}"}
+        packed = bootstrap.package(files)
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
             members = archive.getmembers()
             content = {member.name: archive.extractfile(member) for member in members}
             assert [member.name for member in members] == ["provision-openclaw.sh", "input", "package.json"]
             assert all(member.isreg() and member.mode == 0o600 for member in members)
-            assert {name: file.read() for name, file in content.items() if file} == {
-                "provision-openclaw.sh": bootstrap.script(),
-                "input": b"host=a\n",
-                "package.json": b"{}",
-            }
+            assert {name: file.read() for name, file in content.items() if file} == files
 
     def test_uploading_replaces_what_was_there_and_shows_it_to_nobody(self, tmp_path: Path) -> None:
         folder = tmp_path / "it's; $(touch oops) here"
         folder.mkdir(mode=0o755)
         (folder / "old").touch()
-        packed = bootstrap.package(b"host=a\n", {})
+        packed = bootstrap.package({"provision-openclaw.sh": b"true", "input": b"host=a\n"})
         subprocess.run(["sh", "-c", bootstrap.upload(str(folder))], input=packed, check=True, cwd=tmp_path)
         assert sorted(path.name for path in folder.iterdir()) == ["input", "provision-openclaw.sh"]
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -340,7 +345,7 @@ class TestInput:
     def test_configure_has_this_users_host_certificate_model_and_keys(self, tmp_path: Path) -> None:
         pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
         made = bootstrap.configure_input(settings(tmp_path, XAI_API_KEY=KEY), instance(), pem)
-        assert made.decode() == (
+        assert bootstrap.input_file(made).decode() == (
             "host=alice.example.com\n"
             "user=alice\n"
             f"certificate_base64={base64.b64encode(pem.encode()).decode()}\n"
@@ -350,22 +355,25 @@ class TestInput:
 
     def test_configure_without_any_key_has_an_empty_model(self, tmp_path: Path) -> None:
         made = bootstrap.configure_input(settings(tmp_path), instance(), "x")
-        assert made.endswith(b"\nmodel=\n")
+        assert made["model"] == ""
 
     @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
     def test_a_value_with_more_lines_is_refused_and_not_shown(self, tmp_path: Path, end: str) -> None:
         found = settings(tmp_path)
         found = replace(found, provider_keys={"XAI_API_KEY": Secret(f"{KEY}{end}host=evil.example")})
         with pytest.raises(GuestError, match="key_XAI_API_KEY") as caught:
-            bootstrap.configure_input(found, instance(), "x")
+            bootstrap.input_file(bootstrap.configure_input(found, instance(), "x"))
         assert KEY not in f"{caught.value.what}{caught.value.next_steps}{caught.value.details}"
 
     @pytest.mark.parametrize("architecture", ["x86", "arm"])
     def test_prepare_has_the_pinned_versions_and_the_lock_beside_it(self, tmp_path: Path, architecture: str) -> None:
         pinned = pins.load().for_openclaw(default_version(), architecture)
-        lines, files = bootstrap.prepare_input(settings(tmp_path), default_version(), architecture)
-        assert dict(line.split("=", 1) for line in lines.decode().splitlines()) == pinned.script_input()
-        assert files == {"package.json": pinned.package_json, "package-lock.json": pinned.package_lock}
+        values = bootstrap.prepare_input(settings(tmp_path), default_version(), architecture)
+        assert values == pinned.script_input()
+        assert bootstrap.prepare_files(default_version()) == {
+            "package.json": pinned.package_json,
+            "package-lock.json": pinned.package_lock,
+        }
 
     def test_prepare_takes_a_mirrors_archives_and_still_the_pinned_executables(self, tmp_path: Path) -> None:
         found = settings(tmp_path)
@@ -375,8 +383,7 @@ class TestInput:
             f"{pinned.node_version}/arm": {"node_url": "http://127.0.0.1/other"},
         }
         found = replace(found, endpoints=replace(found.endpoints, artifacts=mirror))
-        lines, _ = bootstrap.prepare_input(found, default_version(), "x86")
-        values = dict(line.split("=", 1) for line in lines.decode().splitlines())
+        values = bootstrap.prepare_input(found, default_version(), "x86")
         assert (values["node_url"], values["node_archive_sha256"]) == ("http://127.0.0.1/n", "0" * 64)
         assert values["node_executable_sha256"] == pinned.node.executable_sha256
 

@@ -21,7 +21,7 @@ REASONS = {
     "cli/ssh.py SshCommand._separated while": "walks through the words of a command line",
     "lease.py _acquire while": "ends with --lock-wait, or after WATCH_SECONDS of watching",
     "lease.py _beat while": "a thread that ends when the lease is given back",
-    "stages/phase.py run_phase while": "ends at the deadline",
+    "stages/phase.py Phase.end while": "ends at the deadline",
     "stopping.py pause sleep": "the one sleep; every caller bounds it by its deadline",
 }
 

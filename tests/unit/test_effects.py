@@ -10,7 +10,7 @@ from clawdet_cli.adapters import cloudflare, hetzner
 from clawdet_cli.stages.recover import LOOKS
 from tests.kill import boundaries
 
-ON_THE_VPS = {"upload", "start"}
+ON_THE_VPS = {"upload", "start", "join_boot"}
 """What of `bootstrap` is a command that changes the VPS; `installed` is one by its verb, and read separately."""
 
 

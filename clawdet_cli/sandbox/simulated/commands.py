@@ -9,13 +9,24 @@ from collections.abc import Awaitable, Callable
 
 from clawdet_cli.sandbox.simulated import disk as at
 from clawdet_cli.sandbox.simulated.guest import Gateway, Guest
-from clawdet_cli.sandbox.simulated.phases import run_phase
+from clawdet_cli.sandbox.simulated.phases import LOCK, run_phase
 from clawdet_cli.sandbox.simulated.verbs import ARCHITECTURE, Said, run_verb
 
 Stdin = Callable[[], Awaitable[bytes]]
 _Run = Callable[[Guest, re.Match[str], Stdin], Awaitable[Said]]
 
 LOGS = "/var/log/clawdet"
+BOOT_FOLDER = "/run/clawdet/boot"
+BOOT_MARK = "mark"
+START_AT_BOOT = (
+    "mkdir -p -m 700 /run/clawdet /run/clawdet/boot && install -d -m 700 /var/log/clawdet && "
+    "rm -f /var/log/clawdet/prepare.log && touch /var/log/clawdet/prepare.log && systemd-run --quiet --no-block "
+    '--unit=clawdet-prepare.service -p After="cloud-init.service cloud-init-network.service" -p Type=oneshot '
+    "-p RemainAfterExit=yes -p TimeoutStartSec=30min -p StandardInput=null "
+    "-p StandardOutput=append:/var/log/clawdet/prepare.log -p StandardError=inherit "
+    "/bin/bash /run/clawdet/boot/provision-openclaw.sh prepare /run/clawdet/boot/input"
+)
+"""What clawdet has cloud-init begin with."""
 _NEWS_SECONDS = 5.0  # 20 pauses of 0.25 s in the command
 _COMMAND_LINE_SECONDS = 1.8  # OpenClaw's own, where its gateway answers
 _GATEWAY_DOWN = Said(1, err=b"simulated server: the gateway does not answer\n")
@@ -31,6 +42,15 @@ _PATTERNS = {
         "&& systemd-run --quiet --no-block --unit=clawdet-{verb}.service -p Type=oneshot -p RemainAfterExit=yes "
         "-p TimeoutStartSec=30min -p StandardInput=null -p StandardOutput=append:/var/log/clawdet/{verb}.log "
         "-p StandardError=inherit /bin/bash {folder}/provision-openclaw.sh {verb} {folder}/input && echo started"
+    ),
+    "join": (
+        "if [ ! -d /run/clawdet/boot ] || [ -e /run/clawdet/boot/package-lock.json ]; then cat >/dev/null; echo none; "
+        "exit; fi; umask 077; rm -rf /run/clawdet/boot.new && mkdir /run/clawdet/boot.new && "
+        "tar -x -C /run/clawdet/boot.new --no-same-owner && mv /run/clawdet/boot.new/package.json "
+        "/run/clawdet/boot.new/package-lock.json /run/clawdet/boot/ || exit; n=0; while [ $n -lt 50 ] && "
+        '[ "$(systemctl show -P ActiveState clawdet-prepare.service)" = inactive ]; do sleep 0.1; n=$((n+1)); done; '
+        'if [ "$(systemctl show -P ActiveState clawdet-prepare.service)" = inactive ] || '
+        '[ "$(cat /run/clawdet/boot/mark)" != {mark} ]; then echo none; else echo joined; fi'
     ),
     "follow": (
         'n=0; while [ $n -lt 20 ] && [ "$(stat -c %s /var/log/clawdet/{verb}.log)" -le {offset} ] '
@@ -56,6 +76,7 @@ _WORDS = {
     "simple": "report|token|host-key",
     "named": "certificate-request|nonce|switch-host-key",
     "request": "[0-9a-f-]+",
+    "mark": "[0-9a-f]{32}",
     "value": "[A-Za-z0-9.+/=-]+",
 }
 
@@ -85,8 +106,12 @@ async def execute(guest: Guest, command: str, stdin: Stdin) -> Said:
 
 
 async def _upload(guest: Guest, match: re.Match[str], stdin: Stdin) -> Said:
-    content = await stdin()
-    guest.uploads[match["folder"]] = files = {}
+    files: dict[str, bytes] = {}
+    guest.uploads[match["folder"]] = files
+    return _unpacked(await stdin(), files)
+
+
+def _unpacked(content: bytes, files: dict[str, bytes]) -> Said:
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
             for member in archive:
@@ -101,9 +126,28 @@ async def _upload(guest: Guest, match: re.Match[str], stdin: Stdin) -> Said:
 
 async def _start(guest: Guest, match: re.Match[str], _stdin: Stdin) -> Said:
     verb, folder = match["verb"], match["folder"]
-    unit = guest.unit(verb)
-    if unit.state == "activating":
+    if guest.unit(verb).state == "activating":
         return Said(out=b"attached\n")
+    start_unit(guest, verb, folder)
+    return Said(out=b"started\n")
+
+
+async def _join(guest: Guest, match: re.Match[str], stdin: Stdin) -> Said:
+    content, files = await stdin(), guest.uploads.get(BOOT_FOLDER)
+    if files is None or LOCK in files:
+        return Said(out=b"none\n")
+    new: dict[str, bytes] = {}
+    if (said := _unpacked(content, new)).code:
+        return said
+    files.update(new)
+    guest.joined.set()
+    ours = files.get(BOOT_MARK) == match["mark"].encode()
+    return Said(out=b"joined\n" if ours and guest.unit("prepare").state != "inactive" else b"none\n")
+
+
+def start_unit(guest: Guest, verb: str, folder: str) -> None:
+    """Start a phase with the files of a folder, as systemd does it."""
+    unit = guest.unit(verb)
     unit.state, unit.result, unit.code = "activating", "success", 0
     log = f"{LOGS}/{verb}.log"
     guest.disk.write(log, "")
@@ -123,7 +167,6 @@ async def _start(guest: Guest, match: re.Match[str], _stdin: Stdin) -> Said:
     task = asyncio.create_task(run())
     guest.tasks.add(task)
     task.add_done_callback(guest.tasks.discard)
-    return Said(out=b"started\n")
 
 
 async def _follow(guest: Guest, match: re.Match[str], _stdin: Stdin) -> Said:
@@ -214,6 +257,7 @@ def _json(value: object) -> bytes:
 _RUN: dict[str, _Run] = {
     "upload": _upload,
     "start": _start,
+    "join": _join,
     "follow": _follow,
     "verb": _verb,
     "verb_of": _verb_of,

@@ -26,7 +26,12 @@ _REQUIRED: Mapping[str, Mapping[str, str]] = {
     "configure": {"host": HOST.pattern, "user": _TITLE, "certificate_base64": "(?=.{1,60000}$)[A-Za-z0-9+/]+={0,2}"},
 }
 _OPTIONAL: Mapping[str, Mapping[str, str]] = {
-    "prepare": {"caddy_archive_sha256": _DIGEST, "caddy_archive_sha512": "[0-9a-f]{128}", "npm_registry": _URL},
+    "prepare": {
+        "caddy_archive_sha256": _DIGEST,
+        "caddy_archive_sha512": "[0-9a-f]{128}",
+        "npm_registry": _URL,
+        "lock_within": "[0-9]{1,4}",
+    },
     "configure": {
         "model": r"([A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._:@-]*)+)?",
         "landing_title": _TITLE,

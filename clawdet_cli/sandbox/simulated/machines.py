@@ -13,7 +13,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from starlette.requests import Request
@@ -25,7 +25,7 @@ from clawdet_cli.sandbox.machines import MachineSpec
 from clawdet_cli.sandbox.network import AddressPool
 from clawdet_cli.sandbox.simulated import disk as at
 from clawdet_cli.sandbox.simulated import host_keys
-from clawdet_cli.sandbox.simulated.commands import Stdin, execute
+from clawdet_cli.sandbox.simulated.commands import BOOT_FOLDER, START_AT_BOOT, Stdin, execute, start_unit
 from clawdet_cli.sandbox.simulated.disk import SimulatedDisk
 from clawdet_cli.sandbox.simulated.guest import ADDRESS, Guest
 from clawdet_cli.sandbox.simulated.knobs import Knobs
@@ -41,6 +41,7 @@ _CLOUD_INIT_SECONDS = 4.0  # from then on until the first boot is over
 _WORKERS = 32
 _WEB_PORTS = (80, 443)
 _KNOWN_USER_DATA = {"ssh_keys", "ssh_deletekeys", "disable_root", "ssh_pwauth", "package_update", "package_upgrade"}
+_BEGUN_AT_BOOT = [["cloud-init-per", "once", "clawdet", "sh", "-c", START_AT_BOOT]]
 _HOST_KEY = re.compile(
     r"ed25519_private\W+-----BEGIN OPENSSH PRIVATE KEY-----([A-Za-z0-9+/=\s\\]+?)-----END OPENSSH PRIVATE KEY-----"
 )
@@ -171,12 +172,15 @@ class _Server:
         self._guest.not_simulated = _unknown_parts(config)
         disk = self._guest.disk
         if not disk.exists(at.HOST_KEY):
+            self._guest.uploads.update(_begun_at_boot(config))
             disk.write(at.HOST_KEY, _injected_host_key(config) or host_keys.new())
             disk.write(at.AUTHORIZED_KEYS, "".join(f"{key}\n" for key in spec.public_keys))
 
     async def _boot(self) -> None:
         await self._guest.take(_SSH_SECONDS)
         self._answers = True
+        if BOOT_FOLDER in self._guest.uploads:
+            start_unit(self._guest, "prepare", BOOT_FOLDER)
         self._guest.start_enabled()
         await self._guest.take(_CLOUD_INIT_SECONDS)
         self._guest.first_boot_over.set()
@@ -250,7 +254,22 @@ def _unknown_parts(config: str) -> str:
         keys = set(json.loads(body))
     except (ValueError, TypeError):
         keys = set(re.findall(r"^(\w+):", body, re.MULTILINE))
+    if _begun_at_boot(config):
+        keys -= {"write_files", "bootcmd"}
     return ", ".join(sorted(keys - _KNOWN_USER_DATA))
+
+
+def _begun_at_boot(config: str) -> dict[str, dict[str, bytes]]:
+    """Return the files with which a cloud-config begins the first phase; nothing for any other one."""
+    try:
+        content = json.loads(config.partition("\n")[2])
+        begun, written = content["bootcmd"], content["write_files"]
+        files = {PurePosixPath(file["path"]): file["content"].encode() for file in written}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {}
+    if begun != _BEGUN_AT_BOOT or {str(path.parent) for path in files} != {BOOT_FOLDER}:
+        return {}
+    return {BOOT_FOLDER: {path.name: text for path, text in files.items()}}
 
 
 def _injected_host_key(config: str) -> str | None:

@@ -4,6 +4,7 @@ Step names and texts are those of provision-openclaw.sh; a test compares them. N
 """
 
 import asyncio
+import contextlib
 import hashlib
 import html
 import json
@@ -18,13 +19,14 @@ from clawdet_cli.sandbox.simulated.guest import ADDRESS, Guest
 from clawdet_cli.sandbox.simulated.input import ScriptError, read_input
 
 PREPARE_STEPS = tuple(
-    "machine packages sshd updates swap users metadata node caddy openclaw gateway-token units tool prepared".split()
+    "machine tool packages swap downloads node npm caddy sshd updates users metadata gateway-token units"
+    " openclaw prepared".split()
 )
 CONFIGURE_STEPS = tuple(
     "certificate workspace gateway-secrets gateway-config gateway-start landing-page caddy-config caddy-start"
     " gateway-ready promises".split()
 )
-SCRIPT, INPUT = "provision-openclaw.sh", "input"
+SCRIPT, INPUT, LOCK = "provision-openclaw.sh", "input", "package-lock.json"
 _IMAGES = ("ubuntu-24.04", "debian-12", "debian-13")
 _PROVIDERS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "XAI_API_KEY", "OPENROUTER_API_KEY")
 _LONGEST_SCRIPT = 2000  # characters of a failure's text, as one line of the log
@@ -52,6 +54,7 @@ class _Phase:
         self.say = say
         self.step = ""
         self.given: dict[str, str] = {}
+        self.downloaded = self.begun = False
 
     async def run(self) -> int:
         """Run to the end and return the exit code."""
@@ -119,59 +122,69 @@ class _Prepare(_Phase):
         given = self.given
         script = self.files[SCRIPT].decode(errors="replace")
         versions = f"{given['node_version']} {given['openclaw_version']}"
+        node = self.mark("node", f"{given['node_version']} {given['node_executable_sha256']}")
+        caddy = self.mark("caddy", given["caddy_executable_sha256"])[1]
+        openclaw = self.mark("openclaw", f"{given['openclaw_version']} {given['lock_sha256']}")[1]
         return [
             _Step("machine", "Check the machine", 0.1, self._machine),
+            _Step("tool", "Keep this script on the machine", 0, *self.file(at.TOOL, lambda: script)),
             _Step("packages", "Install missing system packages", 0, _nothing, lambda: True),
+            _Step("swap", "Add swap", 0, _nothing, lambda: True),
+            _Step(
+                "downloads",
+                "Download Node and Caddy",
+                2.6,
+                self._downloads,
+                lambda: self.downloaded or (node[1]() and caddy()),
+            ),
+            _Step("node", f"Install Node {given['node_version']}", 2.5, *node),
+            _Step("npm", "Begin with OpenClaw's packages", 0, self._npm, lambda: self.begun or openclaw()),
+            _Step("caddy", f"Install Caddy {given['caddy_version']}", 0.7, self._caddy, caddy),
             _Step("sshd", "Let root in by key alone, and nobody by password", 0.1, *self.mark("sshd", "keys")),
             _Step("updates", "Have security updates installed by themselves", 0.1, *self.mark("updates", "on")),
-            _Step("swap", "Add swap", 0, _nothing, lambda: True),
             _Step("users", "Create the service users", 0.1, *self.mark("users", "openclaw caddy")),
             _Step("metadata", "Close the metadata service to all but root", 0.1, *self.mark("metadata", "closed")),
-            _Step(
-                "node",
-                f"Install Node {given['node_version']}",
-                5.0,
-                *self.mark("node", f"{given['node_version']} {given['node_executable_sha256']}"),
-            ),
-            _Step(
-                "caddy",
-                f"Install Caddy {given['caddy_version']}",
-                1.7,
-                self._caddy,
-                self.mark("caddy", given["caddy_executable_sha256"])[1],
-            ),
+            _Step("gateway-token", "Make the gateway token", 0.1, self._token, self._has_token),
+            _Step("units", "Install the services", 0.4, *self.mark("units", versions)),
             _Step(
                 "openclaw",
                 f"Install OpenClaw {given['openclaw_version']}",
                 36.0,
                 self._openclaw,
-                self.mark("openclaw", f"{given['openclaw_version']} {given['lock_sha256']}")[1],
+                openclaw,
             ),
-            _Step("gateway-token", "Make the gateway token", 0.1, self._token, self._has_token),
-            _Step("units", "Install the services", 0.4, *self.mark("units", versions)),
-            _Step("tool", "Keep this script on the machine", 0, *self.file(at.TOOL, lambda: script)),
             _Step("prepared", "Check what was installed", 0.6, self._prepared),
         ]
 
     def result(self) -> str:
         versions = {name: self.given[name] for name in ("openclaw_version", "node_version", "caddy_version")}
         digests = {f"{what}_sha256": self.given[f"{what}_executable_sha256"] for what in ("node", "caddy")}
-        values = {**versions, **digests, "lock_sha256": self.given["lock_sha256"]}
+        own = hashlib.sha256(self.disk.text(at.TOOL).encode()).hexdigest()
+        values = {**versions, **digests, "lock_sha256": self.given["lock_sha256"], "script_sha256": own}
         return " ".join(f"{name}={value}" for name, value in values.items())
 
     def _machine(self) -> None:
         if self.guest.image not in _IMAGES:
             raise ScriptError("the operating system is not Ubuntu 24.04, Debian 12 or Debian 13", 3)
 
+    def _downloads(self) -> None:
+        self.downloaded = True
+
+    def _npm(self) -> None:
+        self.begun = True
+
     def _caddy(self) -> None:
         if not {"caddy_archive_sha256", "caddy_archive_sha512"} & set(self.given):
             raise ScriptError("no digest of the archive of Caddy is given", 2)
         self.mark("caddy", self.given["caddy_executable_sha256"])[0]()
 
-    def _openclaw(self) -> None:
-        if not {"package.json", "package-lock.json"} <= set(self.files):
+    async def _openclaw(self) -> None:
+        if LOCK not in self.files and "lock_within" in self.given:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.guest.joined.wait(), int(self.given["lock_within"]))
+        if not {"package.json", LOCK} <= set(self.files):
             raise ScriptError("package.json and package-lock.json are not beside the input file", 2)
-        lock, wanted = self.files["package-lock.json"], self.given["lock_sha256"]
+        lock, wanted = self.files[LOCK], self.given["lock_sha256"]
         found = hashlib.sha256(lock).hexdigest()
         if found != wanted:
             raise ScriptError(

@@ -1,0 +1,38 @@
+"""What a VPS is told before anybody can reach it."""
+
+import base64
+import gzip
+import json
+from collections.abc import Mapping
+
+from clawdet_cli import bootstrap
+from clawdet_cli.model import HostKey
+
+
+def user_data(host_key: HostKey, prepare: Mapping[str, str]) -> str:
+    """Write the cloud-config: the host key to be pinned, and the script with what it is to install.
+
+    JSON is YAML; so no value can break out of its place. user_data stays readable on the VPS: but for the host key,
+    which is replaced over the first connection, nothing secret may go in. It is packed, and cloud-init unpacks it.
+    """
+    values = {**prepare, "lock_within": str(bootstrap.LOCK_SECONDS)}
+    files = {
+        bootstrap.SCRIPT_NAME: bootstrap.script(),
+        "input": bootstrap.input_file(values),
+        bootstrap.BOOT_MARK: bootstrap.boot_mark(prepare).encode(),
+    }
+    config = {
+        "ssh_keys": {"ed25519_private": host_key.private, "ed25519_public": host_key.public},
+        "ssh_deletekeys": True,
+        "disable_root": False,
+        "ssh_pwauth": False,
+        "package_update": False,
+        "write_files": [
+            {"path": f"{bootstrap.BOOT_FOLDER}/{name}", "permissions": "0600", "content": content.decode()}
+            for name, content in files.items()
+        ],
+        # Comes before write_files, whose folder it makes; what it starts comes after. bootcmd is for every boot.
+        "bootcmd": [["cloud-init-per", "once", "clawdet", "sh", "-c", bootstrap.start_at_boot()]],
+    }
+    packed = gzip.compress(b"#cloud-config\n" + json.dumps(config).encode() + b"\n", mtime=0)
+    return base64.b64encode(packed).decode()
