@@ -8,10 +8,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import paramiko
 
@@ -39,6 +40,8 @@ __all__ = [
     "operator_key",
     "pin_label",
 ]
+
+T = TypeVar("T")
 
 USER = "root"
 AUTH_GRACE = 90.0
@@ -134,9 +137,8 @@ class Ssh:
         """Close the connection and everything that goes over it, within CLOSE_SECONDS."""
         # A signal may have cut a call short that held one of paramiko's locks: then its close() waits for ever, and
         # with it the whole run that was told to stop.
-        closing = threading.Thread(target=self._client.close, daemon=True)
-        closing.start()
-        closing.join(CLOSE_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            _within(self._client.close, Deadline.after(CLOSE_SECONDS))
 
     @property
     def alive(self) -> bool:
@@ -153,7 +155,7 @@ class Ssh:
         channel = self._session(end)
         streams = _Streams(channel, end)
         try:
-            channel.exec_command(command)
+            _within(lambda: channel.exec_command(command), end)
             code = streams.exchange(stdin)
         except TimeoutError:
             raise WaitError(
@@ -164,7 +166,9 @@ class Ssh:
         except (paramiko.SSHException, EOFError, OSError) as error:
             raise self._lost(error) from None
         finally:
-            channel.close()
+            # It writes, and so waits for a peer that takes nothing any more.
+            with contextlib.suppress(TimeoutError):
+                _within(channel.close, Deadline.after(CLOSE_SECONDS))
         if streams.too_much:
             raise GuestError(f"A command on {self._where} said more than {MOST_OUTPUT} bytes.")
         if code == -1 and self._ended():
@@ -197,8 +201,11 @@ class Ssh:
 
     def _session(self, end: Deadline) -> paramiko.Channel:
         try:
-            return self._transport.open_session(timeout=max(0.1, end.left()))
+            # Its own time-out goes by the clock on the wall, which may be set back.
+            return _within(lambda: self._transport.open_session(timeout=max(0.1, end.left())), end)
         except (paramiko.SSHException, EOFError, OSError) as error:
+            # Whatever it was: a connection that opens no channel is of no use, and must not pass for one that lives.
+            self.close()
             raise self._lost(error) from None
 
     def _ended(self) -> bool:
@@ -289,6 +296,21 @@ def _transport(client: paramiko.SSHClient) -> paramiko.Transport:
     if transport is None:
         raise paramiko.SSHException("the connection was closed")
     return transport
+
+
+def _within(call: Callable[[], T], end: Deadline) -> T:
+    """Make a call of paramiko's that may wait for ever. Raises TimeoutError, and whatever the call raises."""
+    result: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            result.set_result(call())
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
+            result.set_exception(error)
+
+    # Not a pool's thread: the interpreter would wait for that one at its end.
+    threading.Thread(target=work, daemon=True).start()
+    return result.result(timeout=end.left())
 
 
 class _Streams:

@@ -3,6 +3,7 @@
 import contextlib
 import getpass
 import os
+import select
 import shutil
 import signal
 import socket
@@ -13,7 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import paramiko
 import pytest
+from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
 
 from clawdet_cli.adapters import ssh as adapter
 from clawdet_cli.adapters.ssh import (
@@ -391,3 +394,76 @@ def test_closing_does_not_wait_for_a_lock_that_an_interrupted_call_kept(sshd: Ss
     ended = not closing.is_alive()
     kept.release()
     assert ended
+
+
+class TestADeadPeer:
+    """One whose kernel still takes what comes, or not even that; nothing is answered."""
+
+    @pytest.fixture
+    def frozen(self, sshd: Sshd) -> Iterator[Callable[[], Ssh]]:
+        """Connect through a relay that passes nothing on any more when the connection is given."""
+        through = threading.Event()
+        through.set()
+
+        def relay(connection: socket.socket) -> None:
+            with socket.create_connection(sshd.address) as real:
+                sides = {connection: real, real: connection}
+                while through.is_set():
+                    for side in select.select(list(sides), [], [], 0.02)[0]:
+                        data = side.recv(65536)
+                        if not data:
+                            return
+                        sides[side].sendall(data)
+                thawed.wait(30)
+
+        thawed = threading.Event()
+        sshd.connect().close()  # it is up
+        with listener(relay) as address:
+
+            def connect() -> Ssh:
+                connection = Ssh.connect(address, (sshd.host_key.public,), sshd.key, Deadline.after(10))
+                assert connection.run("echo here", timeout=10).out == "here\n"
+                through.clear()
+                return connection
+
+            yield connect
+            thawed.set()
+
+    def test_a_session_that_is_never_opened_ends_in_time_and_the_connection_is_given_up(
+        self, frozen: Callable[[], Ssh]
+    ) -> None:
+        connection, began = frozen(), time.monotonic()
+        with pytest.raises(ConnectionLost):
+            connection.run("true", timeout=1)
+        assert time.monotonic() - began < 5
+        assert not connection.alive
+
+    def test_a_command_that_is_never_begun_is_a_wait(self, sshd: Sshd, tmp_path: Path) -> None:
+        """Its channel was opened; paramiko waits for the rest without a time-out."""
+        released = threading.Event()
+
+        class Silent(paramiko.ServerInterface):
+            def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+                return AUTH_SUCCESSFUL if (username, key) else AUTH_FAILED
+
+            def check_channel_request(self, kind: str, chanid: int) -> int:
+                return OPEN_SUCCEEDED if (kind, chanid) else 1
+
+            def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+                return released.wait(30) and bool(channel and command)
+
+        def serve(connection: socket.socket) -> None:
+            transport = paramiko.Transport(connection)
+            transport.add_server_key(paramiko.Ed25519Key.from_private_key_file(str(tmp_path / "host_key")))
+            transport.start_server(server=Silent())
+            released.wait(30)
+            transport.close()
+
+        with listener(serve) as address:
+            connection = Ssh.connect(address, (sshd.host_key.public,), sshd.key, Deadline.after(10))
+            began = time.monotonic()
+            with pytest.raises(WaitError, match="to end"):
+                connection.run("true", timeout=1)
+            assert time.monotonic() - began < 5
+            released.set()
+            connection.close()
