@@ -24,7 +24,7 @@ class ClawdetError(Exception):
         """What exists now, with its price; `execute()` sets it."""
         self.log_file: str | None = None
         self.unsettled: bool | None = None
-        """Whether a change may have been made although this says that it failed; `retry.change` says it."""
+        """Whether a change may have been made although this says that it failed; the adapters say it."""
 
 
 class ConfigError(ClawdetError):

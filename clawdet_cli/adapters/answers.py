@@ -38,11 +38,14 @@ def bounded(chunks: Iterable[bytes], deadline: Deadline) -> Iterator[bytes]:
 
 def unknown_shape(cloud: str, what: str, error: Exception) -> CloudError:
     """Give the error for an answer that cannot be understood; `what` was asked, as a phrase after "to"."""
-    return CloudError(
+    strange = CloudError(
         f"Asked {cloud} to {what}, and its answer has a shape that this version of clawdet does not know.",
         details=[f"{type(error).__name__}: {str(error)[:300]}"],
         next_steps=["update clawdet, or report this"],
     )
+    # It is an answer, and no refusal: a change that was asked for has most likely been made.
+    strange.unsettled = True
+    return strange
 
 
 def understood(cloud: str) -> Callable[[type[C]], type[C]]:

@@ -102,7 +102,7 @@ def change(
     try:
         return _poll(_with_patience(attempt, what), _growing, deadline=deadline, what=what, watch=watch)
     except ClawdetError as error:
-        error.unsettled = unknown
+        error.unsettled = unknown or bool(error.unsettled)
         raise
 
 

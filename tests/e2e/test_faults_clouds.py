@@ -121,6 +121,7 @@ IN_PROVISION: dict[str, Callable[[Operator], None]] = {
     "an order whose answers are HTML": for_ever(ORDER, "answer", status=502, body="<html>bad gateway</html>"),
     "an order over the limit of requests": for_ever(ORDER, "answer", status=429, body=LIMITED),
     "an order without any answer": for_ever(ORDER, "drop_before"),
+    "an order whose answer is not understood": for_ever(ORDER, "answer", status=201, body={}),
     "no more servers allowed": knob(server_limit=0),
     "no more primary IPs allowed": knob(primary_ip_limit=0),
     "everything sold out": knob(sold_out=EVERYTHING),
@@ -155,6 +156,7 @@ def test_what_lasts_ends_a_provision_with_what_exists_and_the_way_on(what: str, 
 
 IN_DESTROY: dict[str, Callable[[Operator], None]] = {
     "a server whose deletion fails": for_ever(DELETE, "answer", status=500),
+    "a deletion whose answer is not understood": for_ever(DELETE, "answer", status=200, body={}),
     "a server that stays locked": for_ever(DELETE, "answer", status=423, body=LOCKED),
     "a deletion that ends in an error": knob(action_error={"delete_server": {"code": "server_error", "times": 9}}),
     "a record that cannot be deleted": for_ever(DELETE_RECORD, "answer", status=502, body="<html>bad gateway</html>"),

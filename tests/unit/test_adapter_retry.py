@@ -4,6 +4,7 @@ from collections.abc import Callable
 import pytest
 
 from clawdet_cli.adapters import retry
+from clawdet_cli.adapters.answers import unknown_shape
 from clawdet_cli.adapters.retry import Lost, NotYet, ask, change, until
 from clawdet_cli.errors import CloudError, WaitError
 from clawdet_cli.model import Deadline
@@ -96,3 +97,13 @@ class TestChange:
 
     def test_a_refusal_for_now_needs_no_look(self) -> None:
         assert self.change(script(NotYet("busy", pause=0), "made"), script()) == "made"
+
+    def test_an_answer_that_is_not_understood_leaves_open_whether_it_was_done(self) -> None:
+        with pytest.raises(CloudError) as caught:
+            self.change(script(unknown_shape("Hetzner Cloud", "order", KeyError("server"))), script())
+        assert caught.value.unsettled
+
+    def test_a_refusal_leaves_nothing_open(self) -> None:
+        with pytest.raises(CloudError) as caught:
+            self.change(script(CloudError("no")), script())
+        assert not caught.value.unsettled
