@@ -153,8 +153,11 @@ def holdings(settings: Settings, user: str) -> Holdings:
         return Holdings(user, instance.host, tuple(found), instance.monthly if server else None, instance)
 
 
-def destroy(settings: Settings, user: str, watch: Watcher) -> Destroyed:
-    """Remove an instance from both clouds and prove that it is gone. Raises ClawdetError naming what is left."""
+def destroy(settings: Settings, user: str, watch: Watcher, *, zone_gone: bool = False) -> Destroyed:
+    """Remove an instance from both clouds and prove that it is gone. Raises ClawdetError naming what is left.
+
+    With `zone_gone` what was in a zone that Cloudflare does not show any more is forgotten.
+    """
     from clawdet_cli.stages.destroy import DESTROY
     from clawdet_cli.stages.runner import execute
 
@@ -168,6 +171,7 @@ def destroy(settings: Settings, user: str, watch: Watcher) -> Destroyed:
         if instance is None or instance.status == Status.DESTROYED:
             return Destroyed(user, (), ())
         with _run(settings, instance, state, watching) as run:
+            run.zone_gone = zone_gone
             _recover(run, on_failure=Status.DESTROYING)
             execute(run, DESTROY, on_failure=Status.DESTROYING)
             run.record(status=Status.DESTROYED)

@@ -25,6 +25,9 @@ def destroy(
     call: Call,
     user: User,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. Needed where there is no terminal.")] = False,
+    zone_gone: Annotated[
+        bool, typer.Option("--zone-gone", help="The zone has left Cloudflare: forget what was in it.")
+    ] = False,
 ) -> None:
     """Remove an instance from both clouds."""
     from clawdet_cli import operations  # not above: --help must stay fast
@@ -40,6 +43,6 @@ def destroy(
             question = f"Type {user} to destroy it:"
             if held.found and output.ask(view, screens.holdings(held, call), question) != user:
                 raise StoppedError("Not confirmed: nothing was removed.")
-        gone = operations.destroy(configured.settings, user, view.watch)
+        gone = operations.destroy(configured.settings, user, view.watch, zone_gone=zone_gone)
     content = {"destroyed": documents.destroyed(gone), **documents.calls([gone.calls])}
     output.result(call, content, screens.destroyed(gone), label=configured.label)

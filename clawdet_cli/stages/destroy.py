@@ -15,7 +15,7 @@ from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import CloudError, ConfigError, WaitError
 from clawdet_cli.model import Certificate, DnsRecord, Instance, Server, Status
-from clawdet_cli.stages import firewall
+from clawdet_cli.stages import firewall, preflight
 from clawdet_cli.stages.runner import Run, Stage
 
 LAG_SECONDS = 20.0
@@ -29,7 +29,8 @@ def delete_dns_record(run: Run) -> None:
             run.clouds.cloudflare.delete_record(_zone_id(run), record.id)
             effect.made("", **({"record_id": None} if record.id == run.instance.record_id else {}))
         run.removed.append(f"DNS record {record.name} -> {record.content}")
-    run.record(record_id=None)
+    if _zone_id(run):
+        run.record(record_id=None)
 
 
 def revoke_certificate(run: Run) -> None:
@@ -37,7 +38,8 @@ def revoke_certificate(run: Run) -> None:
     for certificate in own_certificates(run):
         revoke(run, certificate)
         run.removed.append(f"Origin CA certificate {certificate.id}")
-    run.record(certificate_id=None)
+    if _zone_id(run):
+        run.record(certificate_id=None)
 
 
 def revoke(run: Run, certificate: Certificate) -> None:
@@ -55,6 +57,8 @@ def delete_server(run: Run) -> None:
             run.clouds.hetzner.delete_server(server.id)
             effect.made("", server_id=None)
         run.removed.append(f"server {server.name} (id {server.id})")
+    else:
+        preflight.refuse_another_project(run.clouds, run.instance)
     run.record(server_id=None)
 
 
@@ -90,6 +94,8 @@ def prove_absence(run: Run) -> None:
     except WaitError:
         raise CloudError("Not everything is gone.", details=left) from None
     instance = run.instance
+    if not _zone_id(run) and not run.zone_gone:
+        _refuse_what_nobody_saw(instance)
     foreign = _foreign(run)
     for thing in foreign.values():
         run.note(f"{thing} is not provably this instance's, and was not touched")
@@ -102,7 +108,23 @@ def prove_absence(run: Run) -> None:
         run.note(f"Cloudflare shows this token no zone {instance.zone}: look for what is left of {instance.host} there")
         del absent["DNS record"], absent["certificate"]
     run.absent += [what for kind, what in absent.items() if kind not in foreign]
-    run.record(ipv4=None, host_key=None, next_host_key=None, installed=None, csr=None, url=None, error=None)
+    of_cloudflare = {"record_id": None, "certificate_id": None, "csr": None}
+    run.record(**of_cloudflare, ipv4=None, host_key=None, next_host_key=None, installed=None, url=None, error=None)
+
+
+def _refuse_what_nobody_saw(instance: Instance) -> None:
+    """Keep in mind what is recorded in a zone that the token does not show. Raises CloudError."""
+    unseen = [f"DNS record {instance.host} (id {instance.record_id})"] if instance.record_id else []
+    unseen += [f"Origin CA certificate {instance.certificate_id}"] if instance.certificate_id else []
+    if unseen:
+        raise CloudError(
+            f"Cloudflare shows this token no zone {instance.zone}, so nobody has seen that all is gone.",
+            details=unseen,
+            next_steps=[
+                f"give the token (CLOUDFLARE_API_TOKEN) Zone Read on {instance.zone}, then run the command again",
+                f"clawdet destroy {instance.user} --zone-gone    (if the zone has left Cloudflare: forgets them)",
+            ],
+        )
 
 
 def _what_is_left(run: Run) -> list[str]:

@@ -8,6 +8,7 @@ from clawdet_cli.adapters.cloudflare import Cloudflare
 from clawdet_cli.errors import CloudError, ConfigError, StateError
 from clawdet_cli.model import DnsRecord, Instance, Plan, Server, ServerOffer, Zone, maker_of
 from clawdet_cli.settings import CLOUDFLARE_HOW_TO, Settings
+from clawdet_cli.stages import firewall
 
 MINIMUM_MEMORY_GB = 3.5
 """OpenClaw 2026.9.6 is killed for memory below 1 GB, and npm beside it needs as much again (failure-modes F19)."""
@@ -100,6 +101,27 @@ def own_server(clouds: Clouds, instance: Instance) -> Server | None:
             instance,
             "rename or remove that server in the Hetzner console",
         ),
+    )
+
+
+def refuse_another_project(clouds: Clouds, instance: Instance) -> None:
+    """Doubt that a recorded server is gone when nothing at all of clawdet's is in the project. Raises ConfigError.
+
+    Where it was ordered there is a firewall of ours until the last server is destroyed. So this may be another project,
+    and in the right one the server goes on to cost money.
+    """
+    wall = clouds.hetzner.firewall(firewall.NAME)
+    if instance.server_id is None or (wall is not None and firewall.is_ours(wall)):
+        return
+    if any(key.labels.get("managed-by") == "clawdet" for key in clouds.hetzner.all_ssh_keys()):
+        return
+    raise ConfigError(
+        f"The project of this token (HCLOUD_TOKEN) has no server {instance.server_name} (id {instance.server_id}), and"
+        " nothing else of clawdet's: it may be another project than the one that the server is in.",
+        next_steps=[
+            "set HCLOUD_TOKEN to a token of the project that the server was ordered in, then run the command again",
+            "clawdet reconcile --fix    (if it is gone for certain: takes it out of the database)",
+        ],
     )
 
 

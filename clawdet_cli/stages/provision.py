@@ -54,6 +54,7 @@ def check_accounts(run: Run) -> None:
         preflight.check_quota(clouds.cloudflare, run.zone)
     run.record(zone_id=run.zone.id)
     if server is None and instance.server_id is not None:
+        preflight.refuse_another_project(clouds, instance)
         run.note(f"the server {instance.server_name} (id {instance.server_id}) is gone from Hetzner")
         run.record(server_id=None)
     if server is not None:
@@ -266,10 +267,10 @@ RECONFIGURE = (Stage("configure_openclaw", Status.COMPLETE, "Handing over keys a
 
 def keep_firewall(run: Run) -> None:
     """Keep the VPS behind the provider's firewall, and that in step with Cloudflare's networks."""
-    wall = firewall.project_firewall(run)
     server = preflight.own_server(run.clouds, run.instance)
+    # Without one nothing is made: this may be another project than the server's.
     if server is not None:
-        firewall.attach(run, server, wall)
+        firewall.attach(run, server, firewall.project_firewall(run))
 
 
 KEEP_FIREWALL = (Stage("keep_firewall", Status.COMPLETE, "Looking at the firewall", keep_firewall),)

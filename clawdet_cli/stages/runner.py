@@ -82,6 +82,8 @@ class Run:
         """Set by the configure stage: what the script says of the machine."""
         self.steps_done: list[str] = []
         """Steps of the script that changed the machine or checked it; the others were skipped."""
+        self.zone_gone = False
+        """Somebody said that the zone is at Cloudflare no more: what was in it is forgotten."""
         self.removed: list[str] = []
         self.absent: list[str] = []
         self.open_effects = state.open_effects(instance.user)

@@ -136,9 +136,10 @@ class FakeOperations:
         self._begin(settings, "holdings", user)
         return Holdings(user, f"{user}.example.com", self.found, "19.99", self.instances.get(user))
 
-    def destroy(self, settings: Settings, user: str, watch: Watcher) -> Destroyed:
+    def destroy(self, settings: Settings, user: str, watch: Watcher, *, zone_gone: bool = False) -> Destroyed:
         """Tell what was removed."""
         self._begin(settings, "destroy", user)
+        self.zone_gone = zone_gone
         self._play(watch, user)
         return Destroyed(user, self.found, tuple(f"no {name}" for name in self.found))
 
