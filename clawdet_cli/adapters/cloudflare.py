@@ -18,7 +18,7 @@ from cloudflare.types.zones import Zone as ApiZone
 from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unknown_shape
 from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.cloudflare_refusals import NOT_ALLOWED, TAKEN, refusal
-from clawdet_cli.adapters.retry import Lost, NotYet, Watch, ask, change
+from clawdet_cli.adapters.retry import FIRST_PATIENCE, Lost, NotYet, Watch, ask, change
 from clawdet_cli.errors import CloudError, ConfigError, StateError
 from clawdet_cli.model import Certificate, Deadline, DnsRecord, Zone
 from clawdet_cli.secret import Secret
@@ -88,12 +88,11 @@ class Cloudflare:
 
     def check(self) -> None:
         """Find out whether the token is alive; its rights show only where they are needed."""
-        soon = self._deadline.within(15)
         try:
-            token = self._ask("verify the token", "", self._client.user.tokens.verify, soon)
+            token = self._ask("verify the token", "", self._client.user.tokens.verify, FIRST_PATIENCE)
         except ConfigError as refused:
             # Tokens that belong to an account, not a user, are unknown here although they are good.
-            status = self._account_token_status(refused, soon)
+            status = self._account_token_status(refused)
         else:
             status = str(_whole(token).status)
         if status != "active":
@@ -325,9 +324,9 @@ class Cloudflare:
                 found[certificate.id] = certificate
         return list(found.values())
 
-    def _account_token_status(self, refused: ConfigError, deadline: Deadline) -> str:
+    def _account_token_status(self, refused: ConfigError) -> str:
         try:
-            zones = self._ask("list zones", ZONE_READ, lambda: self._client.zones.list().result, deadline)
+            zones = self._ask("list zones", ZONE_READ, lambda: self._client.zones.list().result, FIRST_PATIENCE)
         except ConfigError:
             raise refused from None
         account = zones[0].account.id if zones else None
@@ -335,7 +334,7 @@ class Cloudflare:
             return "active"  # as far as one can see: it was let in
         verify = self._client.accounts.tokens.verify
         try:
-            token = self._ask("verify the token", "", lambda: verify(account_id=account), deadline)
+            token = self._ask("verify the token", "", lambda: verify(account_id=account), FIRST_PATIENCE)
         except (ConfigError, CloudError):
             return "active"  # it reads zones, which a dead token cannot
         return str(_whole(token).status)
@@ -352,18 +351,18 @@ class Cloudflare:
 
         return self._ask(f"read the zone's setting '{name}'", SETTINGS_READ, read)
 
-    def _ask(self, what: str, right: str, call: Callable[[], T], deadline: Deadline | None = None) -> T:
-        within = deadline or self._deadline
+    def _ask(self, what: str, right: str, call: Callable[[], T], patience: float | None = None) -> T:
         return ask(
-            lambda: self._call(what, right, call, within),
-            deadline=within,
+            lambda: self._call(what, right, call),
+            deadline=self._deadline,
             what=f"Cloudflare to {what}",
+            patience=patience,
             watch=self._watch,
         )
 
     def _change(self, what: str, right: str, act: Callable[[], T], look: Callable[[], T | None]) -> T:
         return change(
-            lambda: self._call(what, right, act, self._deadline, changing=True),
+            lambda: self._call(what, right, act, changing=True),
             look,
             deadline=self._deadline,
             what=f"Cloudflare to {what}",
@@ -385,10 +384,10 @@ class Cloudflare:
         if isinstance(answer.stream, httpx.SyncByteStream):
             answer.stream = _BoundedStream(answer.stream, Deadline.after(max(1.0, self._deadline.left())))
 
-    def _call(self, what: str, right: str, call: Callable[[], T], deadline: Deadline, *, changing: bool = False) -> T:
+    def _call(self, what: str, right: str, call: Callable[[], T], *, changing: bool = False) -> T:
         """Make one call; whatever goes wrong leaves as an error of ours or as NotYet."""
         self.budget.spend(changing=changing)
-        left = max(1.0, deadline.left())
+        left = max(1.0, self._deadline.left())
         self._client.timeout = cloudflare.Timeout(min(ANSWER_SECONDS, left), connect=min(CONNECT_SECONDS, left))
         try:
             return call()

@@ -33,7 +33,7 @@ from urllib3.exceptions import HTTPError
 from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unknown_shape
 from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.hetzner_refusals import CONSOLE, refusal
-from clawdet_cli.adapters.retry import Lost, NotYet, Watch, ask, change, until
+from clawdet_cli.adapters.retry import FIRST_PATIENCE, Lost, NotYet, Watch, ask, change, until
 from clawdet_cli.errors import CloudError, ConfigError, StateError
 from clawdet_cli.model import Deadline, Firewall, FirewallRule, Server, ServerOffer, ServerOrder, SshKey
 from clawdet_cli.secret import Secret
@@ -87,11 +87,11 @@ class Hetzner:
 
     def check(self) -> None:
         """Make one harmless call, so that a wrong token or no network is told at once."""
-        soon = self._deadline.within(15)
         ask(
             lambda: self._call("check the token", lambda: self._client.locations.get_list(per_page=1), changing=False),
-            deadline=soon,
+            deadline=self._deadline,
             what="Hetzner Cloud to answer",
+            patience=FIRST_PATIENCE,
             watch=self._watch,
         )
 

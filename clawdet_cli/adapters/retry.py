@@ -15,6 +15,9 @@ T = TypeVar("T")
 PATIENCE = 120.0
 """Seconds for which one call bears lost connections and server errors; limits (423, 429, 503) wait for the deadline."""
 
+FIRST_PATIENCE = 15.0
+"""The same for the first call to a cloud: nothing was begun yet that would be worth a longer wait."""
+
 Watch = Callable[[str], None]
 """Is told in a few words what a wait saw, whenever that changes."""
 
@@ -69,12 +72,15 @@ def until(
     return _poll(look, pause, deadline=deadline, what=what, catching=catching, watch=watch)
 
 
-def ask(read: Callable[[], T], *, deadline: Deadline, what: str, watch: Watch | None = None) -> T:
+def ask(
+    read: Callable[[], T], *, deadline: Deadline, what: str, patience: float | None = None, watch: Watch | None = None
+) -> T:
     """Make a call that changes nothing, as often as it takes.
 
-    Raises WaitError at the deadline, and CloudError when no usable answer came for PATIENCE seconds.
+    Raises WaitError at the deadline, and CloudError when no usable answer came for `patience` seconds, else PATIENCE.
     """
-    return _poll(_with_patience(lambda: (read(),), what), _growing, deadline=deadline, what=what, watch=watch)
+    attempt = _with_patience(lambda: (read(),), what, patience)
+    return _poll(attempt, _growing, deadline=deadline, what=what, watch=watch)
 
 
 def change(
@@ -110,18 +116,20 @@ _growing = wait_exponential(multiplier=0.25, max=8.0) + wait_random(0, 0.25)
 """Jitter keeps many operators, held up by one limit, from coming back in the same second."""
 
 
-def _with_patience(attempt: Callable[[], T], what: str) -> Callable[[], T]:
+def _with_patience(attempt: Callable[[], T], what: str, seconds: float | None = None) -> Callable[[], T]:
     since: float | None = None
+    patience = PATIENCE if seconds is None else seconds
 
     def patient() -> T:
         nonlocal since
+        began = time.monotonic()
         try:
             result = attempt()
         except Lost as trouble:
-            since = time.monotonic() if since is None else since
-            if time.monotonic() - since > PATIENCE:
+            since = began if since is None else since
+            if time.monotonic() - since > patience:
                 raise CloudError(
-                    f"Waited {PATIENCE:.0f} s for {what}, and no usable answer came.",
+                    f"Waited {time.monotonic() - since:.0f} s for {what}, and no usable answer came.",
                     details=[str(trouble)],
                     next_steps=["look at your connection and the provider's status page, then run the command again"],
                 ) from None

@@ -104,6 +104,13 @@ class TestToken:
     def test_a_good_one_passes(self, cloud: Cloudflare) -> None:
         cloud.check()
 
+    def test_a_limit_is_waited_for_at_this_call_as_at_every_other(
+        self, cloud: Cloudflare, cloudflare: Account, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Deadline, "within", lambda *_: Deadline.after(0))  # no shorter time than the command's
+        cloudflare.faults.add({"kind": "answer", "status": 429, "headers": {"Retry-After": "0.01"}, "times": 2})
+        cloud.check()
+
     def test_one_of_an_account_passes(self, connect: Connect, cloudflare: Account) -> None:
         account.add_token(cloudflare.state, "token-of-an-account", owner="account")
         connect("token-of-an-account").check()

@@ -442,6 +442,24 @@ class TestTrouble:
         cloud.close()
         assert "ConnectionError" in caught.value.details[0]
 
+    def test_the_first_call_waits_for_a_limit_as_every_other_does(
+        self, cloud: Hetzner, hetzner: Emulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Deadline, "within", lambda *_: Deadline.after(0))  # no shorter time than the command's
+        hetzner.faults.add({"kind": "answer", "status": 429, "times": 2})
+        cloud.check()
+
+    def test_the_first_call_gives_up_sooner_where_nobody_answers(
+        self, hetzner: Emulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(adapter, "FIRST_PATIENCE", 0.1)
+        assert hetzner.served
+        hetzner.served.stop()
+        cloud = Hetzner(f"{hetzner.url}/v1", Secret(TOKEN), Deadline.after(30))
+        with pytest.raises(CloudError, match="no usable answer came"):
+            cloud.check()
+        cloud.close()
+
     def test_an_answer_of_another_shape_is_an_error_of_ours(self, cloud: Hetzner, hetzner: Emulator) -> None:
         hetzner.faults.add({"kind": "answer", "status": 200, "body": {"surprise": 1}})
         with pytest.raises(CloudError, match="a shape that this version"):
