@@ -12,6 +12,7 @@ from clawdet_cli.errors import StateError
 from clawdet_cli.model import Event, now_text
 from clawdet_cli.private import private_folder
 from clawdet_cli.secret import hide
+from clawdet_cli.terminal import harmless
 
 KEPT_LOGS = 50
 """Older ones of the same folder are deleted."""
@@ -41,12 +42,14 @@ class RunLog:
         """Write an event as a line."""
         seconds = f" {event.seconds:.1f}s" if event.seconds else ""
         where = " ".join(part for part in (event.stage, event.step) if part)
-        self.text(f"{event.at} {event.kind} {where} {event.status}{seconds} {event.text}")
+        # One line, whoever's words they are: none can pass for an event of its own.
+        self.text(harmless(f"{event.at} {event.kind} {where} {event.status}{seconds} {event.text}"))
 
     def text(self, text: str) -> None:
-        """Write text as it is, but for secrets."""
+        """Write text as it is, but for secrets and for what would do something to a terminal that shows the file."""
         try:
-            self._file.write(hide(text.rstrip()) + "\n")
+            for line in text.rstrip().split("\n"):
+                self._file.write(hide(harmless(line)) + "\n")
         except OSError:
             # A full disk must not stop a run that has resources to look after; the database will say it.
             return

@@ -19,6 +19,7 @@ from clawdet_cli.cli.options import LocalCall
 from clawdet_cli.errors import UsageError
 from clawdet_cli.model import Event, now_text
 from clawdet_cli.secret import hide
+from clawdet_cli.terminal import harmless
 
 SANDBOX_BANNER = "SANDBOX: emulated clouds on this machine. Nothing here is real, and nothing is billed."
 
@@ -27,17 +28,13 @@ Screen = Callable[[Paint], Iterable[str]]
 """Gives a result's lines, once it is known whether they may be coloured."""
 
 _STYLES = {"bold": "1", "dim": "2", "red": "1;31", "green": "32", "yellow": "33", "label": "1;30;43"}
-_ESCAPES = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours and cursor movements
-    r"|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)"  # titles, links and other strings for the terminal
-    r"|\x1b[ -/]*[0-~]?"
-    r"|[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"  # other controls, also of the reading order
-)
+_PAINTED = re.compile("({})".format("|".join(re.escape(f"\x1b[{code}m") for code in ("0", *_STYLES.values()))))
+"""What `paint_for` adds; in a pattern's parentheses, so that `split` keeps it."""
 
 
 def clean(text: str) -> str:
     """Make text from elsewhere harmless for a terminal: one line, without control characters."""
-    return hide(_ESCAPES.sub("", re.sub(r"[\t\r\n]+", " ", text)))
+    return hide(harmless(text))
 
 
 def paint_for(stream: TextIO) -> Paint:
@@ -156,7 +153,7 @@ def ask(view: View, screen: Screen, question: str) -> str:
     with view.paused():
         paint = paint_for(sys.stderr)
         for line in screen(paint):
-            _err(line)
+            _err(_line(line))
         sys.stderr.write(paint(question, "bold") + " ")
         sys.stderr.flush()
         answer = sys.stdin.readline()
@@ -181,7 +178,7 @@ def result(call: LocalCall, content: documents.Document, screen: Screen, *, labe
         print_json({**documents.document(), **labelled, **content})
         return
     paint = paint_for(sys.stdout)
-    lines = list(screen(paint))
+    lines = [_line(line) for line in screen(paint)]
     if call.labelled:
         lines = [paint(label or SANDBOX_BANNER, "label"), "", *lines]
     _out("\n".join(lines))
@@ -210,7 +207,8 @@ def traceback_of(error: BaseException) -> None:
     """Write a traceback to stderr, for who asked for it."""
     import traceback  # not above: it is rarely needed, and takes long to load
 
-    _err("".join(traceback.format_exception(error)).rstrip())
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        _err(clean(line))
 
 
 def failure(screen: Screen, content: documents.Document, *, as_json: bool, as_events: bool) -> None:
@@ -222,7 +220,7 @@ def failure(screen: Screen, content: documents.Document, *, as_json: bool, as_ev
     if as_json or as_events:
         return
     for line in screen(paint_for(sys.stderr)):
-        _err(line)
+        _err(_line(line))
 
 
 def tolerate_any_text() -> None:
@@ -238,6 +236,11 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes = int(seconds) // 60
     return f"{minutes} min {int(seconds) % 60:02d} s"
+
+
+def _line(text: str) -> str:
+    """Give a line of a screen with our own colours in it, and nothing else that a terminal obeys, whoever wrote it."""
+    return "".join(part if _PAINTED.fullmatch(part) else harmless(part) for part in _PAINTED.split(text))
 
 
 def _out(text: str) -> None:

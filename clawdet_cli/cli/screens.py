@@ -63,9 +63,9 @@ def plan(value: Plan, call: LocalCall) -> Screen:
         keys = ", ".join(value.provider_keys)
         yield _row("Model", f"{value.model or 'none yet'}{f', with the key in {keys}' if keys else ''}")
         for there in value.exists:
-            yield _row("Kept", f"{clean(there)} (there already)")
+            yield _row("Kept", f"{there} (there already)")
         for note in value.notes:
-            yield _row("Note", clean(note))
+            yield _row("Note", note)
         yield ""
 
     return screen
@@ -77,7 +77,7 @@ def provisioned(
     """Lay out a finished instance, and how to get into it."""
 
     def screen(paint: Paint) -> Iterator[str]:
-        yield paint(f"{value.user} is {'already ' if already else ''}complete: {value.url}", "green")
+        yield paint(clean(f"{value.user} is {'already ' if already else ''}complete: {value.url}"), "green")
         yield ""
         yield _row("Landing page", f"{value.url}")
         yield _row("OpenClaw", f"{value.url}app  (asks for the token)")
@@ -104,7 +104,7 @@ def verified(value: Instance, call: LocalCall) -> Screen:
         if bad or not value.checks:
             yield paint(f"{value.user} fails {len(bad)} of {len(value.checks)} checks: {', '.join(bad)}", "red")
         else:
-            yield paint(f"{value.user} passes all {len(value.checks)} checks: {value.url}", "green")
+            yield paint(clean(f"{value.user} passes all {len(value.checks)} checks: {value.url}"), "green")
         yield ""
         yield from _checks(value.checks, paint)
         if bad:
@@ -156,14 +156,14 @@ def status_detail(value: Instance, call: LocalCall) -> Screen:
         yield f"{value.user}: {paint(value.status.value, style)}"
         yield ""
         if value.error and value.status is not Status.COMPLETE:
-            yield _row("Failure", clean(value.error))
+            yield _row("Failure", value.error)
         yield _row("URL", value.url or f"- (will be https://{value.host}/)")
         yield _row("Server", _server(value, call))
         yield _row("DNS record", value.record_id or "-")
         yield _row("OpenClaw", value.openclaw_version or "-")
         yield _row("Made", f"{_age(value.created_at)} ago, {value.created_at[:16].replace('T', ' ')} UTC")
         for effect in value.open_effects:
-            what = clean(f"{effect.kind.replace('_', ' ')} {effect.name}")
+            what = f"{effect.kind.replace('_', ' ')} {effect.name}"
             since = effect.begun_at[:19].replace("T", " ")
             yield _row("Under way", f"{what}, since {since} UTC; not known to have ended")
         if value.status not in {Status.COMPLETE, Status.DESTROYED}:
@@ -255,7 +255,7 @@ def devices(value: Devices, user: str, call: LocalCall) -> Screen:
         for one in value.pending:
             yield paint(f"{_device(one)} asks to be let in", "bold") + (f", since {_age(one.at)}" if one.at else "")
             yield _row("Device", one.id)
-            yield _row("Wants", clean(", ".join(one.scopes)) or "-")
+            yield _row("Wants", ", ".join(one.scopes) or "-")
             yield _row("Let it in", call.pasteable(f"clawdet approve {user} {one.request}"))
         if value.pending:
             yield "Whoever asks has the gateway's token. Let in what is yours, and nothing else."
@@ -288,7 +288,7 @@ def firewall(value: Firewall | None) -> Screen:
             return
         yield f"Firewall {clean(value.name)} (id {value.id}) lets in, and nothing else:"
         for rule in value.rules:
-            yield f"  {rule.protocol} {rule.port:<5} from {clean(', '.join(sorted(rule.sources)))}"
+            yield clean(f"  {rule.protocol} {rule.port:<5} from {', '.join(sorted(rule.sources))}")
 
     return screen
 
@@ -303,7 +303,8 @@ def rebuilt(values: Sequence[Instance], call: LocalCall) -> Screen:
             parts = {"server": value.server_id, "DNS record": value.record_id, "certificate": value.certificate_id}
             found = [f"{kind} {number}" for kind, number in parts.items() if number]
             lacking = [kind for kind, number in parts.items() if not number]
-            yield f"{value.user}: {', '.join(found)}" + (f"; not found: {', '.join(lacking)}" if lacking else "")
+            without = f"; not found: {', '.join(lacking)}" if lacking else ""
+            yield clean(f"{value.user}: {', '.join(found)}{without}")
             yield "  " + call.pasteable(f"clawdet provision {value.user}    (checks it, and makes it complete)")
 
     return screen
@@ -392,7 +393,7 @@ def _calls(calls: Mapping[str, int]) -> str:
 
 
 def _row(name: str, text: str) -> str:
-    return f"  {name:<13} {text}".rstrip()
+    return clean(f"  {name:<13} {text}").rstrip()
 
 
 def _checks(checks: Sequence[Check], paint: Paint) -> Iterator[str]:
@@ -426,6 +427,7 @@ def _age(at: str) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], styles: Iterable[str], paint: Paint) -> Iterator[str]:
     """Align columns; the second, the status, is coloured."""
+    rows = [[clean(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     yield paint("  ".join(f"{cell:<{width}}" for cell, width in zip(head, widths, strict=True)).rstrip(), "bold")
     for row, style in zip(rows, styles, strict=True):

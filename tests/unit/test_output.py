@@ -3,13 +3,16 @@
 import io
 import json
 import re
+import sys
+from dataclasses import replace
 
 import pytest
 
-from clawdet_cli.cli import output
+from clawdet_cli.cli import output, screens
 from clawdet_cli.cli.live import LiveView
 from clawdet_cli.cli.options import Call, LocalCall
-from clawdet_cli.model import Event
+from clawdet_cli.model import Event, Firewall, FirewallRule, Plan
+from tests.unit.fake_operations import OFFERS, an_instance
 
 Captured = pytest.CaptureFixture[str]
 
@@ -36,11 +39,53 @@ RUN = (
         ("\x9b31mc1", "31mc1"),
         ("\x00\x08\x7f", ""),
         ("gpj.\u202etxt", "gpj.txt"),
+        ("a\u061cb\u200bc\ufeffd\u2060e\U000e0041f", "abcdef"),
+        ("one\u2028two\x0bthree\x85four", "one two three four"),
         ("half \x1b[", "half "),
     ],
 )
 def test_text_from_elsewhere_cannot_steer_the_terminal(text: str, shown: str) -> None:
     assert output.clean(text) == shown
+
+
+EVIL = "x\x1b]0;owned\x07\x1b[2J\x1b[32m\r\nforged\u202e\x9b0m"
+
+
+def evil_instance(call: LocalCall) -> list[output.Screen]:
+    """Give every screen on which words of a cloud's stand that are no sentence, but a type, a place or a number."""
+    one = an_instance(server_type=EVIL, location=EVIL, record_id=EVIL, openclaw_version=EVIL, ipv4=EVIL, url=EVIL)
+    offer = replace(OFFERS[0], server_type=EVIL, location=EVIL, architecture=EVIL)
+    plan = Plan("alice", EVIL, EVIL, EVIL, EVIL, (offer, offer), EVIL, EVIL, EVIL, EVIL, (), (EVIL,), (EVIL,))
+    wall = Firewall(1, EVIL, {}, (FirewallRule(EVIL, frozenset([EVIL]), EVIL, EVIL),), in_use=True)
+    return [
+        screens.status_table([one], call),
+        screens.status_detail(one, call),
+        screens.plan(plan, call),
+        screens.firewall(wall),
+        screens.provisioned(one, call, already=False, calls={}, remarks=()),
+        screens.rebuilt([one], call),
+    ]
+
+
+def test_no_word_of_a_cloud_in_a_result_steers_the_terminal(capsys: Captured) -> None:
+    for screen in evil_instance(LocalCall()):
+        output.result(LocalCall(), {}, screen)
+    out = capsys.readouterr().out
+    assert "forged" in out
+    assert [line for line in out.splitlines() if not line.isprintable() or line.startswith("forged")] == []
+
+
+def test_a_traceback_that_quotes_one_does_not_either(capsys: Captured) -> None:
+    output.traceback_of(ValueError(EVIL))
+    err = capsys.readouterr().err
+    assert "ValueError: x" in err
+    assert all(line.isprintable() for line in err.splitlines())
+
+
+def test_our_own_colours_are_let_through_and_no_others() -> None:
+    painted = output.paint_for(sys.stdout)  # pytest's is no terminal
+    assert painted("x", "red") == "x"
+    assert output._line("\x1b[1;31mred\x1b[0m \x1b[5mblinks\x1b[2J") == "\x1b[1;31mred\x1b[0m blinks"
 
 
 def test_lines_tell_what_a_reader_of_a_log_wants(capsys: Captured) -> None:

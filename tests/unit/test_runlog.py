@@ -43,6 +43,16 @@ def test_an_event_is_a_line_with_all_it_says(tmp_path: Path) -> None:
     assert lines[1].split() == "2026-01-02T03:04:06.000+00:00 note waiting".split()
 
 
+def test_whoever_looks_at_a_log_with_cat_sees_lines_and_nothing_else(tmp_path: Path) -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\r\nforged"
+    with RunLog(tmp_path, "alice", "provision") as log:
+        log.write(Event("log", "now", "prepare_vps", text=evil))
+        log.failure(CloudError(f"refused {evil}"))
+    lines = log.path.read_text().split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert lines[0] == "now log prepare_vps  31m forged", "an event is one line, whatever it says"
+
+
 def test_secrets_are_masked_wherever_they_appear(tmp_path: Path) -> None:
     Secret(TOKEN)
     with RunLog(tmp_path, "alice", "provision") as log:
