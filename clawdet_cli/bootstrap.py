@@ -16,7 +16,7 @@ from typing import Any
 from clawdet_cli import pins
 from clawdet_cli.errors import ConfigError, GuestError
 from clawdet_cli.model import Device, Devices, Instance
-from clawdet_cli.secret import Secret
+from clawdet_cli.secret import Secret, excerpt
 from clawdet_cli.settings import Settings
 
 SCRIPT_NAME = "provision-openclaw.sh"
@@ -182,7 +182,7 @@ def parse_follow(answer: str) -> tuple[UnitState, str]:
     ok = values.get("ActiveState") == "active" and values.get("Result") == "success"
     offset = values.get("Offset", "")
     if not _NUMBER.fullmatch(offset):
-        raise GuestError("The VPS gave no readable answer about the installation.", details=[answer[:200]])
+        raise GuestError("The VPS gave no readable answer about the installation.", details=[excerpt(answer, 200)])
     return UnitState(running, ok, int(offset), first.partition("Offset=")[0].strip()), log
 
 
@@ -240,7 +240,7 @@ def parse_devices(answer: str) -> Devices:
     except (ValueError, KeyError, TypeError, RecursionError):
         lists = []
     if not lists or not all(isinstance(entries, list) for entries in lists):
-        raise GuestError("The VPS gave no readable answer about its devices.", details=[answer[:200]])
+        raise GuestError("The VPS gave no readable answer about its devices.", details=[excerpt(answer, 200)])
     pending, paired = ([_device(entry) for entry in entries[:MOST_DEVICES]] for entries in lists)
     return Devices(
         tuple(device for device in pending if device and device.request),
@@ -255,7 +255,7 @@ def parse_approved(answer: str) -> Device:
     except (ValueError, KeyError, TypeError, RecursionError):
         device = None
     if device is None:
-        raise GuestError("The VPS gave no readable answer about the device.", details=[answer[:200]])
+        raise GuestError("The VPS gave no readable answer about the device.", details=[excerpt(answer, 200)])
     return replace(device, request=None)
 
 
@@ -266,7 +266,7 @@ def _device(entry: object) -> Device | None:
 
     def said(name: str) -> str:
         value: Any = entry.get(name)
-        return value[:_SHOWN] if isinstance(value, str) else ""
+        return excerpt(value, _SHOWN) if isinstance(value, str) else ""
 
     scopes = entry.get("scopes")
     return Device(
@@ -275,7 +275,9 @@ def _device(entry: object) -> Device | None:
         platform=said("displayName") or said("platform"),
         client=said("clientId"),
         address=said("remoteIp"),
-        scopes=tuple(str(scope)[:_SHOWN] for scope in scopes[:MOST_DEVICES]) if isinstance(scopes, list) else (),
+        scopes=tuple(excerpt(str(scope), _SHOWN) for scope in scopes[:MOST_DEVICES])
+        if isinstance(scopes, list)
+        else (),
         at=_moment(entry.get("ts", entry.get("approvedAtMs"))),
     )
 

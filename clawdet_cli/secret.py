@@ -39,6 +39,11 @@ def hide(text: str) -> str:
     return text
 
 
+def excerpt(text: str, most: int) -> str:
+    """Give the beginning of a text from elsewhere, masked before it is cut: half a secret is still half of one."""
+    return hide(text)[:most]
+
+
 def public_environment() -> dict[str, str]:
     """Give this process's environment for another program, without what may be a secret."""
     return {name: value for name, value in os.environ.items() if not name.endswith(("_TOKEN", "_KEY", "_SECRET"))}

@@ -10,11 +10,16 @@ from typing import Any, TypeVar
 from clawdet_cli.adapters.retry import NotYet
 from clawdet_cli.errors import ClawdetError, CloudError
 from clawdet_cli.model import Deadline
+from clawdet_cli.secret import excerpt
 
 C = TypeVar("C")
 
 MOST_ANSWER = 16 * 1024 * 1024
 """Bytes; the longest lists that clawdet asks for have a few hundred thousand."""
+
+
+MOST_WORDS, MOST_LINES = 500, 20
+"""Characters of a line of a refusal, and lines of it, that are told on."""
 
 
 class TooMuchError(Exception):
@@ -40,7 +45,7 @@ def unknown_shape(cloud: str, what: str, error: Exception) -> CloudError:
     """Give the error for an answer that cannot be understood; `what` was asked, as a phrase after "to"."""
     strange = CloudError(
         f"Asked {cloud} to {what}, and its answer has a shape that this version of clawdet does not know.",
-        details=[f"{type(error).__name__}: {str(error)[:300]}"],
+        details=[f"{type(error).__name__}: {excerpt(str(error), 300)}"],
         next_steps=["update clawdet, or report this"],
     )
     # It is an answer, and no refusal: a change that was asked for has most likely been made.

@@ -5,8 +5,10 @@ Codes: no list is published; these are collected from the issue threads of tools
 
 from collections.abc import Sequence
 
+from clawdet_cli.adapters.answers import MOST_LINES, MOST_WORDS
 from clawdet_cli.adapters.retry import Lost, NotYet
 from clawdet_cli.errors import ClawdetError, CloudError, ConfigError, StateError
+from clawdet_cli.secret import excerpt
 from clawdet_cli.settings import CLOUDFLARE_HOW_TO
 
 NOT_ALLOWED = frozenset({10000, 9109, 1016})
@@ -36,7 +38,9 @@ def refusal(
         return NotYet("Cloudflare is not available (503)", pause=_seconds(retry_after), maybe_done=True)
     if status in {408, 409} or status >= 500:
         return Lost(f"Cloudflare failed ({status})")
-    details = [f"{code}: {message}" for code, message in errors] or [f"HTTP status {status}, without a code"]
+    details = [excerpt(f"{code}: {message}", MOST_WORDS) for code, message in errors[:MOST_LINES]] or [
+        f"HTTP status {status}, without a code"
+    ]
     kind, outcome, steps = _meaning(codes, status, right)
     return kind(f"Asked Cloudflare to {what}, and {outcome}.", details=details, next_steps=steps)
 

@@ -5,8 +5,10 @@ Codes and statuses: the API's description at docs.hetzner.cloud, "Errors"; wordi
 
 from typing import Any
 
+from clawdet_cli.adapters.answers import MOST_LINES, MOST_WORDS
 from clawdet_cli.adapters.retry import Lost, NotYet
 from clawdet_cli.errors import ClawdetError, CloudError, ConfigError, SoldOutError, StateError
+from clawdet_cli.secret import excerpt
 from clawdet_cli.settings import HETZNER_HOW_TO
 
 CONSOLE = "https://console.hetzner.cloud"
@@ -64,14 +66,15 @@ def refusal(what: str, code: int | str, message: str, details: Any, correlation:
         # 503 does not say whether the call was carried out; the others refuse before they do anything.
         return NotYet(_BUSY[code], maybe_done=code in {"unavailable", 503})
     if code in _FAILED or (isinstance(code, int) and code >= 500):
-        return Lost(f"Hetzner Cloud failed: {message} ({code})")
-    words = [f"{code}: {message}", *_lines(details)]
+        return Lost(f"Hetzner Cloud failed: {excerpt(message, MOST_WORDS)} ({code})")
+    words = [f"{code}: {message}", *_lines(details)[:MOST_LINES]]
     if correlation:
         words.append(f"correlation id {correlation}")
+    words = [excerpt(line, MOST_WORDS) for line in words]
     if code == "invalid_input" and any(text in message for text in _SOLD_OUT):
         code = "resource_unavailable"
     kind, outcome, steps = _REFUSED.get(code, (CloudError, "it refused: {reason}", ["see the details above"]))
-    reason = _limits(details) or message
+    reason = excerpt(_limits(details) or message, MOST_WORDS)
     return kind(f"Asked Hetzner Cloud to {what}, and {outcome.format(reason=reason)}.", details=words, next_steps=steps)
 
 
@@ -85,6 +88,6 @@ def _lines(details: Any) -> list[str]:
     if not isinstance(details, dict):
         return []
     if isinstance(details.get("content"), bytes):
-        return [details["content"][:200].decode("utf-8", "replace")]
+        return [details["content"].decode("utf-8", "replace")]
     fields = [field for field in details.get("fields") or [] if isinstance(field, dict)]
     return [f"{field.get('name')}: {', '.join(map(str, field.get('messages') or []))}" for field in fields]

@@ -27,6 +27,7 @@ from clawdet_cli.adapters.ssh_keys import (
 )
 from clawdet_cli.errors import GuestError, WaitError
 from clawdet_cli.model import Deadline
+from clawdet_cli.secret import excerpt
 
 __all__ = [
     "CommandResult",
@@ -49,6 +50,8 @@ AUTH_GRACE = 90.0
 
 MOST_OUTPUT = 4 * 1024 * 1024
 """Bytes of each stream that one command may say."""
+MOST_LINE = 300
+"""Characters of a line of them that an error shows."""
 
 _ALIAS = "clawdet-server"  # the pinned key belongs to this one connection, so any name will do
 
@@ -70,6 +73,11 @@ class CommandResult:
     code: int
     out: str
     err: str
+
+    @property
+    def complaint(self) -> list[str]:
+        """Give the last lines of its errors, as much as somebody wants to read."""
+        return _last_lines(self.err)
 
 
 class Ssh:
@@ -160,7 +168,7 @@ class Ssh:
         except TimeoutError:
             raise WaitError(
                 f"Waited {timeout:.0f} s for a command on {self._where} to end.",
-                details=_last_lines(streams.text()),
+                details=[line for text in streams.text() for line in _last_lines(text)],
                 next_steps=["run the command again: it goes on where it stopped"],
             ) from None
         except (paramiko.SSHException, EOFError, OSError) as error:
@@ -176,7 +184,7 @@ class Ssh:
         if code == -1:
             raise GuestError(
                 f"A command on {self._where} was ended by a signal.",
-                details=_last_lines(streams.text()),
+                details=[line for text in streams.text() for line in _last_lines(text)],
                 next_steps=["look for memory shortage on the server: clawdet ssh USER -- journalctl -k -n 50"],
             )
         return CommandResult(code, *streams.text())
@@ -356,6 +364,8 @@ class _Streams:
                 self.too_much = True
                 self._channel.close()
                 return
+            if self._end.left() <= 0:  # whoever says a little all the time would never time out
+                raise TimeoutError
             self._channel.settimeout(max(0.01, self._end.left()))
 
     def _quietly_read_err(self) -> None:
@@ -429,6 +439,5 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _last_lines(text: tuple[str, str]) -> list[str]:
-    out, err = text
-    return [*out.splitlines()[-5:], *err.splitlines()[-5:]]
+def _last_lines(text: str) -> list[str]:
+    return [excerpt(line, MOST_LINE) for line in text.splitlines()[-5:]]

@@ -3,6 +3,7 @@
 from clawdet_cli import bootstrap
 from clawdet_cli.errors import GuestError, StateError
 from clawdet_cli.model import Device, Devices
+from clawdet_cli.secret import excerpt
 from clawdet_cli.stages.runner import Run
 
 ANSWER_SECONDS = 60.0
@@ -48,6 +49,6 @@ def _on_vps(run: Run, command: str) -> str:
         raise GuestError(
             f"OpenClaw on the VPS of {run.instance.user} does not answer about its devices.",
             next_steps=[f"clawdet verify {run.instance.user}"],
-            details=(answer.err or answer.out).strip().splitlines()[-5:],
+            details=answer.complaint or [excerpt(answer.out.strip(), 300)],
         )
     return answer.out

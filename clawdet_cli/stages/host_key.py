@@ -20,6 +20,7 @@ from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import CloudError, GuestError
 from clawdet_cli.model import Server
+from clawdet_cli.secret import excerpt
 from clawdet_cli.stages.runner import Run
 
 LABEL = "host-key"
@@ -38,7 +39,7 @@ def replace_host_key(run: Run) -> None:
             command = bootstrap.installed("switch-host-key", following.split()[1])
             answer = run.ssh().run(command, timeout=run.deadline.within(60).left())
         if answer.code != 0:
-            raise GuestError("The VPS could not change its host key.", details=answer.err.splitlines()[-5:])
+            raise GuestError("The VPS could not change its host key.", details=answer.complaint)
         current = _seen(run, following)
     if run.instance.host_key != current or run.instance.next_host_key is not None:
         run.record(host_key=current, next_host_key=None)
@@ -55,12 +56,12 @@ def _keys_of_vps(run: Run) -> tuple[str, str]:
     with run.effect("make_host_key", run.instance.server_name):
         answer = run.ssh().run(bootstrap.installed("host-key"), timeout=run.deadline.within(60).left())
     if answer.code != 0:
-        raise GuestError("The VPS could not make a host key.", details=answer.err.splitlines()[-5:])
+        raise GuestError("The VPS could not make a host key.", details=answer.complaint)
     values = bootstrap.parse_values(answer.out)
     current, following = values.get("current", ""), values.get("next", "")
     # What it says is compared with what it has proved to have.
     if current != run.ssh().host_key or (following and not ssh.is_host_key(following)):
-        raise GuestError("The VPS gives no readable answer about its host key.", details=[answer.out[:300]])
+        raise GuestError("The VPS gives no readable answer about its host key.", details=[excerpt(answer.out, 300)])
     return current, following
 
 

@@ -8,10 +8,13 @@ from clawdet_cli import bootstrap
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.adapters.ssh import ConnectionLost
 from clawdet_cli.errors import GuestError, WaitError
+from clawdet_cli.secret import excerpt
 from clawdet_cli.stages.runner import Run
 
 SHOWN_LINES = 15
 """The last lines of the script's log that an error shows."""
+MOST_STEPS = 100
+"""Several times as many as a phase has; a view keeps each of them on the screen."""
 
 
 def run_phase(run: Run, verb: str, values: Mapping[str, str], files: Mapping[str, bytes]) -> dict[str, str]:
@@ -50,7 +53,7 @@ class Phase:
             command = bootstrap.join_boot(bootstrap.boot_mark(self.values))
             answer = self.run.ssh().run(command, stdin=content, timeout=self.run.deadline.within(120).left())
         if answer.code != 0:
-            raise GuestError("The npm lock could not be copied to the VPS.", details=answer.err.splitlines()[-5:])
+            raise GuestError("The npm lock could not be copied to the VPS.", details=answer.complaint)
         self._ours = answer.out.strip() == "joined"
         return self._ours
 
@@ -64,7 +67,7 @@ class Phase:
                 bootstrap.upload(self._folder), stdin=content, timeout=run.deadline.within(120).left()
             )
         if answer.code != 0:
-            raise GuestError("The script could not be copied to the VPS.", details=answer.err.splitlines()[-5:])
+            raise GuestError("The script could not be copied to the VPS.", details=answer.complaint)
         self._start()
 
     def reach(self, step: str) -> None:
@@ -100,7 +103,7 @@ class Phase:
         with run.effect("start", self.verb, folder=self._folder):
             answer = run.ssh().run(bootstrap.start(self.verb, self._folder), timeout=run.deadline.within(60).left())
         if answer.code != 0:
-            raise GuestError(f"The VPS would not start '{self.verb}'.", details=answer.err.splitlines()[-5:])
+            raise GuestError(f"The VPS would not start '{self.verb}'.", details=answer.complaint)
         self._ours = answer.out.strip() != "attached"
         self._follower = _Follower(run, self.verb)
         if not self._ours:
@@ -117,7 +120,10 @@ class _Follower:
         self.rest = ""
         self.over: set[str] = set()
         """The steps that are done or were skipped."""
+        self.said = 0
+        """Characters of the log that came, whatever the VPS says of its length."""
         self.values: dict[str, str] = {}
+        self.steps: set[str] = set()
         self.failed: bootstrap.ScriptLine | None = None
         self.last: deque[str] = deque(maxlen=SHOWN_LINES)
         self.ended: bootstrap.UnitState | None = None
@@ -159,11 +165,12 @@ class _Follower:
             self.run.hang_up()
             return None
         if answer.code != 0:
-            raise GuestError("The log of the installation cannot be read.", details=answer.err.splitlines()[-5:])
+            raise GuestError("The log of the installation cannot be read.", details=answer.complaint)
         state, news = bootstrap.parse_follow(answer.out)
         more = state.offset - self.offset >= bootstrap.MAX_NEWS
         self.offset = state.offset
-        if self.offset > bootstrap.MOST_LOG:
+        self.said += len(news)
+        if self.said > bootstrap.MOST_LOG:
             raise GuestError(
                 f"'{self.verb}' on the VPS has written more than {bootstrap.MOST_LOG} bytes of log: it is not read on.",
                 details=list(self.last),
@@ -173,12 +180,16 @@ class _Follower:
         if not state.running and not more and self.rest:
             lines.append(self.rest)
         for line in lines:
-            self._take(line[: bootstrap.MOST_LINE])
+            self._take(excerpt(line, bootstrap.MOST_LINE))
         self.ended = None if state.running or more else state
         return self.ended
 
     def _take(self, line: str) -> None:
         parsed = bootstrap.parse_line(line)
+        if parsed and parsed.step not in self.steps and len(self.steps) >= MOST_STEPS:
+            parsed = None
+        elif parsed and parsed.step:
+            self.steps.add(parsed.step)
         match parsed:
             case None:
                 self.last.append(line)

@@ -173,7 +173,7 @@ def request_of_vps(run: Run) -> str:
     with run.effect("make_vps_key", host):
         answer = run.ssh().run(bootstrap.installed("certificate-request", host), timeout=run.deadline.within(60).left())
     if answer.code != 0:
-        raise GuestError("The VPS could not make a key and request.", details=answer.err.splitlines()[-5:])
+        raise GuestError("The VPS could not make a key and request.", details=answer.complaint)
     csr.check(answer.out, host)
     return answer.out
 

@@ -19,13 +19,15 @@ from clawdet_cli.adapters.edge import (
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import ClawdetError, GuestError
 from clawdet_cli.model import Check, Deadline, now_text
-from clawdet_cli.secret import Secret
+from clawdet_cli.secret import Secret, excerpt
 from clawdet_cli.stages.runner import Run
 
 NONCE_PATH = "/.well-known/clawdet-nonce"
 PROTECTED_PATH = "/app/control-ui-config.json"
 """A page of the gateway that needs the token (facts of OpenClaw 2026.9: 401 without, 200 with)."""
 STEADY_SECONDS = 60
+MOST_EVIDENCE = 1000
+"""Characters that are kept of what was seen: clouds and VPS may say anything."""
 EXPOSED_SECONDS = 30.0
 """More than the look from outside can take, all its time-outs together."""
 
@@ -110,7 +112,7 @@ class _Evidence:
             raise
         answer = ssh.run(bootstrap.installed(verb, *arguments), timeout=self.run.deadline.within(60).left())
         if answer.code != 0:
-            raise NotMetError(f"'{verb}' failed on the VPS with {answer.code}: {answer.err.strip()[-300:]}")
+            raise NotMetError(f"'{verb}' failed on the VPS with {answer.code}: {' '.join(answer.complaint)}")
         return answer.out
 
 
@@ -149,9 +151,10 @@ def _checked(name: str, criterion: Callable[[_Evidence], str], evidence: _Eviden
     try:
         return Check(name, True, criterion(evidence), now_text())
     except NotMetError as unmet:
-        return Check(name, False, str(unmet), now_text())
+        seen = str(unmet)
     except ClawdetError as error:
-        return Check(name, False, " ".join([error.what, *error.details[:2]]), now_text())
+        seen = " ".join([error.what, *error.details[:2]])
+    return Check(name, False, excerpt(seen, MOST_EVIDENCE), now_text())
 
 
 def _server(evidence: _Evidence) -> str:

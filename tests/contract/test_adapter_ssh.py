@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import paramiko
 import pytest
@@ -31,6 +32,7 @@ from clawdet_cli.adapters.ssh import (
 from clawdet_cli.errors import GuestError, WaitError
 from clawdet_cli.model import Deadline, HostKey
 from clawdet_cli.sandbox.authority import Authority
+from clawdet_cli.secret import Secret
 
 SSHD = "/usr/sbin/sshd"
 pytestmark = pytest.mark.skipif(
@@ -274,6 +276,26 @@ class TestRun:
             ssh.run("echo so far; exec sleep 60", timeout=3)
         assert "so far" in caught.value.details
         assert ssh.run("echo still here", timeout=10).out == "still here\n"
+
+    def test_one_that_says_a_little_all_the_time_is_one_too(self) -> None:
+        end = Deadline.after(0.1)
+
+        class Chatter:
+            def settimeout(self, seconds: float) -> None: ...
+
+            def recv(self, _most: int) -> bytes:
+                assert time.monotonic() < end.at + 2
+                return b"x"
+
+        chatter = Chatter()
+        with pytest.raises(TimeoutError):
+            adapter._Streams(cast(paramiko.Channel, chatter), end)._read(chatter.recv, bytearray())
+
+    def test_the_end_of_its_complaint_is_masked_before_it_is_cut(self, ssh: Ssh) -> None:
+        secret = Secret("canary-0123456789")
+        line = "x" * (adapter.MOST_LINE - 5) + secret.reveal()
+        (shown,) = ssh.run(f"echo {line} >&2; exit 1", timeout=10).complaint
+        assert shown == "x" * (adapter.MOST_LINE - 5) + "***"
 
     def test_a_signal_is_not_taken_for_a_lost_connection(self, ssh: Ssh) -> None:
         with pytest.raises(GuestError, match="ended by a signal") as caught:

@@ -1,5 +1,6 @@
 """What a VPS says is data: it paints nothing, leaves the run's log alone, and neither fills memory nor disk."""
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 
 from clawdet_cli import bootstrap
+from clawdet_cli.stages import phase
 from tests.e2e.operator import Operator, Said
 from tests.e2e.test_hostile_api import EVIL, PROVISION, files, is_harmless
 
 RUNNING = "ActiveState=activating Result=success ExecMainStatus=0 Offset={end}\n"
 ENDED = "ActiveState=active Result=success ExecMainStatus=0 Offset=9\n"
+SOME_STEPS = {None, *(f"s{number}" for number in range(phase.MOST_STEPS))}
 MOST_SAID = 64 * 1024
 """Bytes that one command may say, and add to the database, whatever the VPS says."""
 
@@ -66,8 +69,10 @@ def test_an_answer_that_is_none_ends_with_a_sentence(victim: Operator, verb: str
         RUNNING + "y" * 200_000,
         RUNNING + "a line\n" * 20_000,
         RUNNING + f"@step done {EVIL} 1\n" * 2_000,
+        RUNNING.format(end=0) + "y" * 200_000,
+        RUNNING.format(end=0) + "a line\n" * 20_000,
     ],
-    ids=["one line", "many lines", "many steps"],
+    ids=["one line", "many lines", "many steps", "one line of no length", "many lines of no length"],
 )
 def test_a_log_without_end_is_not_read_to_it(operator: Operator, log: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "MOST_LOG", 2 * bootstrap.MAX_NEWS)
@@ -79,6 +84,14 @@ def test_a_log_without_end_is_not_read_to_it(operator: Operator, log: str, monke
     assert newest.stat().st_size < 16 * bootstrap.MAX_NEWS
     operator.reset()
     assert operator.clawdet("destroy", "alice", "--sandbox", "--yes").code == 0
+
+
+def test_steps_without_number_are_not_all_shown(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "MOST_LOG", bootstrap.MAX_NEWS)
+    lie(operator, follow=RUNNING + "".join(f"@step begin s{number} and\n" for number in range(9_000)))
+    said = operator.clawdet(*PROVISION, "--events")
+    assert said.code == 6
+    assert {"s0", "s99"} < {event.get("step") for event in map(json.loads, said.err.splitlines())} <= SOME_STEPS
 
 
 @pytest.mark.parametrize(
