@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import http.client
+import io
 import json
 import random
 import socket
@@ -10,7 +11,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dns.exception
 import dns.flags
@@ -198,8 +199,9 @@ class Visitor:
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
         """Get a path over a fresh connection. Raises GuestError that says what broke, and where."""
         connection = http.client.HTTPConnection(self._host, timeout=self._timeout)
+        end = Deadline.after(self._timeout)  # of the whole answer: one that drips would have it anew with every byte
         with self._open() as stream:
-            connection.sock = stream
+            connection.sock = cast(socket.socket, _Until(stream, end))
             try:
                 connection.request("GET", path, headers={"Connection": "close", **(headers or {})})
                 answer = connection.getresponse()
@@ -276,6 +278,29 @@ class Visitor:
             details=[str(error) or type(error).__name__] if error else [],
             next_steps=["clawdet verify USER    (says which hop is at fault)"],
         )
+
+
+class _Until(io.RawIOBase):
+    """A connection until a deadline, as far as http.client asks of one; whoever opened it closes it."""
+
+    def __init__(self, stream: socket.socket, end: Deadline) -> None:
+        self._stream = stream
+        self._end = end
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._end.left() <= 0:  # a time-out of zero would mean: do not wait at all
+            raise TimeoutError("no whole answer in time")
+        self._stream.settimeout(self._end.left())
+        return self._stream.recv_into(buffer)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Until(self._stream, self._end))
+
+    def sendall(self, data: bytes) -> None:
+        self._stream.sendall(data)
 
 
 def _servers(names: Sequence[str], fixed: tuple[str, int] | None, failures: list[str]) -> list[tuple[str, int]]:

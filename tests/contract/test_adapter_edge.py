@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -143,6 +144,32 @@ def world(tmp_path: Path, loop_thread: LoopThread) -> Iterator[World]:
     made.close()
 
 
+@contextlib.contextmanager
+def dripping(ca: Authority, folder: Path, begins: bytes) -> Iterator[tuple[str, int]]:
+    """Listen, and answer one request with so many bytes, and then with one more every now and then for ten seconds."""
+    certificate, key = ca.issue_server([HOST])
+    (folder / "dripping.pem").write_text(certificate + key)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(folder / "dripping.pem")
+    over = threading.Event()
+
+    def answer() -> None:
+        with server.accept()[0] as plain, tls.wrap_socket(plain, server_side=True) as stream:
+            stream.recv(65536)
+            stream.sendall(begins)
+            until = Deadline.after(10)
+            with contextlib.suppress(OSError):
+                while until.left() and not over.wait(0.05):
+                    stream.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield server.getsockname()
+        over.set()
+        thread.join()
+
+
 class TestHttp:
     def test_a_page_is_read_through_the_edge(self, world: World) -> None:
         world.origin()
@@ -197,6 +224,15 @@ class TestHttp:
             with pytest.raises(GuestError, match="the TLS handshake failed") as caught:
                 visitor.get("/")
         assert "timed out" in caught.value.details[0]
+
+    @pytest.mark.parametrize("begins", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["head", "body"])
+    def test_an_answer_that_never_ends_is_told_in_time(self, world: World, begins: bytes) -> None:
+        began = time.monotonic()
+        with dripping(world.edge_ca, world.folder, begins) as address:
+            visitor = Visitor(HOST, lambda: socket.create_connection(address, 5), world.edge_ca.ca_path, timeout=1)
+            with pytest.raises(GuestError, match="GET / got no whole answer"):
+                visitor.get("/")
+        assert time.monotonic() - began < 5
 
     def test_an_error_of_the_edge_is_an_answer_that_can_be_explained(self, world: World) -> None:
         status = world.visitor().get("/").status
