@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import logging
 import socket
 import threading
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import paramiko
+from paramiko.packet import Packetizer
 
 from clawdet_cli.adapters.retry import NotYet, Watch, until
 from clawdet_cli.adapters.ssh_keys import (
@@ -52,6 +54,9 @@ MOST_OUTPUT = 4 * 1024 * 1024
 """Bytes of each stream that one command may say."""
 MOST_LINE = 300
 """Characters of a line of them that an error shows."""
+
+MOST_PACKET = 256 * 1024
+"""Bytes, as OpenSSH has it. paramiko believes any length, before it knows who says it, and takes the memory for it."""
 
 _ALIAS = "clawdet-server"  # the pinned key belongs to this one connection, so any name will do
 
@@ -252,6 +257,15 @@ def _public_key(line: str) -> paramiko.PKey:
     return key
 
 
+class _Packetizer(Packetizer):
+    """Reads no packet that is longer than any is."""
+
+    def read_all(self, n: int, check_rekey: bool = False) -> bytes:
+        if n > MOST_PACKET:
+            raise paramiko.SSHException(f"it announces a packet of {n} bytes")
+        return super().read_all(n, check_rekey)
+
+
 def _open(
     address: tuple[str, int], pinned: paramiko.PKey, own_key: paramiko.PKey, deadline: Deadline
 ) -> paramiko.SSHClient:
@@ -274,6 +288,7 @@ def _open(
             channel_timeout=min(15.0, left),
             allow_agent=False,
             look_for_keys=False,
+            transport_factory=functools.partial(paramiko.Transport, packetizer_class=_Packetizer),
         )
         _transport(client).set_keepalive(15)
     except BaseException:
@@ -290,7 +305,7 @@ def shown_host_key(address: tuple[str, int], deadline: Deadline) -> str:
     """
     try:
         connection = socket.create_connection(address, timeout=min(10.0, max(0.2, deadline.left())))
-        with contextlib.closing(paramiko.Transport(connection)) as transport:
+        with contextlib.closing(paramiko.Transport(connection, packetizer_class=_Packetizer)) as transport:
             transport.get_security_options().key_types = ["ssh-ed25519"]
             transport.start_client(timeout=min(10.0, max(1.0, deadline.left())))
             key = transport.get_remote_server_key()

@@ -204,6 +204,16 @@ class TestConnect:
                 Ssh.connect(address, (make_host_key().public,), self.key(), Deadline.after(0.5))
             done.set()
 
+    def test_a_packet_of_gigabytes_is_not_waited_for(self) -> None:
+        def announce(connection: socket.socket) -> None:
+            connection.sendall(b"SSH-2.0-evil\r\n" + (0x7FFFFFFC).to_bytes(4, "big") + bytes(4))
+            with contextlib.suppress(OSError):
+                while connection.recv(65536):
+                    pass
+
+        with listener(announce) as address, pytest.raises(WaitError, match="it announces a packet of 2147483640 bytes"):
+            Ssh.connect(address, (make_host_key().public,), self.key(), Deadline.after(1))
+
     def test_a_slow_banner_is_waited_for(self, sshd: Sshd) -> None:
         """Systemd accepts before sshd runs: the banner of a booting server comes late, on a connection that is good."""
         released = threading.Event()
