@@ -4,7 +4,9 @@ The SDKs read whatever comes, for as long as something comes, and their models h
 """
 
 import functools
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from clawdet_cli.adapters.retry import NotYet
@@ -13,9 +15,12 @@ from clawdet_cli.model import Deadline
 from clawdet_cli.secret import excerpt
 
 C = TypeVar("C")
+T = TypeVar("T")
 
 MOST_ANSWER = 16 * 1024 * 1024
-"""Bytes; the longest lists that clawdet asks for have a few hundred thousand."""
+"""Bytes of all pages together; the longest lists that clawdet asks for have a few hundred thousand."""
+GRACE_SECONDS = 1.0
+"""What a call may take past its deadline: the time-outs of its own parts say more than that it took too long."""
 
 
 MOST_WORDS, MOST_LINES = 500, 20
@@ -29,16 +34,48 @@ class TooMuchError(Exception):
         super().__init__(f"an answer of more than {MOST_ANSWER // 1024 // 1024} MiB")
 
 
-def bounded(chunks: Iterable[bytes], deadline: Deadline) -> Iterator[bytes]:
-    """Pass chunks on. Raises TimeoutError at the deadline, TooMuchError beyond MOST_ANSWER."""
-    length = 0
-    for chunk in chunks:
-        length += len(chunk)
-        if length > MOST_ANSWER:
+class Amount:
+    """How much of an answer has come, however many pages it has."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def begin(self) -> None:
+        """Count from nothing, for another answer."""
+        self._bytes = 0
+
+    def add(self, number: int) -> None:
+        """Count bytes. Raises TooMuchError beyond MOST_ANSWER."""
+        self._bytes += number
+        if self._bytes > MOST_ANSWER:
             raise TooMuchError
+
+
+def bounded(chunks: Iterable[bytes], deadline: Deadline, amount: Amount) -> Iterator[bytes]:
+    """Pass chunks on. Raises TimeoutError at the deadline, TooMuchError for more than there can be."""
+    for chunk in chunks:
+        amount.add(len(chunk))
         if deadline.left() <= 0:
             raise TimeoutError
         yield chunk
+
+
+def in_time(call: Callable[[], T], deadline: Deadline) -> T:
+    """Make a call, all of its pages within the deadline. Raises TimeoutError.
+
+    The SDKs bound each read alone: a head that drips, or a list without a last page, would never end. What is cut off
+    goes on by itself in a thread that nobody waits for, and counts as a call whose answer was lost.
+    """
+    answer: Future[T] = Future()
+
+    def carry_out() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # noqa: BLE001  # whatever it is, it is raised again where it is waited for
+            answer.set_exception(error)
+
+    threading.Thread(target=carry_out, daemon=True).start()
+    return answer.result(max(1.0, deadline.left()) + GRACE_SECONDS)
 
 
 def unknown_shape(cloud: str, what: str, error: Exception) -> CloudError:

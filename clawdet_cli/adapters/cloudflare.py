@@ -15,7 +15,7 @@ from cloudflare.types.dns import RecordResponse
 from cloudflare.types.origin_ca_certificates import OriginCACertificate
 from cloudflare.types.zones import Zone as ApiZone
 
-from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unknown_shape
+from clawdet_cli.adapters.answers import Amount, TooMuchError, bounded, in_time, understood, unknown_shape
 from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.cloudflare_refusals import NOT_ALLOWED, TAKEN, refusal
 from clawdet_cli.adapters.retry import FIRST_PATIENCE, Lost, NotYet, Watch, ask, change
@@ -65,6 +65,7 @@ class Cloudflare:
         self._deadline = deadline
         self._watch = watch
         self.budget = Budget("Cloudflare")
+        self._amount = Amount()
         self._client = cloudflare.Cloudflare(
             api_token=token.reveal(),
             base_url=url.rstrip("/"),
@@ -382,15 +383,18 @@ class Cloudflare:
     def _bound(self, answer: httpx.Response) -> None:
         """Have the body read within bounds; its reader would take whatever comes."""
         if isinstance(answer.stream, httpx.SyncByteStream):
-            answer.stream = _BoundedStream(answer.stream, Deadline.after(max(1.0, self._deadline.left())))
+            answer.stream = _BoundedStream(answer.stream, Deadline.after(max(1.0, self._deadline.left())), self._amount)
 
     def _call(self, what: str, right: str, call: Callable[[], T], *, changing: bool = False) -> T:
         """Make one call; whatever goes wrong leaves as an error of ours or as NotYet."""
         self.budget.spend(changing=changing)
+        self._amount.begin()
         left = max(1.0, self._deadline.left())
         self._client.timeout = cloudflare.Timeout(min(ANSWER_SECONDS, left), connect=min(CONNECT_SECONDS, left))
         try:
-            return call()
+            return in_time(call, self._deadline)
+        except TimeoutError:
+            raise Lost("no whole answer from Cloudflare in time") from None
         except cloudflare.APIStatusError as error:
             after = error.response.headers.get("retry-after")
             raise refusal(what, right, error.status_code, _errors(error), after) from None
@@ -403,12 +407,13 @@ class Cloudflare:
 
 
 class _BoundedStream(httpx.SyncByteStream):
-    def __init__(self, stream: httpx.SyncByteStream, end: Deadline) -> None:
+    def __init__(self, stream: httpx.SyncByteStream, end: Deadline, amount: Amount) -> None:
         self._stream = stream
         self._end = end
+        self._amount = amount
 
     def __iter__(self) -> Iterator[bytes]:
-        return bounded(self._stream, self._end)
+        return bounded(self._stream, self._end, self._amount)
 
     def close(self) -> None:
         self._stream.close()

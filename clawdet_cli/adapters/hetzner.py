@@ -30,7 +30,7 @@ from hcloud.ssh_keys.domain import SSHKey
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
-from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unknown_shape
+from clawdet_cli.adapters.answers import Amount, TooMuchError, bounded, in_time, understood, unknown_shape
 from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.hetzner_refusals import CONSOLE, refusal
 from clawdet_cli.adapters.retry import FIRST_PATIENCE, Lost, NotYet, Watch, ask, change, until
@@ -78,8 +78,9 @@ class Hetzner:
         # Otherwise a ~/.netrc line for the host replaces the token, and proxy variables catch loopback.
         self._session.trust_env = False
         self._session.max_redirects = 0  # the API sends nobody elsewhere; whoever does is not it
+        self._amount = Amount()
         for scheme in ("https://", "http://"):
-            self._session.mount(scheme, _Bounded(deadline, self.budget))
+            self._session.mount(scheme, _Bounded(deadline, self.budget, self._amount))
 
     def close(self) -> None:
         """Close the connections that are kept for further calls."""
@@ -487,16 +488,18 @@ class Hetzner:
 
     def _call(self, what: str, call: Callable[[], T], *, changing: bool) -> T:
         self.budget.spend(changing=changing)
-        return _call(what, call)
+        self._amount.begin()
+        return _call(what, lambda: in_time(call, self._deadline))
 
 
 class _Bounded(HTTPAdapter):
     """Gives every request a time-out, and none beyond the deadline, and keeps account of the limit of requests."""
 
-    def __init__(self, deadline: Deadline, budget: Budget) -> None:
+    def __init__(self, deadline: Deadline, budget: Budget, amount: Amount) -> None:
         super().__init__()
         self._deadline = deadline
         self._budget = budget
+        self._amount = amount
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         left = max(1.0, self._deadline.left())
@@ -513,7 +516,7 @@ class _Bounded(HTTPAdapter):
         """Read the body here, within bounds; requests would read whatever comes."""
         raw = answer.raw
         try:
-            body = b"".join(bounded(iter(lambda: raw.read1(CHUNK, decode_content=True), b""), end))
+            body = b"".join(bounded(iter(lambda: raw.read1(CHUNK, decode_content=True), b""), end, self._amount))
         except TimeoutError as error:
             raise requests.exceptions.ReadTimeout(error) from None
         except HTTPError as error:
@@ -529,7 +532,7 @@ def _call(what: str, call: Callable[[], T]) -> T:
         raise refusal(what, error.code, error.message, error.details, error.correlation_id) from None
     except (TooMuchError, requests.exceptions.TooManyRedirects) as error:
         raise unknown_shape("Hetzner Cloud", what, error) from None
-    except requests.exceptions.RequestException as error:
+    except (requests.exceptions.RequestException, TimeoutError) as error:
         # Not str(error): it may hold the whole request, and reads like a stack trace.
         raise Lost(f"no answer from Hetzner Cloud ({type(error).__name__})") from None
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
