@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from clawdet_cli.errors import UsageError
+from clawdet_cli.secret import Secret
 
 RESERVED_USERS = frozenset(
     "abuse admin administrator api app apps assets autoconfig autodiscover billing cdn clawdet cloud cname"
@@ -216,7 +217,7 @@ class Certificate:
 class HostKey:
     """An SSH host key made before its server exists."""
 
-    private: str = field(repr=False)
+    private: Secret
     """OpenSSH format; travels in user_data only and is never stored."""
     public: str
     """`ssh-ed25519 AAAA...`, without a comment."""

@@ -1,8 +1,10 @@
 """Secrets, and the one filter that every text passes before it is shown, logged or kept. Imports nothing of ours."""
 
+import base64
 import json
 import os
-from urllib.parse import quote
+from collections.abc import Iterator
+from urllib.parse import quote, quote_plus
 
 SHORTEST = 8
 """Characters; what is shorter would be found in words that are no secret, and no token or key is."""
@@ -18,8 +20,7 @@ class Secret:
     def __init__(self, value: str) -> None:
         self._value = value
         if len(value) >= SHORTEST:
-            # Also as it stands in JSON and in an address.
-            _known.update((value, json.dumps(value)[1:-1], quote(value, safe="")))
+            _known.update(_written(value))
 
     def reveal(self) -> str:
         """Give the value, for the one call that needs it."""
@@ -29,6 +30,20 @@ class Secret:
         return "Secret('***')"
 
     __str__ = __repr__
+
+
+def _written(value: str) -> Iterator[str]:
+    """Give all the ways in which a value may be written: also in JSON, in an address, and within base64."""
+    # Of a private key each line, since every quotation breaks its lines in another way.
+    lines = [line for line in value.split("\n")[:-1] if len(line) >= SHORTEST and not line.startswith("-----")]
+    for line in [value, *lines]:
+        yield from (line, json.dumps(line)[1:-1], quote(line, safe=""), quote(line), quote_plus(line))
+    for before in range(3):
+        # Six bits to a character: what stands before it and behind it changes the first ones and the last.
+        content = bytes(before) + value.encode()
+        inner = slice(-(-before * 8 // 6), len(content) * 8 // 6)
+        for encoded in (base64.b64encode(content), base64.urlsafe_b64encode(content)):
+            yield encoded.decode()[inner]
 
 
 def hide(text: str) -> str:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from clawdet_cli.errors import ConfigError
 from clawdet_cli.model import HostKey
 from clawdet_cli.private import private_folder
+from clawdet_cli.secret import Secret
 
 _OTHER_KEY = "or use a key of clawdet's own: leave out --ssh-key and CLAWDET_SSH_KEY"
 
@@ -23,7 +24,7 @@ def make_host_key() -> HostKey:
     """Make an Ed25519 host key."""
     key = Ed25519PrivateKey.generate()
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-    return HostKey(private=_openssh(key).decode(), public=public.decode())
+    return HostKey(private=Secret(_openssh(key).decode()), public=public.decode())
 
 
 def operator_key(path: Path, *, make: bool = False) -> str:

@@ -22,7 +22,6 @@ def user_data(host_key: HostKey, prepare: Mapping[str, str]) -> str:
         bootstrap.BOOT_MARK: bootstrap.boot_mark(prepare).encode(),
     }
     config = {
-        "ssh_keys": {"ed25519_private": host_key.private, "ed25519_public": host_key.public},
         "ssh_deletekeys": True,
         "disable_root": False,
         "ssh_pwauth": False,
@@ -33,6 +32,8 @@ def user_data(host_key: HostKey, prepare: Mapping[str, str]) -> str:
         ],
         # Comes before write_files, whose folder it makes; what it starts comes after. bootcmd is for every boot.
         "bootcmd": [["cloud-init-per", "once", "clawdet", "sh", "-c", bootstrap.start_at_boot()]],
+        # Last: whatever quotes the beginning of it, packed, does not give the key away.
+        "ssh_keys": {"ed25519_private": host_key.private.reveal(), "ed25519_public": host_key.public},
     }
     packed = gzip.compress(b"#cloud-config\n" + json.dumps(config).encode() + b"\n", mtime=0)
     return base64.b64encode(packed).decode()

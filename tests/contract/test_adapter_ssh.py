@@ -56,7 +56,7 @@ class Sshd:
         self._process: subprocess.Popen[bytes] | None = None
         host_key_file = folder / "host_key"
         host_key_file.touch(mode=0o600)
-        host_key_file.write_text(self.host_key.private)
+        host_key_file.write_text(self.host_key.private.reveal())
         self.authorise(operator_key(self.key, make=True))
         (folder / "sshd_config").write_text(
             f"ListenAddress 127.0.0.1\nPort {self.address[1]}\nHostKey {host_key_file}\nPidFile none\nStrictModes no\n"

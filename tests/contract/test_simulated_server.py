@@ -91,7 +91,7 @@ class Rig:
         return asyncio.run_coroutine_threadsafe(story, self.loop).result(30)
 
     def spec(self, server_id: int = 1, **changes: Any) -> MachineSpec:
-        config = {"ssh_keys": {"ed25519_private": self.host_key.private}, "disable_root": False}
+        config = {"ssh_keys": {"ed25519_private": self.host_key.private.reveal()}, "disable_root": False}
         values: dict[str, Any] = {
             "name": f"clawdet-{USER}",
             "ipv4": self.net.server_address(server_id + 1),
@@ -284,7 +284,7 @@ class TestSsh:
             rig.client(server, username="admin")
 
     def test_a_host_key_in_yaml_is_found_too(self, rig: Rig) -> None:
-        indented = "\n".join("    " + line for line in rig.host_key.private.splitlines())
+        indented = "\n".join("    " + line for line in rig.host_key.private.reveal().splitlines())
         spec = rig.boot(rig.spec(user_data=f"#cloud-config\nssh_keys:\n  ed25519_private: |\n{indented}\n"))
         with rig.await_client(spec):
             pass
@@ -341,7 +341,7 @@ class TestSsh:
         rig.boot(rig.spec(user_data=user_data))
 
     def test_user_data_with_effects_that_are_not_played_is_an_error_of_cloud_init(self, rig: Rig) -> None:
-        config = {"ssh_keys": {"ed25519_private": rig.host_key.private}, "runcmd": ["true"]}
+        config = {"ssh_keys": {"ed25519_private": rig.host_key.private.reveal()}, "runcmd": ["true"]}
         spec = rig.boot(rig.spec(user_data="#cloud-config\n" + json.dumps(config)))
         client = rig.await_client(spec)
         code, out, err = Shell(client).run(CLOUD_INIT_DONE)

@@ -7,6 +7,7 @@ import pytest
 from clawdet_cli.errors import UsageError
 from clawdet_cli.model import RESERVED_USERS, USER_RULE, Deadline, HostKey, Instance, ServerOrder, Status, checked_user
 from clawdet_cli.model import now_text as now
+from clawdet_cli.secret import Secret
 
 LONGEST = "a" * 40
 
@@ -95,7 +96,7 @@ def test_values_are_frozen() -> None:
 
 def test_private_parts_are_not_printed() -> None:
     private, data = "PRIVATE KEY of the host", "#cloud-config with the host key"
-    assert private not in repr(HostKey(private, "ssh-ed25519 AAAA"))
+    assert private not in repr(HostKey(Secret(private), "ssh-ed25519 AAAA"))
     assert data not in repr(ServerOrder("n", "cpx22", "nbg1", "ubuntu-24.04", 1, data, {}))
 
 

@@ -1,15 +1,19 @@
+import base64
 import json
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from clawdet_cli import cli, secret
+from clawdet_cli.adapters.ssh_keys import make_host_key
 from clawdet_cli.cli import output
 from clawdet_cli.errors import CloudError
 from clawdet_cli.model import Check
 from clawdet_cli.secret import Secret, hide
+from clawdet_cli.stages.provision import user_data
 from clawdet_cli.state import State
 from tests.unit.fake_operations import FakeOperations, an_instance
 
@@ -34,6 +38,26 @@ def test_it_is_masked_in_json_and_in_addresses_too() -> None:
     assert (
         hide("https://x.test/?key=odd%20%22secret%22%20%5C%20with%20%2F%3F%26%C3%BC&y") == "https://x.test/?key=***&y"
     )
+
+
+@pytest.mark.parametrize("before", ["", "x", "us", "user:"])
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+def test_it_is_masked_within_base64_too(before: str, encode: Callable[[bytes], bytes]) -> None:
+    value = "canary?>~0123456789"
+    Secret(value)
+    shown = hide(f"Authorization: Basic {encode(f'{before}{value}:more'.encode()).decode()}")
+    assert shown.count("***") == 1
+    assert encode(value.encode()).decode()[3:-4] not in shown
+
+
+def test_a_host_key_is_masked_however_its_lines_are_broken() -> None:
+    key = make_host_key()
+    assert str(key.private) not in key.private.reveal()
+    lines = [line for line in key.private.reveal().splitlines() if "-----" not in line]
+    body = json.dumps({"user_data": user_data(key)})
+    for text in (key.private.reveal(), body, json.dumps(body), json.dumps(json.dumps(body))):
+        assert not [line for line in lines if line in hide(text)]
+    assert hide(key.public) == key.public
 
 
 def test_what_is_too_short_to_be_a_secret_is_left() -> None:
