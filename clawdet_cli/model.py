@@ -92,7 +92,8 @@ class ServerOrder:
     location: str
     image: str
     ssh_key_id: int
-    user_data: str = field(repr=False)
+    user_data: Secret
+    """It holds the host key that is sent."""
     labels: Mapping[str, str]
     firewall_ids: tuple[int, ...] = ()
     """Attached in the create call, so that they hold from the first packet."""

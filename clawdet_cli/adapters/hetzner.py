@@ -316,7 +316,7 @@ class Hetzner:
                     location=Location(name=order.location),
                     ssh_keys=[SSHKey(id=order.ssh_key_id)],
                     firewalls=[ApiFirewall(id=number) for number in order.firewall_ids],
-                    user_data=order.user_data,
+                    user_data=order.user_data.reveal(),
                     labels=dict(order.labels),
                 )
             except APIException as error:

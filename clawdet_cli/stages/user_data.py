@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 from clawdet_cli import bootstrap
 from clawdet_cli.model import HostKey
+from clawdet_cli.secret import Secret
 
 
-def user_data(host_key: HostKey, prepare: Mapping[str, str]) -> str:
+def user_data(host_key: HostKey, prepare: Mapping[str, str]) -> Secret:
     """Write the cloud-config: the host key to be pinned, and the script with what it is to install.
 
     JSON is YAML; so no value can break out of its place. user_data stays readable on the VPS: but for the host key,
@@ -36,4 +37,4 @@ def user_data(host_key: HostKey, prepare: Mapping[str, str]) -> str:
         "ssh_keys": {"ed25519_private": host_key.private.reveal(), "ed25519_public": host_key.public},
     }
     packed = gzip.compress(b"#cloud-config\n" + json.dumps(config).encode() + b"\n", mtime=0)
-    return base64.b64encode(packed).decode()
+    return Secret(base64.b64encode(packed).decode())

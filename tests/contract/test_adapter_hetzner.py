@@ -50,7 +50,7 @@ def an_order(cloud: Hetzner, **changes: Any) -> ServerOrder:
         "server_type": "cpx22",
         "location": "nbg1",
         "image": "ubuntu-24.04",
-        "user_data": "#cloud-config\n",
+        "user_data": Secret("#cloud-config\n"),
         "labels": LABELS,
     }
     if "ssh_key_id" not in changes:

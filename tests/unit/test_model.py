@@ -97,7 +97,7 @@ def test_values_are_frozen() -> None:
 def test_private_parts_are_not_printed() -> None:
     private, data = "PRIVATE KEY of the host", "#cloud-config with the host key"
     assert private not in repr(HostKey(Secret(private), "ssh-ed25519 AAAA"))
-    assert data not in repr(ServerOrder("n", "cpx22", "nbg1", "ubuntu-24.04", 1, data, {}))
+    assert data not in repr(ServerOrder("n", "cpx22", "nbg1", "ubuntu-24.04", 1, Secret(data), {}))
 
 
 def test_times_are_utc_with_milliseconds() -> None:

@@ -1,19 +1,20 @@
 import base64
 import json
 import sqlite3
+import zlib
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from clawdet_cli import cli, secret
+from clawdet_cli import cli, pins, secret
 from clawdet_cli.adapters.ssh_keys import make_host_key
 from clawdet_cli.cli import output
 from clawdet_cli.errors import CloudError
 from clawdet_cli.model import Check
 from clawdet_cli.secret import Secret, hide
-from clawdet_cli.stages.provision import user_data
+from clawdet_cli.stages.user_data import user_data
 from clawdet_cli.state import State
 from tests.unit.fake_operations import FakeOperations, an_instance
 
@@ -54,10 +55,20 @@ def test_a_host_key_is_masked_however_its_lines_are_broken() -> None:
     key = make_host_key()
     assert str(key.private) not in key.private.reveal()
     lines = [line for line in key.private.reveal().splitlines() if "-----" not in line]
-    body = json.dumps({"user_data": user_data(key)})
+    body = json.dumps({"ssh_keys": key.private.reveal()})
     for text in (key.private.reveal(), body, json.dumps(body), json.dumps(json.dumps(body))):
         assert not [line for line in lines if line in hide(text)]
     assert hide(key.public) == key.public
+
+
+def test_the_user_data_that_holds_it_is_masked_whole() -> None:
+    prepare = pins.load().for_openclaw(pins.load().default_openclaw, "x86").script_input()
+    packed = user_data(make_host_key(), prepare).reveal()
+    assert hide(json.dumps({"error": f"'{packed}' is too long"})) == json.dumps({"error": "'***' is too long"})
+    # Its beginning alone, as an excerpt of a refusal would have it, unpacks to the script.
+    unpacked = zlib.decompressobj(wbits=31).decompress(base64.b64decode(packed[:4000]))
+    assert b"write_files" in unpacked
+    assert b"PRIVATE KEY" not in unpacked
 
 
 def test_what_is_too_short_to_be_a_secret_is_left() -> None:
