@@ -1,10 +1,16 @@
-"""Measure, print, and judge nothing: `python -m tests.bench startup | provision`."""
+"""Measure, print, and judge nothing: `python -m tests.bench startup | provision | fleet`."""
 
 import argparse
+import importlib
+import importlib.util
 import json
+import sys
 from pathlib import Path
 
 from tests.bench import provision, startup
+
+FLEET = "tests.bench.fleet"
+"""Imported where it is asked for. It has `measure(options)` and `show(found)`, and may have `add_options(parser)`."""
 
 
 def main() -> None:
@@ -14,22 +20,28 @@ def main() -> None:
     for_startup = parts.add_parser("startup", help="how soon the command answers")
     for_startup.add_argument("--runs", type=int, default=9, help="of each command, in turn (default 9)")
     for_provision = parts.add_parser(
-        "provision", help="how long an instance takes, stage by stage; with real servers it installs packages"
+        "provision", help="how long an instance takes, by every way; with real servers it installs packages"
     )
-    for_provision.add_argument("--runs", type=int, default=3, help="instances, one after the other (default 3)")
-    for_provision.add_argument("--servers", choices=["real", "simulated"], default="real")
-    for_provision.add_argument("--suite", choices=["bookworm", "trixie"], default="bookworm")
-    for_provision.add_argument("--boot-seconds", default="10", help="from the order to `running` (default 10)")
-    for_provision.add_argument("--openclaw-version", help="default: the product's own")
-    for part in (for_startup, for_provision):
+    provision.add_options(for_provision)
+    subparsers = [for_startup, for_provision]
+    if "fleet" in sys.argv[1:2]:
+        fleet = importlib.import_module(FLEET)
+        for_fleet = parts.add_parser("fleet", help="many at once")
+        if hasattr(fleet, "add_options"):
+            fleet.add_options(for_fleet)
+        subparsers.append(for_fleet)
+    for part in subparsers:
         part.add_argument("--json", type=Path, metavar="FILE", help="write what was measured to this file too")
     options = parser.parse_args()
     if options.part == "startup":
         found = startup.measure(options.runs)
         startup.show(found)
-    else:
+    elif options.part == "provision":
         found = provision.measure(options)
         provision.show(found)
+    else:
+        found = fleet.measure(options)
+        fleet.show(found)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
 

@@ -1,23 +1,198 @@
-"""How long provisioning takes, stage by stage: `python -m tests.bench provision`."""
+"""How long an instance takes, by every way there is, beside what cannot be faster: `python -m tests.bench provision`.
+
+All variants run in the same sandbox, on the same network, in turn, each on a fresh server with an empty npm cache; the
+order rotates from round to round. Before anything is timed, the sandbox has its base image and archives, and one
+server has gone through all downloads once.
+"""
 
 import argparse
-import statistics
+import os
+import platform
+import signal
 import sys
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
+from tests.bench import floor, product, results, seed_flow, timeline
+from tests.bench.bed import Bed
+from tests.bench.remote import BenchError
+from tests.bench.spans import Measured, Span
 from tests.e2e.operator import Operator
 
 
+@dataclass(frozen=True)
+class Variant:
+    """A way to an instance."""
+
+    name: str
+    what: str
+    measure: Callable[["Round"], Measured]
+    command: str | None = None
+    """Of the product: without it the variant is left out."""
+    real_only: bool = False
+    """Simulated servers accept what the product does, and nothing else."""
+
+
+@dataclass
+class Round:
+    """What a variant is measured with, once."""
+
+    bed: Bed
+    user: str
+    bundle: Path | None
+    parts: dict[str, list[float]]
+
+
+def _seed(one: Round) -> Measured:
+    return seed_flow.measure(one.bed, one.user)
+
+
+def _cold(one: Round) -> Measured:
+    return product.provision(one.bed, one.user)
+
+
+def _bundle(one: Round) -> Measured:
+    return product.provision(one.bed, one.user, "--bundle", str(one.bundle))
+
+
+def _pool(one: Round) -> Measured:
+    filled = product.fill_pool(one.bed)
+    one.bed.settle()
+    run = product.provision(one.bed, one.user)
+    return replace(run, also={**run.also, "fill": filled})
+
+
+def _floor(one: Round) -> Measured:
+    found = floor.measure(one.bed, one.user)
+    for name, seconds in found.parts.items():
+        one.parts.setdefault(name, []).append(seconds)
+    return found.measured
+
+
+VARIANTS = (
+    Variant("seed", "the original's flow (tests/bench/seed_flow.py)", _seed, real_only=True),
+    Variant("cold", "clawdet provision", _cold),
+    Variant("bundle", "clawdet provision --bundle FILE", _bundle, command="bundle"),
+    Variant("pool", "clawdet provision, with a server waiting in the pool", _pool, command="pool"),
+    Variant("floor", "boot until SSH, and the gateway's first start, nothing else", _floor, real_only=True),
+)
+
+
+REMARKS = """\
+The seed ends when /readyz answers on the server and the landing page comes through the edge; the product's variants end
+with their command, after all six checks.
+Seed: the vendors' apt repositories of Node and Caddy cannot be reached, so the same bytes come from the sandbox's
+mirror; the repositories' own apt-get updates are kept, and no wait is added.
+Seed: its certificate for the origin is signed before the clock starts.
+From the order to `running` the sandbox takes {boot} s (users of the real cloud report 10). Its machine has then booted
+in some 2 s, a real one in about 10: for all variants alike."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Say what can be chosen."""
+    parser.add_argument("--runs", type=int, default=5, help="of each variant, in turn (default 5)")
+    parser.add_argument("--variants", default=",".join(one.name for one in VARIANTS), help="default: %(default)s")
+    parser.add_argument("--servers", choices=["real", "simulated"], default="real")
+    parser.add_argument("--suite", choices=["bookworm", "trixie"], default="bookworm")
+    parser.add_argument("--boot-seconds", default="10", help="from the order to `running` (default 10)")
+    parser.add_argument("--openclaw-version", help="for all variants; default: the product's own")
+    parser.add_argument("--bundle", type=Path, metavar="FILE", help="a prepared bundle; default: one is built first")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the timelines into this file")
+
+
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Provision and destroy instances one after the other, and give the seconds of each run and stage."""
-    with tempfile.TemporaryDirectory() as folder:
-        operator = Operator(Path(folder), platformdirs.user_cache_path("clawdet"))
+    """Measure the chosen variants in turn, and give everything that was found."""
+    with _sandbox(options) as bed, tempfile.TemporaryDirectory(prefix="clawdet-bench-bundle-") as folder:
+        variants = list(_possible(bed, options))
+        bundle = options.bundle
+        if bundle is None and any(one.command == "bundle" for one in variants):
+            _say("building a bundle, untimed")
+            bundle = product.build_bundle(bed, Path(folder))
+        if options.servers == "real":
+            _say("warming up: one server goes through all downloads, untimed")
+            floor.warm_up(bed)
+        runs: dict[str, list[Measured]] = {one.name: [] for one in variants}
+        parts: dict[str, list[float]] = {}
+        failed: list[dict[str, Any]] = []
+        for number in range(options.runs):
+            for variant in (*variants[number % len(variants) :], *variants[: number % len(variants)]):
+                bed.settle()
+                load = round(os.getloadavg()[0], 2)
+                try:
+                    run = variant.measure(Round(bed, f"{variant.name}{number}", bundle, parts))
+                except BenchError as error:
+                    # An hour of measuring is not thrown away for one run; it is told of with the rest.
+                    failed.append({"variant": variant.name, "round": number, "error": str(error)})
+                    _say(f"round {number + 1}: {variant.name} failed: {error}")
+                    continue
+                runs[variant.name].append(replace(run, load=load))
+                _say(f"round {number + 1}: {variant.name} {run.seconds:.1f} s (load before it: {load})")
+        middle = {name: results.middle(measured) for name, measured in runs.items() if measured}
+        if options.svg and middle:
+            remark = f"{options.runs} runs of each; order to running takes {options.boot_seconds} s, as users report"
+            options.svg.write_text(timeline.as_svg(middle, remark))
+        return {**results.document(runs, parts, _conditions(bed, options, variants)), "failed": failed}
+
+
+def show(found: Mapping[str, Any]) -> None:
+    """Print what was measured."""
+    print("\n".join(found["conditions"]["remarks"]), end="\n\n")
+    longest = max((max(one["seconds"]) for one in found["variants"].values()), default=0.0)
+    for name, variant in found["variants"].items():
+        middle = results.middle([_from_document(run) for run in variant["runs"]])
+        print("\n".join(timeline.as_text(name, middle, longest)), end="\n\n")
+    print("\n".join(results.table(found)))
+    for failure in found["failed"]:
+        print(f"not measured: {failure['variant']} in round {failure['round'] + 1}: {failure['error'].splitlines()[0]}")
+
+
+def _possible(bed: Bed, options: argparse.Namespace) -> Iterator[Variant]:
+    wanted = options.variants.split(",")
+    for variant in VARIANTS:
+        if variant.name not in wanted:
+            continue
+        if variant.real_only and options.servers != "real":
+            _say(f"left out: {variant.name}, which needs real servers")
+        elif variant.command and not product.has_command(bed, variant.command):
+            _say(f"left out: {variant.name}, since this version has no command 'clawdet {variant.command}'")
+        else:
+            yield variant
+
+
+def _conditions(bed: Bed, options: argparse.Namespace, variants: Sequence[Variant]) -> dict[str, Any]:
+    return {
+        "runs": options.runs,
+        "servers": options.servers,
+        "suite": options.suite,
+        "boot_seconds": float(options.boot_seconds),
+        "openclaw": bed.openclaw_version,
+        "node": bed.pinned.node_version,
+        "processors": os.cpu_count(),
+        "system": platform.platform(),
+        "variants": {one.name: one.what for one in variants},
+        "remarks": REMARKS.format(boot=options.boot_seconds).splitlines(),
+    }
+
+
+def _from_document(run: Mapping[str, Any]) -> Measured:
+    spans = tuple(Span(**span) for span in run["timeline"])
+    return Measured(run["seconds"], spans)
+
+
+@contextmanager
+def _sandbox(options: argparse.Namespace) -> Iterator[Bed]:
+    """Give a sandbox of the benchmark's own; it is removed however this ends."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory(prefix="clawdet-bench-") as folder:
+        operator = Operator(
+            Path(folder), Path(os.environ.get("CLAWDET_CACHE") or platformdirs.user_cache_path("clawdet"))
+        )
         up = operator.clawdet(
             *("sandbox", "up", "--yes", "--servers", options.servers, "--suite", options.suite),
             *("--boot-seconds", options.boot_seconds),
@@ -25,33 +200,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         if up.code != 0:
             sys.exit(up.err)
         try:
-            return {"variants": {"cold": _cold(operator, options)}}
+            operator.unlimited()
+            yield Bed(operator, options.openclaw_version)
+        except BenchError as error:
+            sys.exit(f"not measured: {error}")
         finally:
             operator.clawdet("sandbox", "down", "--yes")
 
 
-def show(found: Mapping[str, Any]) -> None:
-    """Print what was measured."""
-    for name, variant in found["variants"].items():
-        print(f"{name}, seconds: the median, and the extremes")
-        for stage, seconds in {**variant["stages"], "whole command": variant["seconds"]}.items():
-            print(f"  {stage:<22} {statistics.median(seconds):7.2f}  ({min(seconds):.2f} to {max(seconds):.2f})")
-
-
-def _cold(operator: Operator, options: argparse.Namespace) -> dict[str, Any]:
-    version = ["--openclaw-version", options.openclaw_version] if options.openclaw_version else []
-    stages: dict[str, list[float]] = {}
-    whole: list[float] = []
-    for number in range(options.runs):
-        user = f"bench{number}"
-        began = time.perf_counter()
-        said = operator.clawdet("provision", user, "--sandbox", "--yes", "--json", *version)
-        whole.append(time.perf_counter() - began)
-        if said.code != 0:
-            sys.exit(said.err)
-        for stage in said.document["instance"]["stages"]:
-            stages.setdefault(stage["name"], []).append(stage["seconds"])
-        began = time.perf_counter()
-        operator.clawdet("destroy", user, "--sandbox", "--yes")
-        stages.setdefault("destroy, afterwards", []).append(time.perf_counter() - began)
-    return {"seconds": whole, "median": statistics.median(whole), "stages": stages}
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,93 @@
+"""The product's own ways to an instance, as an operator takes them: cold, with a bundle, from the warm pool."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tests.bench.bed import KEY, Bed
+from tests.bench.memory import MemoryWatch
+from tests.bench.remote import BenchError
+from tests.bench.spans import Measured, Span
+from tests.e2e.operator import Said
+
+
+def has_command(bed: Bed, name: str) -> bool:
+    """Whether this version of the product has a command."""
+    return bed.operator.clawdet(name, "--help").code == 0
+
+
+def provision(bed: Bed, user: str, *options: str) -> Measured:
+    """Run `clawdet provision` from its start to its end, and `clawdet destroy` afterwards."""
+    openclaw = ("--openclaw-version", bed.openclaw_version)
+    with MemoryWatch(bed.mark) as memory:
+        started, began = time.time(), time.perf_counter()
+        said = bed.operator.clawdet(
+            *("provision", user, "--sandbox", "--yes", "--json", "--events"), *openclaw, *options, env=KEY
+        )
+        seconds = time.perf_counter() - began
+    try:
+        _refuse(said)
+        spans = spans_of([json.loads(line) for line in said.err.splitlines()], started, seconds)
+        server_id = int(said.document["instance"]["server_id"])
+        found = memory.of(server_id, began, spans)
+    finally:
+        began = time.perf_counter()
+        gone = bed.operator.clawdet("destroy", user, "--sandbox", "--yes")
+        destroyed = time.perf_counter() - began
+    _refuse(gone)
+    return Measured(seconds, spans, found, also={"destroy": destroyed})
+
+
+def fill_pool(bed: Bed) -> float:
+    """Have one server waiting in the pool; give how long that took."""
+    began = time.perf_counter()
+    _refuse(bed.operator.clawdet("pool", "fill", "1", "--sandbox", "--yes", env=KEY))
+    return time.perf_counter() - began
+
+
+def build_bundle(bed: Bed, folder: Path) -> Path:
+    """Build a bundle and give its file."""
+    said = bed.operator.clawdet("bundle", "build", "--into", str(folder), "--json", env=KEY, timeout=1800)
+    _refuse(said)
+    found = sorted(folder.glob("*.tar.zst"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise BenchError(f"'clawdet bundle build' made no *.tar.zst in {folder}")
+    return found[-1]
+
+
+def spans_of(events: Sequence[dict[str, Any]], started: float, seconds: float) -> tuple[Span, ...]:
+    """Read the stages and the script's steps from the events of a run that began at `started`.
+
+    A step's end is when it was heard of, at the latest; steps that are heard of together, as those are that ran before
+    anybody listened, are put one before the other by their own lengths.
+    """
+    stages, steps = [], []
+    for event in events:
+        if event["kind"] not in {"stage_finished", "step_finished"} or event.get("status") == "skipped":
+            continue
+        end = datetime.fromisoformat(event["at"]).timestamp() - started
+        taken = float(event.get("seconds", 0.0))
+        if event["kind"] == "stage_finished":
+            stages.append(Span(event["stage"], max(0.0, end - taken), taken))
+        elif taken:
+            steps.append(Span(f"{event['stage']}/{event['step']}", end - taken, taken, level=1))
+    following = seconds
+    placed: list[Span] = []
+    for step in reversed(steps):
+        end = min(step.end, following)
+        following = max(0.0, end - step.seconds)
+        placed.append(Span(step.name, following, step.seconds, level=1))
+    if stages:
+        stages.insert(0, Span("start of Python and the SDKs", 0.0, stages[0].start))
+        stages.append(Span("end of the command", stages[-1].end, max(0.0, seconds - stages[-1].end)))
+    return (*stages, *reversed(placed))
+
+
+def _refuse(said: Said) -> None:
+    if said.code != 0:
+        sys.stderr.write(said.err[-3000:])
+        raise BenchError(f"the command ended with {said.code}")

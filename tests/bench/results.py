@@ -1,0 +1,93 @@
+"""Makes medians, ratios and the JSON document of what was measured; judges nothing."""
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tests.bench.spans import Measured
+
+RATIOS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "cold/seed": ("cold", ("seed",)),
+    "cold/(floor+node_download+npm_install)": ("cold", ("floor", "node_download", "npm_install")),
+    "bundle/seed": ("bundle", ("seed",)),
+    "bundle/floor": ("bundle", ("floor",)),
+    "pool/seed": ("pool", ("seed",)),
+    "pool/gateway_ready": ("pool", ("gateway_ready",)),
+}
+"""What the variants are compared with: a variant by the sum of others, and of parts, by their medians."""
+
+
+def document(
+    runs: Mapping[str, Sequence[Measured]], parts: Mapping[str, Sequence[float]], conditions: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Give everything as JSON has it."""
+    variants = {name: _variant(measured) for name, measured in runs.items() if measured}
+    medians = {name: _seconds(statistics.median(seconds)) for name, seconds in parts.items() if seconds}
+    return {
+        "conditions": dict(conditions),
+        "variants": variants,
+        "parts": medians,
+        "parts_seconds": {name: [_seconds(one) for one in seconds] for name, seconds in parts.items()},
+        "ratios": ratios({name: variant["median"] for name, variant in variants.items()} | medians),
+    }
+
+
+def ratios(medians: Mapping[str, float]) -> dict[str, float]:
+    """Give the ratios for which everything was measured."""
+    return {
+        name: round(medians[above] / sum(medians[one] for one in below), 3)
+        for name, (above, below) in RATIOS.items()
+        if above in medians and all(one in medians for one in below)
+    }
+
+
+def middle(measured: Sequence[Measured]) -> Measured:
+    """Give the run that lies in the middle, to be drawn."""
+    return sorted(measured, key=lambda run: run.seconds)[(len(measured) - 1) // 2]
+
+
+def table(found: Mapping[str, Any]) -> Iterator[str]:
+    """Give the lines of the tables for a person."""
+    yield f"{'seconds':<34} {'median':>8} {'least':>8} {'most':>8}   MiB in the most (anonymous / with file pages)"
+    for name, variant in found["variants"].items():
+        memory = variant["memory_mib"]
+        taken = f"   {memory['anonymous']} / {memory['with_cache']}  in: {memory['during']}" if memory else ""
+        yield _line(name, variant["seconds"]) + taken.rstrip().removesuffix("in:")
+        for stage, seconds in variant["stages"].items():
+            if max(seconds) >= 0.05:
+                yield _line(f"  {stage}"[:34], seconds)
+    if found["parts_seconds"]:
+        yield "parts, each alone on a fresh server"
+        yield from (_line(f"  {name}", seconds) for name, seconds in found["parts_seconds"].items())
+    if found["ratios"]:
+        yield "ratios of the medians"
+        yield from (f"  {name:<40} {ratio:6.3f}" for name, ratio in found["ratios"].items())
+
+
+def _line(name: str, seconds: Sequence[float]) -> str:
+    return f"{name:<34} {statistics.median(seconds):8.2f} {min(seconds):8.2f} {max(seconds):8.2f}"
+
+
+def _variant(measured: Sequence[Measured]) -> dict[str, Any]:
+    stages: dict[str, list[float]] = {}
+    for run in measured:
+        for span in run.spans:
+            stages.setdefault(span.name, []).append(_seconds(span.seconds))
+    memories = [run.memory for run in measured if run.memory]
+    most = max(memories, key=lambda memory: memory.anonymous, default=None)
+    return {
+        "seconds": [_seconds(run.seconds) for run in measured],
+        "median": _seconds(statistics.median(run.seconds for run in measured)),
+        "stages": stages,
+        "memory_mib": most
+        and {
+            "anonymous": round(most.anonymous),
+            "during": most.during,
+            "with_cache": round(max(memory.with_cache for memory in memories)),
+        },
+        "runs": [run.document() for run in measured],
+    }
+
+
+def _seconds(value: float) -> float:
+    return round(value, 3)
