@@ -19,9 +19,9 @@ set -e
 umask 022
 began=$(date +%s%N)
 {
-  %s
+  @COMMAND@
 } >/tmp/part.log 2>&1 || { tail -n 20 /tmp/part.log; exit 1; }
-echo "@milliseconds $((($(date +%%s%%N) - began) / 1000000))"
+echo "@milliseconds $((($(date +%s%N) - began) / 1000000))"
 """
 """On the server, by its own clock, so that the way there and back does not count."""
 
@@ -162,6 +162,6 @@ def _configuration(bed: Bed, host: str) -> dict[str, Any]:
 
 
 def _timed(remote: Remote, command: str) -> float:
-    said = remote.run("bash -s", stdin=(TIMED % command).encode())
+    said = remote.run("bash -s", stdin=TIMED.replace("@COMMAND@", command).encode())
     found = [line for line in said.splitlines() if line.startswith("@milliseconds ")]
     return int(found[-1].split()[1]) / 1000
