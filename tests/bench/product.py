@@ -51,7 +51,8 @@ def fill_pool(bed: Bed) -> float:
 
 def build_bundle(bed: Bed, folder: Path) -> Path:
     """Build a bundle and give its file."""
-    said = bed.operator.clawdet("bundle", "build", "--into", str(folder), "--json", env=KEY, timeout=1800)
+    openclaw = ("--openclaw-version", bed.openclaw_version)
+    said = bed.operator.clawdet("bundle", "build", "--sandbox", "--into", str(folder), *openclaw, timeout=1800)
     _refuse(said)
     found = sorted(folder.glob("*.tar.zst"), key=lambda file: file.stat().st_mtime)
     if not found:

@@ -9,6 +9,7 @@ import argparse
 import os
 import platform
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,9 +22,12 @@ import platformdirs
 
 from tests.bench import floor, product, results, seed_flow, timeline
 from tests.bench.bed import Bed
-from tests.bench.remote import BenchError
+from tests.bench.remote import NOT_YET, BenchError
 from tests.bench.spans import Measured, Span
 from tests.e2e.operator import Operator
+
+NOT_MEASURED = (BenchError, *NOT_YET, ValueError, LookupError, subprocess.TimeoutExpired)
+"""What ends one run and not the benchmark: an hour of measuring is not thrown away for it."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 load = round(os.getloadavg()[0], 2)
                 try:
                     run = variant.measure(Round(bed, f"{variant.name}{number}", bundle, parts))
-                except BenchError as error:
-                    # An hour of measuring is not thrown away for one run; it is told of with the rest.
-                    failed.append({"variant": variant.name, "round": number, "error": str(error)})
+                except NOT_MEASURED as error:
+                    failed.append(
+                        {"variant": variant.name, "round": number, "error": f"{type(error).__name__} {error}"}
+                    )
                     _say(f"round {number + 1}: {variant.name} failed: {error}")
                     continue
                 runs[variant.name].append(replace(run, load=load))

@@ -1,7 +1,7 @@
 """The baseline: the flow of the TypeScript provisioner that this project replaces, rebuilt step by step.
 
     step (lib/provisioner-v2.ts, lib/hetzner.ts, lib/cloudflare.ts, lib/ssh-installer-v2.ts)       here
-    POST /servers; GET /servers/{id} at once and then every 5 s until `running`                    _order
+    POST /servers; GET /servers/{id} at once and then every 5 s until `running`                    _await_running
     look the DNS record up; create it, proxied                                                     _dns
     SSH: 15 s until it is ready (30 s with all); after a failure 10 s of waiting; 20 times         _connect
     upload of the script, some 70 KB, by a here-document                                           _upload
@@ -63,7 +63,9 @@ def measure(bed: Bed, user: str) -> Measured:
     record = ""
     try:
         with MemoryWatch(bed.mark) as memory:
-            server = _order(bed, user, parts.next)
+            parts.next("order, then a look every 5 s until it runs")
+            server = bed.order(f"clawdet-{user}", labels={"project": "clawdet", "user": user})
+            _await_running(bed, server)
             record = _dns(bed, zone_id, host, server, parts.next)
             with _connect(bed, server, parts.next) as remote:
                 _upload(remote, script, parts.next)
@@ -81,12 +83,9 @@ def measure(bed: Bed, user: str) -> Measured:
         bed.operator.cloud("cloudflare", f"/certificates/{origin.id}", "DELETE")
 
 
-def _order(bed: Bed, user: str, part: Callable[[str], None]) -> Ordered:
-    part("order, then a look every 5 s until it runs")
-    server = bed.order(f"clawdet-{user}", labels={"project": "clawdet", "user": user})
+def _await_running(bed: Bed, server: Ordered) -> None:
     while bed.status(server) != "running":
         time.sleep(POLL_SECONDS)
-    return server
 
 
 def _dns(bed: Bed, zone_id: str, host: str, server: Ordered, part: Callable[[str], None]) -> str:
