@@ -14,6 +14,9 @@ from tests.bench.remote import BenchError
 from tests.bench.spans import Measured, Span
 from tests.e2e.operator import Said
 
+BREATH = 0.05
+"""Seconds within which steps count as heard of together; the log is asked for less often."""
+
 
 def has_command(bed: Bed, name: str) -> bool:
     """Whether this version of the product has a command."""
@@ -61,10 +64,10 @@ def build_bundle(bed: Bed, folder: Path) -> Path:
 
 
 def spans_of(events: Sequence[dict[str, Any]], started: float, seconds: float) -> tuple[Span, ...]:
-    """Read the stages and the script's steps from the events of a run that began at `started`.
+    """Read the stages and the script's steps from the events of a run that began at `started` (seconds since 1970).
 
-    A step's end is when it was heard of, at the latest; steps that are heard of together, as those are that ran before
-    anybody listened, are put one before the other by their own lengths.
+    A step tells how long it took, and ended when it was heard of, at the latest. Steps that are heard of in one breath,
+    as those are that ran before anybody listened, are put one before the other.
     """
     stages, steps = [], []
     for event in events:
@@ -75,12 +78,13 @@ def spans_of(events: Sequence[dict[str, Any]], started: float, seconds: float) -
         if event["kind"] == "stage_finished":
             stages.append(Span(event["stage"], max(0.0, end - taken), taken))
         elif taken:
-            steps.append(Span(f"{event['stage']}/{event['step']}", end - taken, taken, level=1))
-    following = seconds
+            title = f"check {event['step']}" if event["stage"] == "verify" else event["step"]
+            steps.append(Span(f"{event['stage']}/{title}", end - taken, taken, level=1))
     placed: list[Span] = []
+    heard = following = seconds
     for step in reversed(steps):
-        end = min(step.end, following)
-        following = max(0.0, end - step.seconds)
+        end = following if heard - step.end < BREATH else step.end
+        heard, following = step.end, max(0.0, end - step.seconds)
         placed.append(Span(step.name, following, step.seconds, level=1))
     if stages:
         stages.insert(0, Span("start of Python and the SDKs", 0.0, stages[0].start))

@@ -140,7 +140,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 _say(f"round {number + 1}: {variant.name} {run.seconds:.1f} s (load before it: {load})")
         middle = {name: results.middle(measured) for name, measured in runs.items() if measured}
         if options.svg and middle:
-            remark = f"{options.runs} runs of each; order to running takes {options.boot_seconds} s, as users report"
+            remark = f"runs of each: {options.runs}; from the order to running: {options.boot_seconds} s"
             options.svg.write_text(timeline.as_svg(middle, remark))
         return {**results.document(runs, parts, _conditions(bed, options, variants)), "failed": failed}
 

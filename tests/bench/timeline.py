@@ -8,9 +8,12 @@ from tests.bench.spans import Measured, Span
 WIDTH = 60
 """Columns of a text picture."""
 
+HEARD_LATE = 0.3
+"""Seconds by which the end of a step may be told late; steps that overlap by more ran beside each other."""
+
 _SCALE_WIDTH, _LEFT, _RIGHT, _TOP = 900, 110, 70, 56
 _BAR, _THIN, _GAP = 26, 14, 26
-_COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#76b7b2", "#edc948", "#b07aa1", "#ff9da7", "#9c755f")
+_COLOURS = ("#4e79a7", "#b8620c", "#3f8f3a", "#c4434a", "#3b8a84", "#94750d", "#8d5f85", "#b5566d", "#7d5f4c")
 _STYLE = """\
 text{font:12px system-ui,sans-serif;fill:#222}.inside{fill:#fff;font-size:11px}.soft{fill:#777}
 .axis{stroke:#ddd}.name{font-weight:600;font-size:14px}.title{font-size:16px;font-weight:600}
@@ -80,10 +83,12 @@ def _bar(span: Span, number: int, y: float, height: int, scale: float) -> str:
 
 
 def _nested(spans: Sequence[Span]) -> Iterator[Span]:
-    """Give each stretch, and after it its parts."""
-    for whole in (span for span in spans if not span.level):
+    """Give each stretch, and after it its parts; last the parts of none."""
+    wholes = {span.name: span for span in spans if not span.level}
+    for name, whole in wholes.items():
         yield whole
-        yield from (span for span in spans if span.level and span.name.startswith(f"{whole.name}/"))
+        yield from (span for span in spans if span.level and span.name.rpartition("/")[0] == name)
+    yield from (span for span in spans if span.level and span.name.rpartition("/")[0] not in wholes)
 
 
 def _lanes(spans: list[Span]) -> list[list[Span]]:
@@ -91,7 +96,7 @@ def _lanes(spans: list[Span]) -> list[list[Span]]:
     lanes: list[list[Span]] = []
     for span in sorted(spans, key=lambda one: one.start):
         for lane in lanes:
-            if lane[-1].end <= span.start + 0.01:
+            if lane[-1].end <= span.start + HEARD_LATE:
                 lane.append(span)
                 break
         else:

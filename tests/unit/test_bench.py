@@ -67,6 +67,14 @@ def test_steps_that_are_heard_of_together_lie_one_before_the_other() -> None:
     assert [(span.start, span.end) for span in spans_of(events, started=0.0, seconds=30.0)] == [(15, 17), (17, 20)]
 
 
+def test_steps_that_ran_beside_each_other_stay_so() -> None:
+    events = [
+        event("step_finished", 18, 6.0, stage="prepare_vps", step="node", status="done"),
+        event("step_finished", 20, 5.0, stage="prepare_vps", step="caddy", status="done"),
+    ]
+    assert [(span.start, span.end) for span in spans_of(events, started=0.0, seconds=30.0)] == [(12, 18), (15, 20)]
+
+
 def test_the_picture_is_well_formed_and_shows_every_stretch() -> None:
     cold = run(10.0, Span("a & b", 0.0, 4.0), Span("c", 4.0, 6.0), Span("c/d", 5.0, 3.0, level=1))
     picture = ET.fromstring(timeline.as_svg({"cold": cold, "floor": run(5.0)}, "<5 runs>"))  # noqa: S314 - ours
