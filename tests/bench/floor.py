@@ -51,7 +51,8 @@ def measure(bed: Bed, name: str) -> Floor:
                 found["npm_install"] = parts.npm_install(bed, remote)
                 found["openclaw_finish"] = parts.openclaw_finish(remote)
                 parts.configure_gateway(bed, remote, f"{name}.{bed.zone}")
-                # Only from here on is the memory that of the floor.
+                # What npm wrote is on the disk by then, and only from here on is the memory that of the floor.
+                remote.run("sync")
                 starting = time.perf_counter()
                 found["gateway_ready"] = parts.gateway_start(remote)
                 taken = memory.of(server.id, starting, (Span("first start of the gateway", 0.0, 60.0),))

@@ -43,8 +43,13 @@ class MemoryWatch:
             return None
         at, most = max(samples, key=lambda sample: sample[1])
         around = [span for span in spans if span.start <= at <= span.end]
-        during = max(around, key=lambda span: span.level).name if around else ""
-        return Memory(most / _MIB, during, self._charged.get(server_id, 0.0) / _MIB)
+        within = {span.name: [found for at, found in samples if span.start <= at <= span.end] for span in spans}
+        return Memory(
+            anonymous=most / _MIB,
+            during=max(around, key=lambda span: span.level).name if around else "",
+            with_cache=self._charged.get(server_id, 0.0) / _MIB,
+            by_stage={name: max(found) / _MIB for name, found in within.items() if found},
+        )
 
     def _watch(self) -> None:
         while not self._over.wait(EVERY):

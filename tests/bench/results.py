@@ -2,9 +2,10 @@
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from tests.bench.spans import Measured
+from tests.bench.spans import Measured, Memory
 
 RATIOS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "cold/seed": ("cold", ("seed",)),
@@ -48,14 +49,19 @@ def middle(measured: Sequence[Measured]) -> Measured:
 
 def table(found: Mapping[str, Any]) -> Iterator[str]:
     """Give the lines of the tables for a person."""
-    yield f"{'seconds':<34} {'median':>8} {'least':>8} {'most':>8}   MiB in the most (anonymous / with file pages)"
+    yield f"{'':<34} {'median':>8} {'least':>8} {'most':>8} {'MiB at most':>12}"
     for name, variant in found["variants"].items():
-        memory = variant["memory_mib"]
-        taken = f"   {memory['anonymous']} / {memory['with_cache']}  in: {memory['during']}" if memory else ""
-        yield _line(name, variant["seconds"]) + taken.rstrip().removesuffix("in:")
+        memory = variant["memory_mib"] or {"by_stage": {}}
+        yield _line(name, variant["seconds"], memory.get("anonymous"))
         for stage, seconds in variant["stages"].items():
             if max(seconds) >= 0.05:
-                yield _line(f"  {stage}"[:34], seconds)
+                yield _line(f"  {stage}", seconds, memory["by_stage"].get(stage))
+    yield "MiB: memory of all processes that no file stands behind; with pages of files, over the server's whole life: "
+    yield "  " + ", ".join(
+        f"{name} {variant['memory_mib']['with_cache']}"
+        for name, variant in found["variants"].items()
+        if variant["memory_mib"]
+    )
     if found["parts_seconds"]:
         yield "parts, each alone on a fresh server"
         yield from (_line(f"  {name}", seconds) for name, seconds in found["parts_seconds"].items())
@@ -64,8 +70,9 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"  {name:<40} {ratio:6.3f}" for name, ratio in found["ratios"].items())
 
 
-def _line(name: str, seconds: Sequence[float]) -> str:
-    return f"{name:<34} {statistics.median(seconds):8.2f} {min(seconds):8.2f} {max(seconds):8.2f}"
+def _line(name: str, seconds: Sequence[float], mebibytes: int | None = None) -> str:
+    line = f"{name[:34]:<34} {statistics.median(seconds):8.2f} {min(seconds):8.2f} {max(seconds):8.2f}"
+    return line if mebibytes is None else f"{line} {mebibytes:12}"
 
 
 def _variant(measured: Sequence[Measured]) -> dict[str, Any]:
@@ -73,20 +80,26 @@ def _variant(measured: Sequence[Measured]) -> dict[str, Any]:
     for run in measured:
         for span in run.spans:
             stages.setdefault(span.name, []).append(_seconds(span.seconds))
-    memories = [run.memory for run in measured if run.memory]
-    most = max(memories, key=lambda memory: memory.anonymous, default=None)
     return {
         "seconds": [_seconds(run.seconds) for run in measured],
         "median": _seconds(statistics.median(run.seconds for run in measured)),
         "stages": stages,
-        "memory_mib": most
-        and {
-            "anonymous": round(most.anonymous),
-            "during": most.during,
-            "with_cache": round(max(memory.with_cache for memory in memories)),
-        },
+        "memory_mib": _most([run.memory for run in measured if run.memory]),
         "runs": [run.document() for run in measured],
     }
+
+
+def _most(memories: Sequence[Memory]) -> dict[str, Any] | None:
+    """Give the most of all runs, for the whole and for each stretch."""
+    if not memories:
+        return None
+    by_stage: dict[str, float] = {}
+    for memory in memories:
+        for name, most in memory.by_stage.items():
+            by_stage[name] = max(most, by_stage.get(name, 0.0))
+    greatest = max(memories, key=lambda memory: memory.anonymous)
+    with_cache = max(memory.with_cache for memory in memories)
+    return replace(greatest, with_cache=with_cache, by_stage=by_stage).document()
 
 
 def _seconds(value: float) -> float:

@@ -36,7 +36,18 @@ class Memory:
     during: str
     """The stretch in which that was."""
     with_cache: float
-    """All that its control group was charged with, pages of files included, which are dropped where room is short."""
+    """All that the server was ever charged with, pages of files included, which are dropped where room is short."""
+    by_stage: Mapping[str, float] = field(default_factory=dict)
+    """The most anonymous memory in each stretch."""
+
+    def document(self) -> dict[str, Any]:
+        """Give it as JSON has it."""
+        return {
+            "anonymous": round(self.anonymous),
+            "during": self.during,
+            "with_cache": round(self.with_cache),
+            "by_stage": {name: round(most) for name, most in self.by_stage.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -57,16 +68,12 @@ class Measured:
             "seconds": round(self.seconds, 3),
             "load": self.load,
             "also": {name: round(seconds, 3) for name, seconds in self.also.items()},
-            "memory_mib": self.memory and {
-                "anonymous": round(self.memory.anonymous),
-                "during": self.memory.during,
-                "with_cache": round(self.memory.with_cache),
-            },
+            "memory_mib": self.memory and self.memory.document(),
             "timeline": [
                 {"name": one.name, "start": round(one.start, 3), "seconds": round(one.seconds, 3), "level": one.level}
                 for one in self.spans
             ],
-        }  # fmt: skip
+        }
 
 
 class Parts:

@@ -35,6 +35,18 @@ def test_ratios_compare_medians_with_sums_of_medians() -> None:
     assert found["ratios"] == {"cold/seed": 0.368, "cold/(floor+node_download+npm_install)": 1.077}
 
 
+def test_memory_is_the_most_of_all_runs() -> None:
+    first = Measured(1.0, (), Memory(700.0, "gateway", 1000.0, {"npm": 500.0, "gateway": 700.0}))
+    second = Measured(1.0, (), Memory(600.0, "npm", 1200.0, {"npm": 600.0}))
+    found = results.document({"cold": [first, second]}, {}, {})
+    assert found["variants"]["cold"]["memory_mib"] == {
+        "anonymous": 700,
+        "during": "gateway",
+        "with_cache": 1200,
+        "by_stage": {"npm": 600, "gateway": 700},
+    }
+
+
 def test_what_was_not_measured_is_in_no_ratio() -> None:
     assert results.ratios({"seed": 200.0, "pool": 8.0}) == {"pool/seed": 0.04}
 
