@@ -24,12 +24,13 @@ def main() -> None:
     )
     provision.add_options(for_provision)
     subparsers = [for_startup, for_provision]
-    if "fleet" in sys.argv[1:2]:
-        fleet = importlib.import_module(FLEET)
-        for_fleet = parts.add_parser("fleet", help="many at once")
-        if hasattr(fleet, "add_options"):
-            fleet.add_options(for_fleet)
+    if importlib.util.find_spec(FLEET):
+        for_fleet = parts.add_parser("fleet", help="how long many instances take at once")
         subparsers.append(for_fleet)
+        if sys.argv[1:2] == ["fleet"]:
+            fleet = importlib.import_module(FLEET)
+            if hasattr(fleet, "add_options"):
+                fleet.add_options(for_fleet)
     for part in subparsers:
         part.add_argument("--json", type=Path, metavar="FILE", help="write what was measured to this file too")
     options = parser.parse_args()
