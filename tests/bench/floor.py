@@ -35,7 +35,7 @@ def measure(bed: Bed, name: str) -> Floor:
     """Measure on a fresh server, which is deleted afterwards."""
     host_key = ssh.make_host_key()
     public = host_key.public
-    user_data = CLOUD_CONFIG.format(private=_quoted(host_key.private), public=_quoted(public))
+    user_data = CLOUD_CONFIG.format(private=_quoted(host_key.private.reveal()), public=_quoted(public))
     bed.key_id()
     began = time.perf_counter()
     server = bed.order(name, user_data=user_data)
