@@ -41,6 +41,7 @@ from clawdet_cli.settings import Settings
 from clawdet_cli.state import State
 
 if TYPE_CHECKING:
+    from clawdet_cli.bundle.manifest import Manifest
     from clawdet_cli.stages.runner import Run
 
 
@@ -61,6 +62,23 @@ class Outcome:
 def default_openclaw() -> str:
     """Give the OpenClaw version that is installed where none is asked for."""
     return pins.load().default_openclaw
+
+
+def build_bundles(
+    openclaw_version: str,
+    architectures: Sequence[str | None],
+    into: Path,
+    artifacts: Mapping[str, Any],
+    tell: Callable[[str], None],
+) -> "list[Manifest]":
+    """Build a bundle for each architecture (None is this machine's), with its manifest beside it. Raises ConfigError.
+
+    `artifacts` name download locations in place of the vendors', as `Endpoints.artifacts` does.
+    """
+    from clawdet_cli.bundle.build import build, host_architecture
+
+    chosen = [one or host_architecture() for one in architectures]
+    return [build(openclaw_version, one, into, artifacts, tell) for one in chosen]
 
 
 def plan(settings: Settings, user: str, watch: Watcher) -> Plan:

@@ -11,6 +11,7 @@ import typer.main
 from clawdet_cli import __version__, stopping
 from clawdet_cli.cli import (
     approve,
+    bundle,
     destroy,
     doctor,
     documents,
@@ -95,6 +96,7 @@ for body, module, panel in (
     app.command(help=module.HELP, epilog=module.EPILOG, rich_help_panel=panel, cls=HelpCommand)(body)
 app.command(help=ssh.HELP, epilog=ssh.EPILOG, rich_help_panel=ACCESS, cls=ssh.SshCommand)(ssh.ssh)
 app.add_typer(firewall.app, name="firewall", help=firewall.HELP, rich_help_panel=INSTANCES)
+app.add_typer(bundle.app, name="bundle", help=bundle.HELP, rich_help_panel=INSTANCES)
 app.add_typer(state.app, name="state", help=state.HELP, rich_help_panel=INSTANCES)
 app.add_typer(sandbox.app, name="sandbox", help=sandbox.HELP, rich_help_panel=TRYING_OUT)
 

@@ -242,6 +242,16 @@ def _up(call: LocalCall, view: View, *, install_tools: bool = False, **wanted: A
         return asdict(info)
 
 
+def downloads(view: View) -> tuple[Path, str, dict[str, dict[str, str]]]:
+    """Fill the mirror that servers download from; give its folder, its address for them, and where its files are."""
+    with _translated() as cloud, _reported(view, "Filling the sandbox's mirror") as report:
+        nodes, caddy = _downloads(cloud)
+        filled: tuple[Path, str, dict[str, dict[str, str]]] = cloud.local_downloads(
+            _cache(), nodes=nodes, caddy=caddy, report=report
+        )
+    return filled
+
+
 def _downloads(cloud: ModuleType) -> tuple[list[Any], Any]:
     """Give what real servers are to find in the sandbox's mirror: all that is pinned for this machine's processor."""
     from clawdet_cli import pins  # not above: --help must stay fast

@@ -5,7 +5,7 @@ It is a process of its own, one for each folder, and knows nothing of the produc
 
 from clawdet_cli.sandbox.errors import SandboxError
 from clawdet_cli.sandbox.info import SandboxInfo
-from clawdet_cli.sandbox.lifecycle import SandboxStatus, ServerStatus, down, info, status, up
+from clawdet_cli.sandbox.lifecycle import SandboxStatus, ServerStatus, down, info, local_downloads, status, up
 from clawdet_cli.sandbox.real.artifacts import CaddyWanted, NodeWanted
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "ServerStatus",
     "down",
     "info",
+    "local_downloads",
     "status",
     "up",
 ]

@@ -94,6 +94,14 @@ def up(
         return _start(files, [*arguments, f"--downloads={downloads}"])
 
 
+def local_downloads(
+    cache: Path, *, nodes: Sequence[NodeWanted], caddy: CaddyWanted, report: Report
+) -> tuple[Path, str, dict[str, dict[str, str]]]:
+    """Fill the download mirror, without a sandbox; give its folder, its address for servers, and the files here."""
+    manifest = build(cache.absolute(), nodes, caddy, _processor(), report)
+    return manifest.folder, f"http://{DOWNLOAD_ADDRESS}", manifest.downloads(manifest.folder.as_uri())
+
+
 def down(folder: Path, cache: Path, *, purge: bool = False, report: Report) -> list[str]:
     """Remove the sandbox in this folder, running, crashed or half made, and return what was removed.
 
