@@ -20,8 +20,8 @@ umask 077
 export LC_ALL=C.UTF-8 HOME="${HOME:-/root}"
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
-readonly PREPARE_STEPS=(machine tool packages swap downloads node npm caddy sshd updates users metadata gateway-token units
-  openclaw prepared)
+readonly PREPARE_STEPS=(machine tool packages swap bundle downloads node npm caddy sshd updates users metadata gateway-token
+  units openclaw prepared)
 readonly CONFIGURE_STEPS=(certificate workspace gateway-secrets gateway-config gateway-start landing-page caddy-config
   caddy-start gateway-ready promises)
 
@@ -38,7 +38,7 @@ readonly CADDY_UNIT=/etc/systemd/system/caddy.service
 
 # --- failure, input ---------------------------------------------------------------------------------------------------
 
-VERB=${1:-} STEP='' REASON='' INPUT_FILE='' SCRATCH='' NPM=''
+VERB=${1:-} STEP='' REASON='' INPUT_FILE='' SCRATCH='' NPM='' REFUSED=''
 declare -A IN=()
 
 die() { # die TEXT [CODE]
@@ -93,7 +93,7 @@ required_keys() {
 
 optional_keys() {
   case $1 in
-    prepare) echo caddy_archive_sha256 caddy_archive_sha512 npm_registry lock_within ;;
+    prepare) echo caddy_archive_sha256 caddy_archive_sha512 npm_registry lock_within bundle_url bundle_sha256 bundle_tree_sha256 ;;
     configure) echo model landing_title origin_pull_ca_base64 key_ANTHROPIC_API_KEY key_OPENAI_API_KEY key_XAI_API_KEY key_OPENROUTER_API_KEY ;;
   esac
 }
@@ -174,7 +174,7 @@ begin_phase() { # begin_phase STEP...
 }
 
 # Of this run, or of one that was killed; only with the lock held.
-clear_leftovers() { rm -rf "$RECORD"/scratch.* /opt/node/.new.* /opt/openclaw/.new.*; }
+clear_leftovers() { rm -rf "$RECORD"/scratch.* /opt/.bundle.* /opt/node/.new.* /opt/openclaw/.new.*; }
 
 put() { # put FILE MODE: writes standard input to FILE at once or not at all
   local new
@@ -238,6 +238,7 @@ missing_packages() {
   command -v ss >/dev/null || echo iproute2
   command -v nft >/dev/null || echo nftables
   command -v unattended-upgrade >/dev/null || echo unattended-upgrades
+  [[ ! -v IN[bundle_url] ]] || command -v zstd >/dev/null || echo zstd
 }
 have_packages() { [[ -z $(missing_packages) ]]; }
 do_packages() {
@@ -346,6 +347,57 @@ do_metadata() {
   systemctl restart clawdet-metadata || { journal clawdet-metadata && die 'the firewall of the machine cannot be set (nft)'; }
 }
 
+# Node, Caddy and OpenClaw in one archive. A bundle that is wrong is told of, and the next steps do the work.
+have_bundle() { [[ ! -v IN[bundle_url] ]] || { have_node && have_caddy && have_tree; }; }
+do_bundle() {
+  local new file=$SCRATCH/bundle node=node/${IN[node_version]} openclaw=openclaw/${IN[openclaw_version]} name
+  new=$(mktemp -d /opt/.bundle.XXXXXX)
+  [[ ${IN[bundle_url]} != file://* ]] || file=${IN[bundle_url]#file://}
+  if unpack_bundle "$file" "$new"; then
+    REFUSED=''
+    install -d -m 0755 /opt/node /opt/openclaw
+    for name in "$node" "$openclaw"; do
+      rm -rf "/opt/$name"
+      mv -T "$new/$name" "/opt/$name"
+    done
+    mv -fT "$new/caddy" /usr/local/bin/caddy
+    do_node # its links
+    put "$RECORD/bundle" 0644 <<<"${IN[bundle_sha256]}"
+  else
+    echo "The bundle is not used: $REFUSED."
+    unset 'IN[bundle_url]'
+  fi
+  rm -rf "$new" "$SCRATCH/bundle" /run/clawdet/bundles
+}
+unpack_bundle() { # unpack_bundle FILE FOLDER: sets REFUSED
+  local outside odd
+  REFUSED='it did not arrive'
+  case ${IN[bundle_url]} in
+    # What user_data began comes before whoever sends the bundle, and after it the lock.
+    file://*) (until=$1 await_lock) && [[ -f $1 ]] || return ;;
+    *) fetch "${IN[bundle_url]}" "$1" || return ;;
+  esac
+  REFUSED='its digest is not the expected one'
+  [[ $(sha 256 "$1") == "${IN[bundle_sha256]:-}" ]] || return
+  REFUSED='it cannot be unpacked'
+  # With its own modes; the folder is root's alone until they were looked at.
+  zstd -dcq -- "$1" | tar -xpf - -C "$2" --no-same-owner || return
+  REFUSED='it holds what no bundle may'
+  odd=$(find "$2" -mindepth 1 ! -type l \( -perm /7022 -o ! -type f ! -type d \) -print -quit)
+  outside=$(find "$2" -type l -print0 | xargs -r0 realpath -mz -- | grep -vz "^$2/" | tr -d '\0')
+  [[ -z $odd$outside ]] || return
+  REFUSED='its executables or its lock are not the pinned ones'
+  [[ $(sha 256 "$2/node/${IN[node_version]}/bin/node") == "${IN[node_executable_sha256]}" ]] &&
+    [[ $(sha 256 "$2/caddy") == "${IN[caddy_executable_sha256]}" ]] &&
+    [[ $(sha 256 "$2/openclaw/${IN[openclaw_version]}/package-lock.json") == "${IN[lock_sha256]}" ]] || return
+  REFUSED='its files are not the expected ones'
+  [[ ! -v IN[bundle_tree_sha256] || $(tree "$2") == "${IN[bundle_tree_sha256]}" ]]
+}
+tree() { # tree FOLDER: the digest of all that is in it, made in the same way by `clawdet bundle build`
+  tar -cf - -C "$1" --sort=name --format=gnu --numeric-owner --owner=0 --group=0 --mtime=@0 caddy node openclaw |
+    sha256sum | cut -d ' ' -f 1
+}
+
 # Both at once: they come from different places.
 have_downloads() { { [[ -f $SCRATCH/node ]] || have_node; } && { [[ -f $SCRATCH/caddy.tar.gz ]] || have_caddy; }; }
 do_downloads() {
@@ -356,7 +408,6 @@ do_downloads() {
   [[ -z $node ]] || wait "$node" || die "cannot download from ${IN[node_url]%%\?*}"
   [[ -z $caddy ]] || wait "$caddy" || die "cannot download from ${IN[caddy_url]%%\?*}"
 }
-
 
 have_node() {
   local folder=/opt/node/${IN[node_version]}
@@ -444,7 +495,7 @@ have_openclaw() {
 # A run that user_data began has the lock named by its digest only: it comes over SSH while Node is being installed.
 await_lock() {
   local deadline=$((SECONDS + ${IN[lock_within]:-0}))
-  until [[ -f $INPUT_FOLDER/package.json && -f $INPUT_FOLDER/package-lock.json ]]; do
+  until [[ -f ${until:-} || -f $INPUT_FOLDER/package.json && -f $INPUT_FOLDER/package-lock.json ]]; do
     ((SECONDS < deadline)) || die 'package.json and package-lock.json are not beside the input file' 2
     sleep 0.1
   done
@@ -469,7 +520,7 @@ install_openclaw() {
   [[ ! -e $new/node_modules/openclaw/.openclaw-lifecycle-pending ]] || die 'OpenClaw did not finish its installation'
   install -m 0644 "$INPUT_FOLDER/package-lock.json" "$new/"
   chmod 0755 "$new"
-  rm -rf "$folder" "$SCRATCH/npm"
+  rm -rf "$folder" "$SCRATCH/npm" "$RECORD/bundle"
   mv -T "$new" "$folder"
 }
 # Most of the time is npm's, and little of the machine: it works while the next steps do. As a group, to be ended as one.
@@ -632,6 +683,7 @@ prepare() {
   step tool 'Keep this script on the machine'
   step packages 'Install missing system packages'
   step swap 'Add swap'
+  step bundle 'Unpack the bundle'
   step downloads 'Download Node and Caddy'
   step node "Install Node ${IN[node_version]}"
   step npm "Begin with OpenClaw's packages"
@@ -644,9 +696,10 @@ prepare() {
   step units 'Install the services'
   step openclaw "Install OpenClaw ${IN[openclaw_version]}"
   step prepared 'Check what was installed'
-  printf '@result ok openclaw_version=%s node_version=%s caddy_version=%s node_sha256=%s caddy_sha256=%s lock_sha256=%s script_sha256=%s\n' \
+  printf '@result ok openclaw_version=%s node_version=%s caddy_version=%s node_sha256=%s caddy_sha256=%s lock_sha256=%s script_sha256=%s%s%s\n' \
     "${IN[openclaw_version]}" "${IN[node_version]}" "${IN[caddy_version]}" \
-    "${IN[node_executable_sha256]}" "${IN[caddy_executable_sha256]}" "${IN[lock_sha256]}" "$(sha 256 "$TOOL")"
+    "${IN[node_executable_sha256]}" "${IN[caddy_executable_sha256]}" "${IN[lock_sha256]}" "$(sha 256 "$TOOL")" \
+    "$(sed 's/^/ bundle_sha256=/' "$RECORD/bundle" 2>/dev/null || true)" "${REFUSED:+ bundle_refused=${REFUSED// /_}}"
 }
 
 # --- certificate-request ----------------------------------------------------------------------------------------------

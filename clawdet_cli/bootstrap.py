@@ -23,6 +23,7 @@ SCRIPT_NAME = "provision-openclaw.sh"
 INSTALLED_SCRIPT = f"/usr/local/lib/clawdet/{SCRIPT_NAME}"
 """Where the script's prepare phase leaves a copy of itself."""
 LOG_FOLDER = "/var/log/clawdet"
+BUNDLES = "/run/clawdet/bundles"
 MAX_NEWS = 262144
 """Bytes of log in one answer: a machine that floods its log must not fill our memory."""
 
@@ -35,11 +36,16 @@ MOST_VALUE, MOST_VALUES = 300, 100
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 """What the VPS may say as a number: `int` refuses some of what `str.isdigit` lets through."""
 
-INSTALLED = ("openclaw_version", "node_version", "caddy_version", "node_sha256", "caddy_sha256", "lock_sha256")
-"""What the result line of `prepare` names; digests are of the executables, and of OpenClaw's npm lock."""
+INSTALLED = (
+    *("openclaw_version", "node_version", "caddy_version", "node_sha256", "caddy_sha256", "lock_sha256"),
+    "bundle_sha256",
+)
+"""What the result line of `prepare` names; digests are of the executables, of OpenClaw's npm lock, and of the bundle
+that it came in, if it did."""
 
 _VERSION_OR_DIGEST = re.compile(r"[0-9a-z.-]{1,64}", re.ASCII)
 
+_REASON = re.compile(r"[a-z_]{1,100}", re.ASCII)
 _TOKEN = re.compile(r"[!-~]{24,512}", re.ASCII)
 
 BOOT_FOLDER = "/run/clawdet/boot"
@@ -70,6 +76,31 @@ def upload(folder: str) -> str:
     """Build the command that unpacks the tar on its stdin into a private folder."""
     quoted = shlex.quote(folder)
     return f"umask 077; rm -rf {quoted} && mkdir -p {quoted} && tar -x -C {quoted} --no-same-owner"
+
+
+def keep_bundle(sha256: str, size: int) -> str:
+    """Build the command that keeps a bundle from its stdin; it fails unless that has `size` bytes.
+
+    In memory, where it is gone after a restart at the latest; the script compares the digest and deletes it.
+    """
+    file = bundle_file(sha256)
+    return (
+        f"umask 077; mkdir -p {BUNDLES} && cat >{file}.part && [ $(stat -c %s {file}.part) = {size} ] "
+        f"&& mv {file}.part {file} || {{ rm -f {file}.part; false; }}"
+    )
+
+
+def look_for_bundle(sha256: str, lock_sha256: str) -> str:
+    """Build the command that says `prepared` where OpenClaw is installed already, or `kept` where the bundle is."""
+    return (
+        f"if grep -qsx lock_sha256={lock_sha256} /var/lib/clawdet/prepared; then echo prepared; "
+        f"elif [ -f {bundle_file(sha256)} ]; then echo kept; fi"
+    )
+
+
+def bundle_file(sha256: str) -> str:
+    """Give the path where `keep_bundle` keeps it."""
+    return f"{BUNDLES}/{sha256}"
 
 
 def package(files: Mapping[str, bytes]) -> bytes:
@@ -217,6 +248,12 @@ def parse_line(line: str) -> ScriptLine | None:
 def installed_text(said: Mapping[str, str]) -> str:
     """Give the versions and digests of a result line as text to be recorded; whatever is none is left out."""
     return " ".join(f"{name}={said[name]}" for name in INSTALLED if _VERSION_OR_DIGEST.fullmatch(said.get(name, "")))
+
+
+def refusal(said: Mapping[str, str]) -> str:
+    """Give the reason of a result line why a bundle was refused, in words; nothing for what is no reason."""
+    reason = said.get("bundle_refused", "")
+    return reason.replace("_", " ") if _REASON.fullmatch(reason) else ""
 
 
 def parse_token(answer: str) -> Secret:

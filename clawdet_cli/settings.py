@@ -82,6 +82,8 @@ class Settings:
     """Networks (CIDR) that may reach SSH on the VPS; empty leaves it as it is, everywhere at first."""
     origin_pull_ca: str | None
     """PEM of who must have certified whoever connects to the VPS's web server; empty for nobody, None as it is."""
+    bundle: str | None
+    """The prepared bundle that a VPS installs from: a file, a URL (https), or URL#sha256=DIGEST. None is npm."""
     timeout: float
     """Seconds for the whole command."""
     lock_wait: float
@@ -128,6 +130,10 @@ _PROVIDER_KEY = re.compile(r"[A-Za-z0-9._~+/=:@-]{8,512}", re.ASCII)
 """What means itself in an .env file. This and the model are as the script takes them: it would refuse others only
 after a server was bought."""
 
+_BUNDLE_URL = re.compile(
+    r"https://[^\s\"\\#\x00-\x1f\x7f]{1,2000}|https?://[^\s\"\\#\x00-\x1f\x7f]{1,2000}#sha256=[0-9a-f]{64}", re.ASCII
+)
+
 MOST_PEM = 40_000
 """Characters; the script takes 60,000 of base64."""
 MOST_NETWORKS = 100
@@ -135,7 +141,7 @@ MOST_NETWORKS = 100
 
 _FILE_KEYS = frozenset(
     "zone hcloud_token cloudflare_api_token server_types locations image openclaw_version model ssh_key ssh_from"
-    " origin_pull_ca timeout lock_wait provider_keys".split()
+    " origin_pull_ca bundle timeout lock_wait provider_keys".split()
 )
 
 
@@ -241,6 +247,7 @@ def load(
         ssh_key=lookup.path("ssh_key", "CLAWDET_SSH_KEY") or state_dir / "ssh" / "id_ed25519",
         ssh_from=_networks(*lookup.find("ssh_from", "CLAWDET_SSH_FROM")),
         origin_pull_ca=_pull_ca(*lookup.find("origin_pull_ca", "CLAWDET_ORIGIN_PULL_CA")),
+        bundle=_bundle(*lookup.find("bundle", "CLAWDET_BUNDLE")),
         timeout=_seconds(*lookup.find("timeout", "CLAWDET_TIMEOUT"), least=1, default=900.0),
         lock_wait=_seconds(*lookup.find("lock_wait", "CLAWDET_LOCK_WAIT"), least=0, default=0.0),
     )
@@ -345,6 +352,23 @@ def _pull_ca(value: Any, where: str) -> str | None:
         ) from None
     if "PRIVATE KEY" in text or len(text) > MOST_PEM:
         raise ConfigError(f"{where} names {value}, which is not the certificate of an authority alone.")
+    return text
+
+
+def _bundle(value: Any, where: str) -> str | None:
+    if value is None or value == "none":
+        return None
+    text = str(value)
+    if not isinstance(value, str | Path) or not text or text.startswith(("-", "#")):
+        raise ConfigError(f"{where} is {value!r}, but the file or address of a bundle is expected, or 'none'.")
+    if "://" not in text:
+        return text
+    if not _BUNDLE_URL.fullmatch(text):
+        # Not shown: it may be a signed address, or carry a mirror's password.
+        raise ConfigError(
+            f"{where} is not an address that a bundle can be taken from.",
+            next_steps=["give https://HOST/NAME.tar.zst, with its manifest beside it (.json), or ...#sha256=DIGEST"],
+        )
     return text
 
 

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,8 +158,10 @@ class Ssh:
         """Tell whether the connection is open, as far as is known without asking."""
         return self._transport.is_active()
 
-    def run(self, command: str, *, stdin: bytes = b"", timeout: float) -> CommandResult:
+    def run(self, command: str, *, stdin: bytes | Iterator[bytes] = b"", timeout: float) -> CommandResult:
         """Run a command and read all it says; any exit code is a result. `timeout` is in seconds.
+
+        Pieces of stdin are asked for one after the other, as fast as the line carries them.
 
         Raises ConnectionLost when the connection ends first, GuestError when a signal ended the command or it said
         more than MOST_OUTPUT, WaitError when it did not end in time.
@@ -346,7 +348,7 @@ class _Streams:
         self._err = bytearray()
         self.too_much = False
 
-    def exchange(self, stdin: bytes) -> int:
+    def exchange(self, stdin: bytes | Iterator[bytes]) -> int:
         """Write all of stdin, read both streams to their ends, and give the exit code, -1 for none.
 
         Raises TimeoutError.
@@ -388,10 +390,11 @@ class _Streams:
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             self._read(self._channel.recv_stderr, self._err)
 
-    def _write(self, stdin: bytes) -> None:
+    def _write(self, stdin: bytes | Iterator[bytes]) -> None:
         # A command may end without having read its input: its exit code says whether that is bad.
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-            self._channel.sendall(stdin)
+            for piece in (stdin,) if isinstance(stdin, bytes) else stdin:
+                self._channel.sendall(piece)
             self._channel.shutdown_write()
 
 

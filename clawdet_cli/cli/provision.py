@@ -105,6 +105,17 @@ def provision(
             rich_help_panel=SERVER,
         ),
     ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(
+            "--bundle",
+            metavar="FILE|URL",
+            help="Install from a prepared bundle: a file, https://... with its manifest beside it, or"
+            " URL#sha256=DIGEST; 'none' is npm. Default: $CLAWDET_BUNDLE, else npm.",
+            show_default=False,
+            rich_help_panel=SERVER,
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -125,6 +136,7 @@ def provision(
         "ssh_from": ssh_from,
         "origin_pull_ca": origin_pull_ca,
         "openclaw_version": openclaw_version,
+        "bundle": bundle,
         "model": model,
     }
     if dry_run:

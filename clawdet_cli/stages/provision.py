@@ -27,7 +27,7 @@ from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import CloudError, GuestError, SoldOutError, StateError, StoppedError, WaitError
 from clawdet_cli.model import DnsRecord, Firewall, Server, ServerOrder, Status, Zone
-from clawdet_cli.stages import firewall, preflight, verify
+from clawdet_cli.stages import bundle, firewall, preflight, verify
 from clawdet_cli.stages.destroy import own_certificates, revoke
 from clawdet_cli.stages.host_key import LABEL, label_names, replace_host_key
 from clawdet_cli.stages.phase import Phase, run_phase
@@ -43,6 +43,7 @@ RACE_SECONDS = 20.0
 def check_accounts(run: Run) -> None:
     """Find out what would fail, before anything is made; ask for approval where something is to be bought."""
     clouds, settings, instance = run.clouds, run.settings, run.instance
+    bundle.check(run)
     clouds.hetzner.check()
     clouds.cloudflare.check()
     run.zone = preflight.usable_zone(clouds.cloudflare, instance.zone)
@@ -129,7 +130,9 @@ def join_prepare(run: Run) -> None:
     )
     if version != run.settings.openclaw_version:
         run.note(f"OpenClaw {version} is installed there and is kept; {run.settings.openclaw_version} is not installed")
-    values = bootstrap.prepare_input(run.settings, version, architecture)
+    # Before the lock: what user_data began takes that for a sign that no bundle is on its way any more.
+    brought = bundle.bring(run, version, architecture)
+    values = bootstrap.prepare_input(run.settings, version, architecture) | brought
     phase = Phase(run, "prepare", values, bootstrap.prepare_files(version), expected=bootstrap.prepared_as(values))
     if not phase.take_over():
         phase.begin()
@@ -142,6 +145,7 @@ def prepare_vps(run: Run) -> None:
     """Wait until Node.js, Caddy and OpenClaw are installed: nothing personal yet."""
     phase = _known(run.preparing)
     said = phase.end()
+    bundle.tell(run, said)
     # Only now, so that a version that cannot be installed does not stick to the instance.
     run.record(openclaw_version=phase.values["openclaw_version"], installed=bootstrap.installed_text(said))
 
@@ -294,7 +298,11 @@ def _order(run: Run, wall: Firewall) -> Server:
             location=offer.location,
             image=settings.image,
             ssh_key_id=key_id,
-            user_data=user_data(host_key, bootstrap.prepare_input(settings, version, offer.architecture)),
+            user_data=user_data(
+                host_key,
+                bootstrap.prepare_input(settings, version, offer.architecture)
+                | bundle.lines(settings, version, offer.architecture)[0],
+            ),
             labels=labels,
             # Named in the order, so that it holds from the first packet.
             firewall_ids=(wall.id,),

@@ -38,6 +38,7 @@ PACKAGES = (
     "systemd-sysv",
     "unattended-upgrades",
     "xz-utils",
+    "zstd",  # as the provider's Ubuntu has it
 )
 
 CLOUD_CONFIG = """\

@@ -1,6 +1,7 @@
 """The commands that a simulated server understands: exactly those that clawdet sends, and nothing else."""
 
 import asyncio
+import hashlib
 import io
 import json
 import re
@@ -9,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from clawdet_cli.sandbox.simulated import disk as at
 from clawdet_cli.sandbox.simulated.guest import Gateway, Guest
-from clawdet_cli.sandbox.simulated.phases import LOCK, run_phase
+from clawdet_cli.sandbox.simulated.phases import BUNDLES, LOCK, run_phase
 from clawdet_cli.sandbox.simulated.verbs import ARCHITECTURE, Said, run_verb
 
 Stdin = Callable[[], Awaitable[bytes]]
@@ -35,6 +36,16 @@ _DOT_SECONDS = 0.25  # cloud-init prints one for each look while it waits
 # A name in braces is one word, the same one wherever it stands.
 _PATTERNS = {
     "upload": "umask 077; rm -rf {folder} && mkdir -p {folder} && tar -x -C {folder} --no-same-owner",
+    "look_for_bundle": (
+        "if grep -qsx lock_sha256={digest} /var/lib/clawdet/prepared; then echo prepared; "
+        "elif [ -f /run/clawdet/bundles/{bundle} ]; then echo kept; fi"
+    ),
+    "keep_bundle": (
+        "umask 077; mkdir -p /run/clawdet/bundles && cat >/run/clawdet/bundles/{bundle}.part "
+        "&& [ $(stat -c %s /run/clawdet/bundles/{bundle}.part) = {size} ] "
+        "&& mv /run/clawdet/bundles/{bundle}.part /run/clawdet/bundles/{bundle} "
+        "|| { rm -f /run/clawdet/bundles/{bundle}.part; false; }"
+    ),
     "start": (
         'if [ "$(systemctl show -P ActiveState clawdet-{verb}.service)" = activating ]; then echo attached; exit; fi; '
         "systemctl stop clawdet-{verb}.service 2>/dev/null; systemctl reset-failed clawdet-{verb}.service 2>/dev/null; "
@@ -70,6 +81,9 @@ _PATTERNS = {
 _WORDS = {
     "folder": r"/run/clawdet/[a-z0-9]+",
     "verb": "prepare|configure",
+    "bundle": "[0-9a-f]{64}",
+    "digest": "[0-9a-f]{64}",
+    "size": "[0-9]+",
     "offset": "[0-9]+",
     "limit": "[0-9]+",
     "first": "[0-9]+",
@@ -121,6 +135,21 @@ def _unpacked(content: bytes, files: dict[str, bytes]) -> Said:
                 files[member.name] = file.read()
     except tarfile.TarError:
         return Said(2, err=b"tar: This does not look like a tar archive\ntar: Exiting with failure status\n")
+    return Said()
+
+
+async def _look_for_bundle(guest: Guest, match: re.Match[str], _stdin: Stdin) -> Said:
+    if guest.values(at.PREPARED).get("lock_sha256") == match["digest"]:
+        return Said(out=b"prepared\n")
+    return Said(out=b"kept\n" if match["bundle"] in guest.uploads.get(BUNDLES, {}) else b"")
+
+
+async def _keep_bundle(guest: Guest, match: re.Match[str], stdin: Stdin) -> Said:
+    content = await stdin()
+    if len(content) != int(match["size"]):
+        return Said(1)
+    # What is in it does not matter here, only what it is.
+    guest.uploads.setdefault(BUNDLES, {})[match["bundle"]] = hashlib.sha256(content).hexdigest().encode()
     return Said()
 
 
@@ -256,6 +285,8 @@ def _json(value: object) -> bytes:
 
 _RUN: dict[str, _Run] = {
     "upload": _upload,
+    "look_for_bundle": _look_for_bundle,
+    "keep_bundle": _keep_bundle,
     "start": _start,
     "join": _join,
     "follow": _follow,

@@ -15,9 +15,9 @@ ENVIRONMENT = "/var/lib/openclaw/.openclaw/.env"
 CONFIGURATION = "/var/lib/openclaw/.openclaw/openclaw.json"
 DEVICES = "/var/lib/openclaw/.openclaw/state/devices.json"
 WORKSPACE = "/var/lib/openclaw/workspace"
-PREPARED, CONFIGURED, MODEL, OWN_HOST_KEY, GATEWAY_STAMP, CADDY_STAMP = (
+PREPARED, CONFIGURED, MODEL, OWN_HOST_KEY, GATEWAY_STAMP, CADDY_STAMP, BUNDLE = (
     f"/var/lib/clawdet/{name}"
-    for name in ("prepared", "configured", "model", "host-key", "gateway.stamp", "caddy.stamp")
+    for name in ("prepared", "configured", "model", "host-key", "gateway.stamp", "caddy.stamp", "bundle")
 )
 LANDING_PAGE = "/var/www/clawdet/index.html"
 NONCE = "/var/www/clawdet/.well-known/clawdet-nonce"

@@ -31,6 +31,9 @@ _OPTIONAL: Mapping[str, Mapping[str, str]] = {
         "caddy_archive_sha512": "[0-9a-f]{128}",
         "npm_registry": _URL,
         "lock_within": "[0-9]{1,4}",
+        "bundle_url": _URL,
+        "bundle_sha256": _DIGEST,
+        "bundle_tree_sha256": _DIGEST,
     },
     "configure": {
         "model": r"([A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._:@-]*)+)?",

@@ -19,7 +19,7 @@ from clawdet_cli.sandbox.simulated.guest import ADDRESS, Guest
 from clawdet_cli.sandbox.simulated.input import ScriptError, read_input
 
 PREPARE_STEPS = tuple(
-    "machine tool packages swap downloads node npm caddy sshd updates users metadata gateway-token units"
+    "machine tool packages swap bundle downloads node npm caddy sshd updates users metadata gateway-token units"
     " openclaw prepared".split()
 )
 CONFIGURE_STEPS = tuple(
@@ -27,6 +27,7 @@ CONFIGURE_STEPS = tuple(
     " gateway-ready promises".split()
 )
 SCRIPT, INPUT, LOCK = "provision-openclaw.sh", "input", "package-lock.json"
+BUNDLES = "/run/clawdet/bundles"
 _IMAGES = ("ubuntu-24.04", "debian-12", "debian-13")
 _PROVIDERS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "XAI_API_KEY", "OPENROUTER_API_KEY")
 _LONGEST_SCRIPT = 2000  # characters of a failure's text, as one line of the log
@@ -118,18 +119,23 @@ class _Phase:
 
 
 class _Prepare(_Phase):
+    refused = ""
+    """Why a bundle was not used."""
+
     def steps(self) -> list[_Step]:
         given = self.given
         script = self.files[SCRIPT].decode(errors="replace")
         versions = f"{given['node_version']} {given['openclaw_version']}"
-        node = self.mark("node", f"{given['node_version']} {given['node_executable_sha256']}")
-        caddy = self.mark("caddy", given["caddy_executable_sha256"])[1]
-        openclaw = self.mark("openclaw", f"{given['openclaw_version']} {given['lock_sha256']}")[1]
+        node = self.mark("node", self._program("node"))
+        caddy = self.mark("caddy", self._program("caddy"))[1]
+        tree = self.mark("tree", self._program("tree"))[1]
+        openclaw = self.mark("openclaw", self._program("tree"))[1]
         return [
             _Step("machine", "Check the machine", 0.1, self._machine),
             _Step("tool", "Keep this script on the machine", 0, *self.file(at.TOOL, lambda: script)),
             _Step("packages", "Install missing system packages", 0, _nothing, lambda: True),
             _Step("swap", "Add swap", 0, _nothing, lambda: True),
+            _Step("bundle", "Unpack the bundle", 4.0, self._bundle, self._has_bundle),
             _Step(
                 "downloads",
                 "Download Node and Caddy",
@@ -138,7 +144,7 @@ class _Prepare(_Phase):
                 lambda: self.downloaded or (node[1]() and caddy()),
             ),
             _Step("node", f"Install Node {given['node_version']}", 2.5, *node),
-            _Step("npm", "Begin with OpenClaw's packages", 0, self._npm, lambda: self.begun or openclaw()),
+            _Step("npm", "Begin with OpenClaw's packages", 0, self._npm, lambda: self.begun or tree()),
             _Step("caddy", f"Install Caddy {given['caddy_version']}", 0.7, self._caddy, caddy),
             _Step("sshd", "Let root in by key alone, and nobody by password", 0.1, *self.mark("sshd", "keys")),
             _Step("updates", "Have security updates installed by themselves", 0.1, *self.mark("updates", "on")),
@@ -161,11 +167,43 @@ class _Prepare(_Phase):
         digests = {f"{what}_sha256": self.given[f"{what}_executable_sha256"] for what in ("node", "caddy")}
         own = hashlib.sha256(self.disk.text(at.TOOL).encode()).hexdigest()
         values = {**versions, **digests, "lock_sha256": self.given["lock_sha256"], "script_sha256": own}
+        if bundle := self.disk.text(at.BUNDLE).strip():
+            values["bundle_sha256"] = bundle
+        if self.refused:
+            values["bundle_refused"] = self.refused.replace(" ", "_")
         return " ".join(f"{name}={value}" for name, value in values.items())
 
     def _machine(self) -> None:
         if self.guest.image not in _IMAGES:
             raise ScriptError("the operating system is not Ubuntu 24.04, Debian 12 or Debian 13", 3)
+
+    async def _bundle(self) -> None:
+        # What an address holds cannot be known here, and is taken for what it is to be.
+        url, wanted = self.given["bundle_url"], self.given.get("bundle_sha256", "")
+        if url.startswith("file://"):
+            kept = self.guest.uploads.get(BUNDLES, {})
+            if not kept and LOCK not in self.files and "lock_within" in self.given:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.guest.joined.wait(), int(self.given["lock_within"]))
+            kept = self.guest.uploads.pop(BUNDLES, {})
+            found = kept.get(url.removeprefix(f"file://{BUNDLES}/"))
+            if found is None or found.decode() != wanted:
+                self.refused = "it did not arrive" if found is None else "its digest is not the expected one"
+                self.say(f"The bundle is not used: {self.refused}.")
+                del self.given["bundle_url"]
+                return
+        for name in ("node", "caddy", "tree"):
+            self.mark(name, self._program(name))[0]()
+        self.disk.write(at.BUNDLE, f"{wanted}\n")
+
+    def _has_bundle(self) -> bool:
+        programs = ("node", "caddy", "tree")
+        return "bundle_url" not in self.given or all(self.mark(one, self._program(one))[1]() for one in programs)
+
+    def _program(self, name: str) -> str:
+        """Return what marks a program as installed, or OpenClaw's packages (`tree`)."""
+        digest = self.given["lock_sha256" if name == "tree" else f"{name}_executable_sha256"]
+        return f"{self.given['openclaw_version' if name == 'tree' else f'{name}_version']} {digest}"
 
     def _downloads(self) -> None:
         self.downloaded = True
@@ -176,9 +214,12 @@ class _Prepare(_Phase):
     def _caddy(self) -> None:
         if not {"caddy_archive_sha256", "caddy_archive_sha512"} & set(self.given):
             raise ScriptError("no digest of the archive of Caddy is given", 2)
-        self.mark("caddy", self.given["caddy_executable_sha256"])[0]()
+        self.mark("caddy", self._program("caddy"))[0]()
 
     async def _openclaw(self) -> None:
+        if not self.begun and self.mark("tree", self._program("tree"))[1]():
+            self.mark("openclaw", self._program("tree"))[0]()  # its command is all that is missing
+            return
         if LOCK not in self.files and "lock_within" in self.given:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.guest.joined.wait(), int(self.given["lock_within"]))
@@ -192,7 +233,9 @@ class _Prepare(_Phase):
             )
         if _locked_version(lock) != self.given["openclaw_version"]:
             raise ScriptError("the lock installs another version of OpenClaw")
-        self.mark("openclaw", f"{self.given['openclaw_version']} {found}")[0]()
+        for name in ("tree", "openclaw"):
+            self.mark(name, self._program("tree"))[0]()
+        self.disk.host_path(at.BUNDLE).unlink(missing_ok=True)
 
     def _has_token(self) -> bool:
         return len(self.guest.values(at.ENVIRONMENT).get("OPENCLAW_GATEWAY_TOKEN", "")) >= 24
