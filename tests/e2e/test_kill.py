@@ -330,7 +330,7 @@ def test_kills_at_random_moments_lose_nothing(life: Life) -> None:
 def test_a_real_server_survives_kills_of_the_run_that_installs_it(real_sandbox: Operator, launcher: Launcher) -> None:
     """Installs packages; needs root, and reaches the vendors' servers once for what is not in the cache yet."""
     life = Life(real_sandbox, launcher)
-    for kind, moment in (("create_server", "after"), ("start prepare", "after"), ("sign_certificate", "after")):
+    for kind, moment in (("create_server", "after"), ("join_boot prepare", "after"), ("sign_certificate", "after")):
         killed = life.run(*PROVISION, kill_at=Boundary(kind, moment))
         assert killed.killed, killed.err
     ended = life.run(*PROVISION)
