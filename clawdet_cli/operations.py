@@ -144,10 +144,15 @@ def verify(settings: Settings, user: str, watch: Watcher) -> Instance:
         return _recorded(state, user)
 
 
-def status(settings: Settings, users: Sequence[str], *, live: bool, watch: Watcher) -> list[Instance]:
-    """Tell how instances stand: as recorded, or (`live`) as clouds and VPS say now. No user means all."""
+def status(
+    settings: Settings, users: Sequence[str], *, live: bool, watch: Watcher, history: bool = True
+) -> list[Instance]:
+    """Tell how instances stand: as recorded, or (`live`) as clouds and VPS say now. No user means all.
+
+    Without `history` all are told of without their stages and open effects, which take longer to read than the rest.
+    """
     with _database(settings) as state:
-        wanted = [_recorded(state, user) for user in users] if users else state.instances()
+        wanted = [_recorded(state, user) for user in users] if users else state.instances(history=history)
     if not live:
         return wanted
     return [verify(settings, instance.user, watch) for instance in wanted]

@@ -3,17 +3,19 @@
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from clawdet_cli import stopping
 from clawdet_cli.errors import RecordError, StateError
 from clawdet_cli.model import Check, Effect, EffectOutcome, Instance, StageRun, Status, now_text
 from clawdet_cli.private import private_folder
 from clawdet_cli.secret import hide
+
+T = TypeVar("T")
 
 MIGRATIONS: Sequence[str] = (
     """
@@ -63,6 +65,7 @@ MIGRATIONS: Sequence[str] = (
 )
 """Append only: a released migration is never edited, because databases exist that ran it."""
 
+_OPEN_EFFECTS = "SELECT id, user, run_id, stage, kind, name, data, begun_at FROM effects WHERE outcome IS NULL"
 _COLUMNS = tuple(field.name for field in fields(Instance) if field.name not in {"checks", "stages", "open_effects"})
 
 
@@ -80,6 +83,27 @@ class _Masking(sqlite3.Connection):
 
 def _masked(values: Sequence[Any]) -> list[Any]:
     return [hide(value) if isinstance(value, str) else value for value in values]
+
+
+def _effect(row: sqlite3.Row) -> Effect:
+    number, user, run_id, stage, kind, name, data, begun_at = row
+    return Effect(number, user, run_id, stage, kind, name, json.loads(data), begun_at)
+
+
+def _instance(
+    row: sqlite3.Row,
+    checks: Mapping[str, Sequence[Check]],
+    stages: Mapping[str, Sequence[StageRun]],
+    effects: Mapping[str, Sequence[Effect]],
+) -> Instance:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    user = values["user"]
+    return Instance(
+        **{**values, "status": Status(values["status"]), "sandbox": bool(values["sandbox"])},
+        checks=tuple(checks.get(user, ())),
+        stages=tuple(stages.get(user, ())),
+        open_effects=tuple(effects.get(user, ())),
+    )
 
 
 class State:
@@ -106,12 +130,12 @@ class State:
 
     def instance(self, user: str) -> Instance | None:
         """Give what is recorded of a user's instance, a destroyed one included."""
-        found = self._instances("WHERE user = ?", (user,))
+        found = self._instances("WHERE user = ?", (user,), history=True)
         return found[0] if found else None
 
-    def instances(self) -> list[Instance]:
-        """Give every instance that is not destroyed, by user."""
-        return self._instances("WHERE status != ? ORDER BY user", (Status.DESTROYED,))
+    def instances(self, *, history: bool = True) -> list[Instance]:
+        """Give every instance that is not destroyed, by user; without `history` no stages and no open effects."""
+        return self._instances("WHERE status != ?", (Status.DESTROYED,), history=history)
 
     def add(self, instance: Instance) -> None:
         """Record a new instance, in the place of a destroyed one of the same user."""
@@ -157,20 +181,7 @@ class State:
 
     def open_effects(self, user: str) -> list[Effect]:
         """Give what was begun for a user and is not known to have ended, in the order in which it was begun."""
-        rows = self._rows("SELECT * FROM effects WHERE user = ? AND outcome IS NULL ORDER BY id", (user,))
-        return [
-            Effect(
-                row["id"],
-                row["user"],
-                row["run_id"],
-                row["stage"],
-                row["kind"],
-                row["name"],
-                json.loads(row["data"]),
-                row["begun_at"],
-            )
-            for row in rows
-        ]
+        return [_effect(row) for row in self._rows(f"{_OPEN_EFFECTS} AND user = ? ORDER BY id", (user,))]
 
     def begin_stage(self, instance: Instance, name: str) -> int:
         """Note that a stage began, and give the row to end."""
@@ -231,28 +242,38 @@ class State:
             [*values.values(), user],
         )
 
-    def _instances(self, where: str, values: Sequence[Any]) -> list[Instance]:
-        rows = self._rows(f"SELECT * FROM instances {where}", values)  # noqa: S608 - called with constants only
-        return [self._with_history(row) for row in rows]
+    def _instances(self, where: str, values: Sequence[Any], *, history: bool) -> list[Instance]:
+        """Read instances and what belongs to them: as many queries for ten thousand as for one."""
+        found = self._rows(f"SELECT {', '.join(_COLUMNS)} FROM instances {where} ORDER BY user", values)  # noqa: S608 - called with constants only
+        wanted = f"(SELECT user, run_id FROM instances {where})"  # noqa: S608 - as above
+        checks = self._by_user(
+            f"SELECT user, name, ok, evidence, at FROM checks JOIN {wanted} USING (user) ORDER BY position",  # noqa: S608 - as above
+            values,
+            lambda row: Check(row[1], bool(row[2]), row[3], row[4]),
+        )
+        stages: dict[str, list[StageRun]] = {}
+        effects: dict[str, list[Effect]] = {}
+        if history:
+            # The newest row of each stage, in the order in which the stages first began.
+            stages = self._by_user(
+                "SELECT user, name, status, seconds FROM stage_runs JOIN"  # noqa: S608 - as above
+                " (SELECT MAX(id) AS newest, MIN(id) AS first FROM stage_runs"
+                f" JOIN {wanted} USING (user, run_id) GROUP BY user, name) ON id = newest ORDER BY first",
+                values,
+                lambda row: StageRun(*row[1:]),
+            )
+            of_these = f"{_OPEN_EFFECTS} AND user IN (SELECT user FROM instances {where}) ORDER BY id"  # noqa: S608 - as above
+            effects = self._by_user(of_these, values, _effect, user=1)
+        return [_instance(row, checks, stages, effects) for row in found]
 
-    def _with_history(self, row: sqlite3.Row) -> Instance:
-        checks = self._rows("SELECT * FROM checks WHERE user = ? ORDER BY position", (row["user"],))
-        # The newest row of each stage, in the order in which the stages first began.
-        stages = self._rows(
-            "SELECT name, status, seconds FROM stage_runs JOIN"
-            " (SELECT MAX(id) AS newest, MIN(id) AS first FROM stage_runs WHERE user = ? AND run_id = ? GROUP BY name)"
-            " ON id = newest ORDER BY first",
-            (row["user"], row["run_id"]),
-        )
-        values = {name: row[name] for name in _COLUMNS}
-        values["status"] = Status(values["status"])
-        values["sandbox"] = bool(values["sandbox"])
-        return Instance(
-            **values,
-            checks=tuple(Check(check["name"], bool(check["ok"]), check["evidence"], check["at"]) for check in checks),
-            stages=tuple(StageRun(stage["name"], stage["status"], stage["seconds"]) for stage in stages),
-            open_effects=tuple(self.open_effects(row["user"])),
-        )
+    def _by_user(
+        self, query: str, values: Sequence[Any], made: Callable[[sqlite3.Row], T], user: int = 0
+    ) -> dict[str, list[T]]:
+        """Read rows as values of ours, by what stands in the column of the user."""
+        found: dict[str, list[T]] = {}
+        for row in self._rows(query, values):
+            found.setdefault(row[user], []).append(made(row))
+        return found
 
     def _rows(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
         with self._translated():

@@ -35,12 +35,15 @@ def status(
     with output.progress(call, banner=live) as view:
         configured = configure(call, view, local=not live)
         with view.working("Checking") if live else nullcontext():
-            found = operations.status(configured.settings, wanted, live=live, watch=view.watch)
+            found = operations.status(
+                configured.settings, wanted, live=live, watch=view.watch, history=call.json or bool(wanted)
+            )
     if len(wanted) == 1:
         content: documents.Document = {"instance": documents.instance(found[0])}
         screen = screens.status_detail(found[0], call)
     else:
-        content = {"instances": documents.instances(found)}
+        # Ten thousand documents that nobody reads would take longer than the table.
+        content = {"instances": documents.instances(found)} if call.json else {}
         screen = screens.status_table(found, call)
     output.result(call, content, screen, label=configured.label)
     if not all(screens.healthy(instance) for instance in found):

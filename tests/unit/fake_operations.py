@@ -124,12 +124,15 @@ class FakeOperations:
         self._play(watch, user)
         return self.instances[user]
 
-    def status(self, settings: Settings, users: Sequence[str], *, live: bool, watch: Watcher) -> list[Instance]:
+    def status(
+        self, settings: Settings, users: Sequence[str], *, live: bool, watch: Watcher, history: bool = True
+    ) -> list[Instance]:
         """Give the instances of these users, or all."""
         self._begin(settings, "status", *users, live)
         if live:
             self._play(watch, "")
-        return [self.instances[user] for user in users or self.instances]
+        found = [self.instances[user] for user in users or self.instances]
+        return found if history else [replace(one, stages=(), open_effects=()) for one in found]
 
     def holdings(self, settings: Settings, user: str) -> Holdings:
         """Tell what there is."""

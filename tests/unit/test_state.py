@@ -369,3 +369,38 @@ class TestHistory:
         with pytest.raises(ValueError, match="no such fields"):
             state.end_effect(begun, EffectOutcome.DONE, "4711", {"no_such_field": 1})
         assert state.open_effects("alice") == [begun]
+
+
+class TestManyInstances:
+    def fill(self, state: State, count: int) -> None:
+        for number in range(count):
+            one = instance(f"user{number:03d}", f"run{number:09d}")
+            state.add(one)
+            state.save_checks(one, [Check("server", True, f"seen {number}"), Check("dns", False, "gone")])
+            state.end_stage(state.begin_stage(one, "create_server"), "done", float(number))
+            state.begin_effect(one, "create_server", "create_server", one.server_name, {"number": number})
+
+    @pytest.mark.parametrize("history", [True, False])
+    def test_a_thousand_take_as_many_queries_as_one(self, state: State, history: bool) -> None:
+        asked: list[str] = []
+        taken = []
+        for count in (1, 60):
+            self.fill(state, count)
+            state._connection.set_trace_callback(asked.append)
+            assert len(state.instances(history=history)) == count
+            state._connection.set_trace_callback(None)
+            taken.append(len(asked))
+            asked.clear()
+        assert taken[0] == taken[1] == (4 if history else 2)
+
+    def test_each_is_given_its_own(self, state: State) -> None:
+        self.fill(state, 12)
+        assert state.instances() == [state.instance(f"user{number:03d}") for number in range(12)]
+        seventh = state.instances()[7]
+        assert [check.evidence for check in seventh.checks] == ["seen 7", "gone"]
+        assert [stage.seconds for stage in seventh.stages] == [7.0]
+        assert [effect.data for effect in seventh.open_effects] == [{"number": 7}]
+
+    def test_without_history_only_the_checks_are_read(self, state: State) -> None:
+        self.fill(state, 3)
+        assert [replace(one, stages=(), open_effects=()) for one in state.instances()] == state.instances(history=False)
