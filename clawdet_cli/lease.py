@@ -61,14 +61,11 @@ def lease(state: State, user: str, verb: str, *, wait: float = 0.0, tell: Callab
     _acquire(state, user, owner, verb, Patience(wait, tell))
     state.owners[user] = owner
     _held_here.add(owner)
-    stop = threading.Event()
-    beating = threading.Thread(target=_beat, args=(state.path, user, owner, stop), daemon=True)
-    beating.start()
+    _heart.add(state.path, owner)
     try:
         yield
     finally:
-        stop.set()
-        beating.join(timeout=10)
+        _heart.remove(state.path, owner)
         del state.owners[user]
         _held_here.discard(owner)
         # A lease that stays falls to whoever comes after this process; a failure on its way must not be hidden.
@@ -166,12 +163,41 @@ def _beats(held: Holder) -> bool:
     return -STALE_SECONDS < silent < STALE_SECONDS
 
 
-def _beat(path: Path, user: str, owner: str, stop: threading.Event) -> None:
-    while not stop.wait(HEARTBEAT_SECONDS):
-        # A beat that fails is no reason to end the work: the next one may succeed.
-        with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=5.0)) as connection, connection:
-            values = (now_text(), user, owner)
-            connection.execute("UPDATE leases SET heartbeat = ? WHERE user = ? AND owner = ?", values)
+class _Heart:
+    """Beats for all leases of this process, in one thread, as long as there are any."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._leases: set[tuple[Path, str]] = set()
+        self._stop = threading.Event()
+
+    def add(self, path: Path, owner: str) -> None:
+        """Beat for a lease from now on."""
+        with self._lock:
+            if not self._leases:
+                self._stop = threading.Event()
+                threading.Thread(target=self._beat, args=(self._stop,), daemon=True).start()
+            self._leases.add((path, owner))
+
+    def remove(self, path: Path, owner: str) -> None:
+        """Beat for it no more."""
+        with self._lock:
+            self._leases.discard((path, owner))
+            if not self._leases:
+                self._stop.set()
+
+    def _beat(self, stop: threading.Event) -> None:
+        while not stop.wait(HEARTBEAT_SECONDS):
+            with self._lock:
+                leases = set(self._leases)
+            for path in {path for path, _ in leases}:
+                beaten = [(now_text(), owner) for at, owner in leases if at == path]
+                # A beat that fails is no reason to end the work: the next one may succeed.
+                with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=5.0)) as connection, connection:
+                    connection.executemany("UPDATE leases SET heartbeat = ? WHERE owner = ?", beaten)
+
+
+_heart = _Heart()
 
 
 def _own_identity() -> tuple[str, int, str, str]:

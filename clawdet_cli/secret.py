@@ -3,13 +3,16 @@
 import base64
 import json
 import os
+import threading
 from collections.abc import Iterator
 from urllib.parse import quote, quote_plus
 
 SHORTEST = 8
 """Characters; what is shorter would be found in words that are no secret, and no token or key is."""
 
-_known: set[str] = set()
+_learning = threading.Lock()
+_known: tuple[str, ...] = ()
+"""The longest first: a secret that begins like another would otherwise leave its tail readable."""
 
 
 class Secret:
@@ -20,7 +23,7 @@ class Secret:
     def __init__(self, value: str) -> None:
         self._value = value
         if len(value) >= SHORTEST:
-            _known.update(_written(value))
+            _learn(set(_written(value)))
 
     def reveal(self) -> str:
         """Give the value, for the one call that needs it."""
@@ -48,8 +51,7 @@ def _written(value: str) -> Iterator[str]:
 
 def hide(text: str) -> str:
     """Mask every secret that this process has come to know."""
-    # The longest first: a secret that begins like another would otherwise leave its tail readable.
-    for value in sorted(_known, key=len, reverse=True):
+    for value in _known:
         text = text.replace(value, "***")
     return text
 
@@ -57,6 +59,13 @@ def hide(text: str) -> str:
 def excerpt(text: str, most: int) -> str:
     """Give the beginning of a text from elsewhere, masked before it is cut: half a secret is still half of one."""
     return hide(text)[:most]
+
+
+def _learn(values: set[str]) -> None:
+    global _known  # noqa: PLW0603 - what one thread learns is exchanged whole, so that no other sees half of it
+    with _learning:
+        if not values <= set(_known):
+            _known = tuple(sorted({*_known, *values}, key=len, reverse=True))
 
 
 def public_environment() -> dict[str, str]:

@@ -3,6 +3,7 @@
 import json
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -111,6 +112,8 @@ class State:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = threading.RLock()
+        """Many runs of one command share the connection: with one each, they would wait for each other by polling."""
         self.owners: dict[str, str] = {}
         """The leases that this run took, by user; `lease` keeps it."""
         with self._translated():
@@ -276,11 +279,13 @@ class State:
         return found
 
     def _rows(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
-        with self._translated():
+        with self._translated(), self._lock:
             return self._connection.execute(query, values).fetchall()
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=5.0, isolation_level=None, factory=_Masking)
+        connection = sqlite3.connect(
+            self.path, timeout=5.0, isolation_level=None, factory=_Masking, check_same_thread=False
+        )
         connection.row_factory = sqlite3.Row
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -309,7 +314,7 @@ class State:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Write several things together or not at all; durable at the end, and never cut off by a stop."""
-        with self._translated(), stopping.held():
+        with self._translated(), stopping.held(), self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection

@@ -2,11 +2,15 @@
 
 Elsewhere than in `held()` a signal raises where the main thread happens to be. Within it, what was begun is finished
 and recorded first: one call to a cloud, one write to the database.
+
+Signals reach the main thread alone. A run in another thread hears of them from `tell_all()`, which ends its pauses and
+its interruptible waits; elsewhere it obeys when it next asks with `check()`, or leaves `held()`.
 """
 
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,23 +26,43 @@ AT_ONCE = "Stopped at once. The next run finds what exists; clawdet reconcile li
 
 
 @dataclass
-class _Requests:
-    """What the handlers and the main thread tell each other: signals belong to the process, so there is one."""
+class _Request:
+    """What the handlers were asked for: signals belong to the process, so there is one."""
 
     asked: signal.Signals | None = None
     asked_at: float = 0.0
-    delivered: bool = False
-    holds: int = 0
+
+
+class _Here(threading.local):
+    """How this thread stands to a request."""
+
+    delivered = False
+    holds = 0
     tell: Callable[[], None] | None = None
 
 
-_requests = _Requests()
+@dataclass(eq=False)
+class _Wait:
+    """A wait of some thread that can be cut short."""
+
+    cut: Callable[[], None]
+    held: bool
+
+
+_request = _Request()
+_here = _Here()
+_told = threading.Event()
+"""Set once the other threads are told: it ends their pauses."""
+_waits: set[_Wait] = set()
+_lock = threading.Lock()
 
 
 @contextmanager
 def listening() -> Iterator[None]:
     """Take both signals as requests to stop, for as long as this lasts. For the main thread only."""
-    vars(_requests).update(vars(_Requests()))
+    vars(_request).update(vars(_Request()))
+    vars(_here).clear()
+    _told.clear()
     before = {number: signal.signal(number, _handle) for number in GRACE_SECONDS}
     try:
         yield
@@ -50,49 +74,84 @@ def listening() -> Iterator[None]:
 @contextmanager
 def held(tell: Callable[[], None] | None = None) -> Iterator[None]:
     """Finish what is within before a stop is obeyed; `tell` is called when one arrives and has to wait."""
-    before, _requests.tell = _requests.tell, tell or _requests.tell
-    _requests.holds += 1
+    before, _here.tell = _here.tell, tell or _here.tell
+    _here.holds += 1
     try:
         yield
     finally:
-        _requests.holds -= 1
-        _requests.tell = before
+        _here.holds -= 1
+        _here.tell = before
     # Not after a failure: that one ends the run just as well, and says more.
-    if _requests.holds == 0:
-        check()
+    check()
 
 
 def check() -> None:
-    """Obey a request to stop that had to wait. Raises KeyboardInterrupt or Terminated, once."""
-    if _requests.asked is None or _requests.delivered:
+    """Obey a request to stop. Raises KeyboardInterrupt or Terminated, once in each thread, and not within `held()`."""
+    if _request.asked is None or _here.delivered or _here.holds:
         return
-    _requests.delivered = True
-    raise Terminated if _requests.asked is signal.SIGTERM else KeyboardInterrupt
+    _here.delivered = True
+    raise Terminated if _request.asked is signal.SIGTERM else KeyboardInterrupt
+
+
+def asked() -> bool:
+    """Say whether a stop was asked for."""
+    return _request.asked is not None
 
 
 def pause(seconds: float) -> None:
     """Sleep; a stop ends it at once, also within `held()`: between two attempts nothing is under way."""
-    before, _requests.holds = _requests.holds, 0
+    before, _here.holds = _here.holds, 0
     try:
         check()
-        time.sleep(seconds)
+        if threading.current_thread() is threading.main_thread() or _here.delivered:
+            # Not on a lock: the handler raises out of it, wherever it is.
+            time.sleep(seconds)
+        else:
+            _told.wait(seconds)
+            check()
     finally:
-        _requests.holds = before
+        _here.holds = before
+
+
+@contextmanager
+def interruptible(cut: Callable[[], None]) -> Iterator[None]:
+    """Wait for something that no signal ends in this thread: a stop calls `cut`, unless this is within `held()`."""
+    waiting = _Wait(cut, held=_here.holds > 0 or _here.delivered)
+    with _lock:
+        _waits.add(waiting)
+    try:
+        # Asked between the last check and here, nobody would cut this one.
+        check()
+        yield
+    finally:
+        with _lock:
+            _waits.discard(waiting)
+        # Also in the place of a failure: what is cut short fails somehow.
+        check()
+
+
+def tell_all() -> None:
+    """Tell all other threads of a request to stop; called by the main thread, but not by its handler."""
+    _told.set()
+    with _lock:
+        to_cut = [waiting for waiting in _waits if not waiting.held]
+    for waiting in to_cut:
+        waiting.cut()
 
 
 def _handle(number: int, _frame: FrameType | None) -> None:
     now, wanted = time.monotonic(), signal.Signals(number)
-    if _requests.asked is not None:
-        if wanted is not _requests.asked or now - _requests.asked_at > GRACE_SECONDS[wanted]:
+    if _request.asked is not None:
+        if wanted is not _request.asked or now - _request.asked_at > GRACE_SECONDS[wanted]:
             _end_at_once(wanted)
         return
-    _requests.asked, _requests.asked_at = wanted, now
-    if _requests.holds == 0:
+    _request.asked, _request.asked_at = wanted, now
+    if _here.holds == 0:
         check()
-    elif _requests.tell is not None:
+    elif _here.tell is not None:
         # A view in the middle of drawing may refuse; the request itself must not get lost over it.
         with suppress(Exception):
-            _requests.tell()
+            _here.tell()
 
 
 def _end_at_once(number: signal.Signals) -> None:

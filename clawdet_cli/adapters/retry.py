@@ -151,6 +151,7 @@ def _poll(
     catching: tuple[type[Exception], ...] = (),
     watch: Watch | None,
 ) -> T:
+    stopping.check()
     began = time.monotonic()
     seen = ""
 

@@ -18,6 +18,7 @@ from typing import Self, TypeVar
 import paramiko
 from paramiko.packet import Packetizer
 
+from clawdet_cli import stopping
 from clawdet_cli.adapters.retry import NotYet, Watch, until
 from clawdet_cli.adapters.ssh_keys import (
     fingerprint,
@@ -170,8 +171,9 @@ class Ssh:
         channel = self._session(end)
         streams = _Streams(channel, end)
         try:
-            _within(lambda: channel.exec_command(command), end)
-            code = streams.exchange(stdin)
+            with stopping.interruptible(channel.close):
+                _within(lambda: channel.exec_command(command), end)
+                code = streams.exchange(stdin)
         except TimeoutError:
             raise WaitError(
                 f"Waited {timeout:.0f} s for a command on {self._where} to end.",

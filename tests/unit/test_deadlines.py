@@ -20,7 +20,7 @@ REASONS = {
     "adapters/ssh.py _pump.down join": "the same",
     "cli/ssh.py SshCommand._separated while": "walks through the words of a command line",
     "lease.py _acquire while": "ends with --lock-wait, or after WATCH_SECONDS of watching",
-    "lease.py _beat while": "a thread that ends when the lease is given back",
+    "lease.py _Heart._beat while": "a thread that ends when the last lease is given back",
     "stages/bundle.py Line.pieces while": "reads a file; whoever sends the pieces has a deadline",
     "stages/phase.py Phase.end while": "ends at the deadline",
     "stopping.py pause sleep": "the one sleep; every caller bounds it by its deadline",

@@ -280,3 +280,18 @@ def test_the_heart_beats_while_it_is_held(state: State, path: Path, monkeypatch:
 def test_heartbeats_leave_a_margin_before_a_lease_is_stale() -> None:
     assert 3 * module.HEARTBEAT_SECONDS <= module.STALE_SECONDS
     assert 2 * module.HEARTBEAT_SECONDS <= module.WATCH_SECONDS
+
+
+def test_one_thread_beats_for_all_of_a_process_and_ends_with_the_last(
+    state: State, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.01)
+    before = set(threading.enumerate())
+    with lease(state, "alice", "provision", tell=print), lease(state, "bob", "provision", tell=print):
+        (beating,) = set(threading.enumerate()) - before
+        ask(path, "UPDATE leases SET heartbeat = 'long ago'")
+        deadline = time.monotonic() + 10
+        while ("long ago",) in ask(path, "SELECT heartbeat FROM leases"):
+            assert time.monotonic() < deadline
+    beating.join(10)
+    assert not beating.is_alive()

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -404,3 +405,26 @@ class TestManyInstances:
     def test_without_history_only_the_checks_are_read(self, state: State) -> None:
         self.fill(state, 3)
         assert [replace(one, stages=(), open_effects=()) for one in state.instances()] == state.instances(history=False)
+
+
+def test_threads_share_it_without_getting_into_each_others_transactions(state: State) -> None:
+    users = [f"user{number}" for number in range(8)]
+    failed: list[BaseException] = []
+
+    def work(user: str) -> None:
+        try:
+            state.add(instance(user))
+            for number in range(25):
+                effect = state.begin_effect(instance(user), "stage", "create_server", f"{user}-{number}", {})
+                state.end_effect(effect, EffectOutcome.DONE, "made", {"server_id": number})
+        except BaseException as error:  # noqa: BLE001 - it is what is looked at
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(user,)) for user in users]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failed == []
+    assert [one.server_id for one in state.instances()] == [24] * 8
+    assert all(state.open_effects(user) == [] for user in users)
