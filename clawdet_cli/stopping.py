@@ -60,15 +60,14 @@ _lock = threading.Lock()
 @contextmanager
 def listening() -> Iterator[None]:
     """Take both signals as requests to stop, for as long as this lasts. For the main thread only."""
-    vars(_request).update(vars(_Request()))
-    vars(_here).clear()
-    _told.clear()
+    _forget()
     before = {number: signal.signal(number, _handle) for number in GRACE_SECONDS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _forget()
 
 
 @contextmanager
@@ -137,6 +136,12 @@ def tell_all() -> None:
         to_cut = [waiting for waiting in _waits if not waiting.held]
     for waiting in to_cut:
         waiting.cut()
+
+
+def _forget() -> None:
+    vars(_request).update(vars(_Request()))
+    vars(_here).clear()
+    _told.clear()
 
 
 def _handle(number: int, _frame: FrameType | None) -> None:

@@ -1,25 +1,73 @@
 """The clouds and the servers, as values of ours: nothing here writes state, prints or asks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from clawdet_cli.adapters.cloudflare import Cloudflare
+    from clawdet_cli.adapters.fleet_cloudflare import FleetCloudflare
+    from clawdet_cli.adapters.fleet_hetzner import FleetHetzner
     from clawdet_cli.adapters.hetzner import Hetzner
     from clawdet_cli.adapters.retry import Watch
+    from clawdet_cli.adapters.shared import Once
     from clawdet_cli.model import Deadline
     from clawdet_cli.settings import Settings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Clouds:
-    """Both clouds, within one command's deadline."""
+    """Both clouds, within the deadline of one run."""
 
     hetzner: "Hetzner"
     cloudflare: "Cloudflare"
 
+    def once(self, name: str, find: Callable[[], T]) -> T:  # noqa: ARG002 - runs that share need it
+        """Give what `find` gives; runs that share the clouds have one of them find it for all."""
+        return find()
+
     def calls(self) -> dict[str, int]:
         """Give how many calls were made to each cloud, repeated ones included."""
+        return {"hetzner": self.hetzner.budget.calls, "cloudflare": self.cloudflare.budget.calls}
+
+    def close(self) -> None:
+        """Close the connections that are kept for further calls."""
+        self.hetzner.close()
+        self.cloudflare.close()
+
+
+@dataclass(frozen=True)
+class _RunsClouds(Clouds):
+    """Both clouds as one of many runs has them: calls are shared, and so are nobody's; others may still need them."""
+
+    known: "Once"
+
+    def once(self, name: str, find: Callable[[], T]) -> T:
+        return self.known.get(name, find, deadline=self.hetzner.deadline)
+
+    def calls(self) -> dict[str, int]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class SharedClouds:
+    """Both clouds, for many runs of one command: one client, one budget and shared reads for each."""
+
+    hetzner: "FleetHetzner"
+    cloudflare: "FleetCloudflare"
+    known: "Once"
+
+    def of_run(self, deadline: "Deadline", watch: "Watch") -> Clouds:
+        """Give them to a run with its own deadline; `watch` is told when one of its calls has to wait."""
+        return _RunsClouds(self.hetzner.within(deadline, watch), self.cloudflare.within(deadline, watch), self.known)
+
+    def calls(self) -> dict[str, int]:
+        """Give how many calls all runs made to each cloud."""
         return {"hetzner": self.hetzner.budget.calls, "cloudflare": self.cloudflare.budget.calls}
 
     def close(self) -> None:
@@ -42,4 +90,19 @@ def connect(settings: "Settings", deadline: "Deadline", *, watch: "Watch | None"
     return Clouds(
         Hetzner(settings.endpoints.hetzner_url, hetzner_token, deadline, watch=watch),
         Cloudflare(settings.endpoints.cloudflare_url, cloudflare_token, deadline, watch=watch),
+    )
+
+
+def share(settings: "Settings", deadline: "Deadline") -> SharedClouds:
+    """Make both clients for many runs; no call is made yet. Raises ConfigError when a token is missing."""
+    hetzner_token = settings.required_hetzner_token()
+    cloudflare_token = settings.required_cloudflare_token()
+    from clawdet_cli.adapters.fleet_cloudflare import FleetCloudflare
+    from clawdet_cli.adapters.fleet_hetzner import FleetHetzner
+    from clawdet_cli.adapters.shared import Once
+
+    return SharedClouds(
+        FleetHetzner(settings.endpoints.hetzner_url, hetzner_token, deadline),
+        FleetCloudflare(settings.endpoints.cloudflare_url, cloudflare_token, deadline),
+        Once(),
     )

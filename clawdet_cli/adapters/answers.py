@@ -40,10 +40,6 @@ class Amount:
     def __init__(self) -> None:
         self._bytes = 0
 
-    def begin(self) -> None:
-        """Count from nothing, for another answer."""
-        self._bytes = 0
-
     def add(self, number: int) -> None:
         """Count bytes. Raises TooMuchError beyond MOST_ANSWER."""
         self._bytes += number

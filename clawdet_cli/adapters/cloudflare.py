@@ -3,11 +3,12 @@
 The SDK's own retries are off: they repeat a POST whose answer was lost without looking first.
 """
 
+import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_network
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import cloudflare
 import httpx
@@ -15,8 +16,9 @@ from cloudflare.types.dns import RecordResponse
 from cloudflare.types.origin_ca_certificates import OriginCACertificate
 from cloudflare.types.zones import Zone as ApiZone
 
-from clawdet_cli.adapters.answers import Amount, TooMuchError, bounded, in_time, understood, unknown_shape
+from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unknown_shape
 from clawdet_cli.adapters.budget import Budget
+from clawdet_cli.adapters.calling import Calling
 from clawdet_cli.adapters.cloudflare_refusals import NOT_ALLOWED, TAKEN, refusal
 from clawdet_cli.adapters.retry import FIRST_PATIENCE, Lost, NotYet, Watch, ask, change
 from clawdet_cli.errors import CloudError, ConfigError, StateError
@@ -28,6 +30,12 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
+CONNECTIONS = 16
+"""More calls than these at a time wait for each other: a hundred runs need no hundred connections."""
+PER_PAGE = 50
+"""The most that a page of certificates holds."""
+MOST_PER_PAGE = 5000
+"""Of DNS records, as we ask for them: more than a zone of any plan but the largest holds."""
 
 WINDOW_SECONDS = 300.0
 """Cloudflare counts 1,200 requests in five minutes, and then answers none for as long."""
@@ -64,8 +72,8 @@ class Cloudflare:
     def __init__(self, url: str, token: Secret, deadline: Deadline, *, watch: Watch | None = None) -> None:
         self._deadline = deadline
         self._watch = watch
+        self._calling = Calling()
         self.budget = Budget("Cloudflare")
-        self._amount = Amount()
         self._client = cloudflare.Cloudflare(
             api_token=token.reveal(),
             base_url=url.rstrip("/"),
@@ -74,7 +82,8 @@ class Cloudflare:
             http_client=cloudflare.DefaultHttpxClient(
                 trust_env=False,
                 follow_redirects=False,  # the API sends nobody elsewhere; whoever does is not it
-                event_hooks={"request": [lambda _: self.budget.sent()], "response": [self._account, self._bound]},
+                limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+                event_hooks={"request": [self._send], "response": [self._account, self._bound]},
             ),
         )
         # The SDK takes these from the environment, and prefers them to the token (5.9: CLOUDFLARE_EMAIL alone is enough
@@ -82,6 +91,12 @@ class Cloudflare:
         self._client.api_email = None
         self._client.api_key = None
         self._client.user_service_key = None
+
+    def within(self, deadline: Deadline, watch: Watch) -> Self:
+        """Give the same client, with its connections and its budget, to a run with a deadline of its own."""
+        own = copy.copy(self)
+        vars(own).update(_deadline=deadline, _watch=watch)
+        return own
 
     def close(self) -> None:
         """Close the connections that are kept for further calls."""
@@ -186,6 +201,15 @@ class Cloudflare:
     def all_records(self, zone_id: str) -> list[DnsRecord]:
         """List every record of a zone, of all types, ours or not."""
         return self._ask("list the zone's DNS records", DNS_EDIT, lambda: self._all_records(zone_id))
+
+    def first_records(self, zone_id: str) -> tuple[list[DnsRecord], bool]:
+        """List a zone's records in one call, and say whether these are provably all."""
+        records = self._client.dns.records
+        answer = self._ask(
+            "list the zone's DNS records", DNS_EDIT, lambda: records.list(zone_id=zone_id, per_page=MOST_PER_PAGE)
+        )
+        found = [_record(record) for record in answer.result]
+        return found, _all_counted(answer, len(found))
 
     def record(self, zone_id: str, record_id: str) -> DnsRecord | None:
         """Read a record; None when there is none of this id."""
@@ -316,14 +340,19 @@ class Cloudflare:
 
     def _certificates(self, zone_id: str) -> list[Certificate]:
         found: dict[str, Certificate] = {}
-        # The SDK's iteration ends at an empty page only; a page that repeats itself must end it too.
-        for item in self._client.origin_ca_certificates.list(zone_id=zone_id, per_page=50):
-            certificate = _certificate(item)
-            if certificate.id in found:
-                break
-            if not _revoked(item):
-                found[certificate.id] = certificate
-        return list(found.values())
+        seen: set[str] = set()
+        client, page = self._client.origin_ca_certificates, 0
+        while True:
+            page += 1
+            answer = client.list(zone_id=zone_id, page=page, per_page=PER_PAGE)
+            new = {_id(str(item.id)): item for item in answer.result}
+            # Without a count it ends at an empty page; a page that repeats itself must end it too.
+            if new.keys() <= seen:
+                return list(found.values())
+            seen |= new.keys()
+            found |= {number: _certificate(item) for number, item in new.items() if not _revoked(item)}
+            if _all_counted(answer, len(seen)):
+                return list(found.values())
 
     def _account_token_status(self, refused: ConfigError) -> str:
         try:
@@ -370,6 +399,14 @@ class Cloudflare:
             watch=self._watch,
         )
 
+    def _send(self, request: httpx.Request) -> None:
+        """Count a request, and bound it by what this thread's call has left: the client's own time-out is for all."""
+        self.budget.sent()
+        left = self._calling.left()
+        connect, answer = min(CONNECT_SECONDS, left), min(ANSWER_SECONDS, left)
+        # Waiting for a free connection is waiting for other calls, which have their own bounds.
+        request.extensions["timeout"] = {"connect": connect, "read": answer, "write": answer, "pool": None}
+
     def _account(self, answer: Any) -> None:
         """Take note of what an answer leaves of the limit; by its own clock, since ours may be wrong."""
         headers = answer.headers
@@ -383,16 +420,13 @@ class Cloudflare:
     def _bound(self, answer: httpx.Response) -> None:
         """Have the body read within bounds; its reader would take whatever comes."""
         if isinstance(answer.stream, httpx.SyncByteStream):
-            answer.stream = _BoundedStream(answer.stream, Deadline.after(max(1.0, self._deadline.left())), self._amount)
+            answer.stream = _BoundedStream(answer.stream, self._calling)
 
     def _call(self, what: str, right: str, call: Callable[[], T], *, changing: bool = False) -> T:
         """Make one call; whatever goes wrong leaves as an error of ours or as NotYet."""
-        self.budget.spend(changing=changing)
-        self._amount.begin()
-        left = max(1.0, self._deadline.left())
-        self._client.timeout = cloudflare.Timeout(min(ANSWER_SECONDS, left), connect=min(CONNECT_SECONDS, left))
         try:
-            return in_time(call, self._deadline)
+            with self.budget.spent(changing=changing):
+                return self._calling.make(call, self._deadline)
         except TimeoutError:
             raise Lost("no whole answer from Cloudflare in time") from None
         except cloudflare.APIStatusError as error:
@@ -407,10 +441,9 @@ class Cloudflare:
 
 
 class _BoundedStream(httpx.SyncByteStream):
-    def __init__(self, stream: httpx.SyncByteStream, end: Deadline, amount: Amount) -> None:
+    def __init__(self, stream: httpx.SyncByteStream, calling: Calling) -> None:
         self._stream = stream
-        self._end = end
-        self._amount = amount
+        self._end, self._amount = Deadline.after(calling.left()), calling.amount
 
     def __iter__(self) -> Iterator[bytes]:
         return bounded(self._stream, self._end, self._amount)
@@ -431,6 +464,12 @@ def _whole(answer: T | None) -> T:
     if answer is None:
         raise ValueError(_NO_RESULT)
     return answer
+
+
+def _all_counted(answer: Any, seen: int) -> bool:
+    """Say whether a list's own count says that everything was seen; where it has none, nobody knows."""
+    total = getattr(answer.result_info, "total_count", None)  # not in the SDK's model
+    return isinstance(total, int) and seen >= total
 
 
 def _or_none(call: Callable[[], T]) -> T | None:

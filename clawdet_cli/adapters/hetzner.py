@@ -4,6 +4,7 @@ The SDK's own retries are off: they repeat a POST whose answer was lost without 
 """
 
 import base64
+import copy
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from ipaddress import IPv4Address
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import requests
 from hcloud import APIException, Client
@@ -30,8 +31,9 @@ from hcloud.ssh_keys.domain import SSHKey
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
-from clawdet_cli.adapters.answers import Amount, TooMuchError, bounded, in_time, understood, unknown_shape
+from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unknown_shape
 from clawdet_cli.adapters.budget import Budget
+from clawdet_cli.adapters.calling import Calling
 from clawdet_cli.adapters.hetzner_refusals import CONSOLE, refusal
 from clawdet_cli.adapters.retry import FIRST_PATIENCE, Lost, NotYet, Watch, ask, change, until
 from clawdet_cli.errors import CloudError, ConfigError, StateError
@@ -43,6 +45,10 @@ T = TypeVar("T")
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 CHUNK = 65536
+CONNECTIONS = 16
+"""More calls than these at a time wait for each other: a hundred runs need no hundred connections."""
+PER_PAGE = 50
+"""The most that a page of a list holds."""
 CENT = Decimal("0.01")
 
 NOBODYS_ID = 2**53 - 1
@@ -70,6 +76,7 @@ class Hetzner:
     def __init__(self, url: str, token: Secret, deadline: Deadline, *, watch: Watch | None = None) -> None:
         self._deadline = deadline
         self._watch = watch
+        self._calling = Calling()
         self.budget = Budget("Hetzner")
         self._client = Client(token.reveal(), api_endpoint=url.rstrip("/"), application_name="clawdet")
         inner = self._client._client  # noqa: SLF001  # the SDK has no public way to its session and its retries
@@ -78,9 +85,19 @@ class Hetzner:
         # Otherwise a ~/.netrc line for the host replaces the token, and proxy variables catch loopback.
         self._session.trust_env = False
         self._session.max_redirects = 0  # the API sends nobody elsewhere; whoever does is not it
-        self._amount = Amount()
         for scheme in ("https://", "http://"):
-            self._session.mount(scheme, _Bounded(deadline, self.budget, self._amount))
+            self._session.mount(scheme, _Bounded(self._calling, self.budget))
+
+    @property
+    def deadline(self) -> Deadline:
+        """Give the deadline of the run that this is for."""
+        return self._deadline
+
+    def within(self, deadline: Deadline, watch: Watch) -> Self:
+        """Give the same client, with its connections and its budget, to a run with a deadline of its own."""
+        own = copy.copy(self)
+        vars(own).update(_deadline=deadline, _watch=watch)
+        return own
 
     def close(self) -> None:
         """Close the connections that are kept for further calls."""
@@ -149,6 +166,26 @@ class Hetzner:
         """List the servers that a label selector matches, such as `managed-by=clawdet`."""
         found = self._ask("list servers", lambda: self._client.servers.get_all(label_selector=selector))
         return [_server(server) for server in found]
+
+    def servers_page(self, page: int) -> tuple[list[Server], int]:
+        """List a page of all servers, ours or not, the oldest on the first, and tell how many pages there are."""
+        parameters = {"sort": "id:asc", "per_page": PER_PAGE, "page": page}
+        request, made = self._client.request, self._client.servers
+        answer = self._ask("list servers", lambda: request("GET", "/servers", params=parameters))
+        servers = [_server(BoundServer(made, one)) for one in answer["servers"]]
+        return servers, int(answer["meta"]["pagination"]["last_page"] or 1)
+
+    def failed_actions(self) -> dict[int, list[str]]:
+        """Tell by server what Hetzner could not finish, in its own words."""
+        actions = self._client.servers.actions
+        found: dict[int, list[str]] = {}
+        for action in self._ask("list failed actions", lambda: actions.get_all(status=["error"])):
+            error: Mapping[str, Any] = action.error or {}
+            said = f"{action.command}: {error.get('code')}: {error.get('message')} (action {action.id})"
+            for resource in action.resources or []:
+                if resource["type"] == "server":
+                    found.setdefault(int(resource["id"]), []).append(said)
+        return found
 
     def all_servers(self) -> list[Server]:
         """List every server of the project, ours or not."""
@@ -350,13 +387,14 @@ class Hetzner:
         """
         # Not of one that runs: an action may have failed long ago, for reasons of its own.
         if server.status != "running":
-            actions = server.actions or self.actions_of(server.id)
-            self._await_actions(actions, f"server {server.name}", ANOTHER_SERVER)
+            self._await_start(server)
         off_since: float | None = None
 
         def running() -> Server:
             nonlocal off_since
             found = self.server(server.id)
+            if found is None or found.status != "running":
+                self._refuse_a_failure(server.id)
             if found is None:
                 raise CloudError(
                     f"Server {server.name} ({server.id}) vanished while it was waited for.",
@@ -418,11 +456,12 @@ class Hetzner:
             found = self.server(server_id)
             return [] if found is None or found.status == "deleting" else None
 
-        self._await_actions(self._change(f"delete server {server_id}", delete, look), f"the deletion of {server_id}")
+        self._await_deletion(server_id, self._change(f"delete server {server_id}", delete, look))
 
         def gone() -> bool:
             found = self.server(server_id)
             if found is not None:
+                self._refuse_a_failure(server_id)
                 raise NotYet(f"it is still there, {found.status}")
             return True
 
@@ -434,6 +473,16 @@ class Hetzner:
             most=MOST_POLL_SECONDS,
             watch=self._watch,
         )
+
+    def _await_start(self, server: Server) -> None:
+        actions = server.actions or self.actions_of(server.id)
+        self._await_actions(actions, f"server {server.name}", ANOTHER_SERVER)
+
+    def _await_deletion(self, server_id: int, actions: Sequence[int]) -> None:
+        self._await_actions(actions, f"the deletion of {server_id}")
+
+    def _refuse_a_failure(self, server_id: int) -> None:
+        """Raise CloudError for what Hetzner could not finish; here the actions themselves were awaited before."""
 
     def _await_actions(self, ids: Sequence[int], what: str, *steps: str) -> None:
         """Wait for all actions with one call per look. Raises CloudError with these next steps when one failed."""
@@ -487,22 +536,20 @@ class Hetzner:
         )
 
     def _call(self, what: str, call: Callable[[], T], *, changing: bool) -> T:
-        self.budget.spend(changing=changing)
-        self._amount.begin()
-        return _call(what, lambda: in_time(call, self._deadline))
+        with self.budget.spent(changing=changing):
+            return _call(what, lambda: self._calling.make(call, self._deadline))
 
 
 class _Bounded(HTTPAdapter):
     """Gives every request a time-out, and none beyond the deadline, and keeps account of the limit of requests."""
 
-    def __init__(self, deadline: Deadline, budget: Budget, amount: Amount) -> None:
-        super().__init__()
-        self._deadline = deadline
+    def __init__(self, calling: Calling, budget: Budget) -> None:
+        super().__init__(pool_maxsize=CONNECTIONS, pool_block=True)
+        self._calling = calling
         self._budget = budget
-        self._amount = amount
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        left = max(1.0, self._deadline.left())
+        left = self._calling.left()
         kwargs["timeout"] = (min(CONNECT_SECONDS, left), min(ANSWER_SECONDS, left))
         self._budget.sent()
         answer = super().send(request, *args, **kwargs)
@@ -516,7 +563,9 @@ class _Bounded(HTTPAdapter):
         """Read the body here, within bounds; requests would read whatever comes."""
         raw = answer.raw
         try:
-            body = b"".join(bounded(iter(lambda: raw.read1(CHUNK, decode_content=True), b""), end, self._amount))
+            body = b"".join(
+                bounded(iter(lambda: raw.read1(CHUNK, decode_content=True), b""), end, self._calling.amount)
+            )
         except TimeoutError as error:
             raise requests.exceptions.ReadTimeout(error) from None
         except HTTPError as error:
