@@ -160,7 +160,7 @@ def own_records(run: Run) -> list[DnsRecord]:
 def own_certificates(run: Run) -> list[Certificate]:
     """Give the certificates that are provably the instance's: by recorded id, or by host name and recorded CSR."""
     instance, zone_id = run.instance, _zone_id(run)
-    if not zone_id:
+    if not zone_id or (instance.certificate_id is None and instance.csr is None):
         return []
     return [
         certificate

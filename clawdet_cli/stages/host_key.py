@@ -3,16 +3,17 @@
 ```
 VPS                    Hetzner                       database
 makes a new key
-                       label host-key-next
-                                                     next_host_key
-lets it take over
-shows it                                             host_key
+                                                     next_host_key, beside host_key
                        label host-key
+lets it take over
+shows it                                             host_key, alone
 ```
 
 The sent one came in user_data, which stays readable on the VPS to whoever asks the metadata service there. The new one
-is written down everywhere before it is used, and until it was seen both are accepted: a run that is cut off anywhere in
-between, or a database that is lost then, can still tell the VPS from another machine.
+is written down everywhere before it is used, and until it was seen the database holds both, and both are accepted: a
+run that is cut off anywhere in between can still tell the VPS from another machine. The label names one key only, since
+each change of it is a call for each instance: a database that is lost in the second between label and switch leaves a
+VPS that is not believed any more, and whoever goes on is told so.
 """
 
 from clawdet_cli import bootstrap
@@ -24,7 +25,6 @@ from clawdet_cli.secret import excerpt
 from clawdet_cli.stages.runner import Run
 
 LABEL = "host-key"
-NEXT_LABEL = "host-key-next"
 SEEN_SECONDS = 30.0
 """How long sshd may take until it shows its new key."""
 
@@ -33,22 +33,23 @@ def replace_host_key(run: Run) -> None:
     """Have the VPS make a host key, pin it, let it take the place of the one that was sent, and see it."""
     current, following = _keys_of_vps(run)
     if following:
-        _label(run, {LABEL: ssh.pin_label(current), NEXT_LABEL: ssh.pin_label(following)})
         run.record(next_host_key=following)
+        _label(run, following)
         with run.effect("switch_host_key", run.instance.server_name, key=following):
             command = bootstrap.installed("switch-host-key", following.split()[1])
             answer = run.ssh().run(command, timeout=run.deadline.within(60).left())
         if answer.code != 0:
             raise GuestError("The VPS could not change its host key.", details=answer.complaint)
         current = _seen(run, following)
+    else:
+        _label(run, current)
     if run.instance.host_key != current or run.instance.next_host_key is not None:
         run.record(host_key=current, next_host_key=None)
-    _label(run, {LABEL: ssh.pin_label(current)})
 
 
 def label_names(server: Server, host_key: str) -> bool:
-    """Say whether a server's labels name this host key, as the one in use or as the next."""
-    return ssh.pin_label(host_key) in {server.labels.get(LABEL), server.labels.get(NEXT_LABEL)}
+    """Say whether a server's label names this host key."""
+    return server.labels.get(LABEL) == ssh.pin_label(host_key)
 
 
 def _keys_of_vps(run: Run) -> tuple[str, str]:
@@ -76,11 +77,12 @@ def _seen(run: Run, wanted: str) -> str:
     return wanted
 
 
-def _label(run: Run, keys: dict[str, str]) -> None:
+def _label(run: Run, host_key: str) -> None:
+    """Have the server's label name this key."""
     server = run.clouds.hetzner.server(run.instance.server_id or 0)
     if server is None:
         raise CloudError(f"The server {run.instance.server_name} is gone from Hetzner.")
-    labels = {name: value for name, value in server.labels.items() if name not in {LABEL, NEXT_LABEL}} | keys
-    if labels != dict(server.labels):
+    if not label_names(server, host_key):
+        keys = {LABEL: ssh.pin_label(host_key)}
         with run.effect("label_server", server.name, keys=keys):
-            run.clouds.hetzner.label_server(server.id, labels)
+            run.clouds.hetzner.label_server(server.id, {**server.labels, **keys})

@@ -73,7 +73,7 @@ def check_accounts(run: Run) -> None:
 def create_server(run: Run) -> None:
     """Find or order the VPS, and record its id at once: from here on it costs money."""
     server = preflight.own_server(run.clouds, run.instance)
-    wall = firewall.project_firewall(run)
+    wall = _firewall(run)
     if server is None:
         server = _order(run, wall)
     else:
@@ -163,11 +163,12 @@ def install_certificate(run: Run) -> None:
     zone_id, request = _known(instance.zone_id), _known(run.instance.csr)
     signed = cloudflare.certificate_for(zone_id, instance.host, request)
     if signed is not None:
+        run.certificate = signed
         run.record(certificate_id=signed.id)
         return
     with run.effect("sign_certificate", instance.host, csr=request) as effect:
-        made = cloudflare.sign(zone_id, instance.host, request)
-        effect.made(made.id, certificate_id=made.id)
+        run.certificate = cloudflare.sign(zone_id, instance.host, request)
+        effect.made(run.certificate.id, certificate_id=run.certificate.id)
 
 
 def request_of_vps(run: Run) -> str:
@@ -184,9 +185,9 @@ def request_of_vps(run: Run) -> str:
 
 def configure_openclaw(run: Run) -> None:
     """Give the machine its user: host name, certificate, provider keys, configuration, landing page."""
-    certificate = run.clouds.cloudflare.certificate(_known(run.instance.certificate_id))
+    certificate = run.certificate or run.clouds.cloudflare.certificate(_known(run.instance.certificate_id))
     if certificate is None:
-        raise CloudError("The certificate that was just signed is gone from Cloudflare.")
+        raise CloudError("The certificate that was signed is gone from Cloudflare.")
     # Again, for an instance that is complete: what comes before its first stage was not done for it.
     preflight.origin_pulls(run.clouds.cloudflare, _known(run.instance.zone_id), run.settings)
     values = bootstrap.configure_input(run.settings, run.instance, certificate.pem)
@@ -274,7 +275,11 @@ def keep_firewall(run: Run) -> None:
     server = preflight.own_server(run.clouds, run.instance)
     # Without one nothing is made: this may be another project than the server's.
     if server is not None:
-        firewall.attach(run, server, firewall.project_firewall(run))
+        firewall.attach(run, server, _firewall(run))
+
+
+def _firewall(run: Run) -> Firewall:
+    return run.clouds.once("the project's firewall", lambda: firewall.project_firewall(run))
 
 
 KEEP_FIREWALL = (Stage("keep_firewall", Status.COMPLETE, "Looking at the firewall", keep_firewall),)
@@ -284,7 +289,7 @@ KEEP_FIREWALL = (Stage("keep_firewall", Status.COMPLETE, "Looking at the firewal
 def _order(run: Run, wall: Firewall) -> Server:
     """Try the candidates in turn until Hetzner accepts one."""
     hetzner, instance, settings = run.clouds.hetzner, run.instance, run.settings
-    key_id = _key_at_hetzner(run)
+    key_id = run.clouds.once("the SSH key at Hetzner", lambda: _key_at_hetzner(run))
     version = instance.openclaw_version or settings.openclaw_version
     run.hang_up()  # from a server that is gone
     host_key = ssh.make_host_key()

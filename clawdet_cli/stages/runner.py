@@ -21,6 +21,7 @@ from clawdet_cli.errors import (
     WaitError,
 )
 from clawdet_cli.model import (
+    Certificate,
     Deadline,
     Effect,
     EffectOutcome,
@@ -78,6 +79,8 @@ class Run:
         """Set by the first stage: what may be ordered, in the order in which it is tried."""
         self.preparing: Phase | None = None
         """Set by join_prepare: the installation, which goes on while other stages do something else."""
+        self.certificate: Certificate | None = None
+        """Set by the stage that has it signed, for the next one."""
         self.configured: Mapping[str, str] = {}
         """Set by the configure stage: what the script says of the machine."""
         self.steps_done: list[str] = []

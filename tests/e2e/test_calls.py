@@ -10,7 +10,7 @@ from tests.kill.invariants import not_complete
 
 __all__ = ["emptied"]
 
-MOST = {"hetzner": 18, "cloudflare": 19}
+MOST = {"hetzner": 16, "cloudflare": 14}
 """What a provision may take where nothing has to be waited for (one server: facts of the limits, 3600 an hour)."""
 
 
@@ -60,7 +60,7 @@ def test_repeated_calls_are_counted_too(operator: Operator) -> None:
 def test_a_limit_that_is_nearly_used_up_is_waited_for_with_a_message(
     cloud: str, method: str, path: str, operator: Operator
 ) -> None:
-    limit: dict[str, Any] = {"requests_per_hour": 7200} if cloud == "hetzner" else {"requests": 16, "seconds": 3}
+    limit: dict[str, Any] = {"requests_per_hour": 7200} if cloud == "hetzner" else {"requests": 12, "seconds": 3}
     operator.control(cloud, method, path, limit)
     if cloud == "hetzner":
         # As an answer of a project that others keep busy has it: two refill each second.
