@@ -399,7 +399,8 @@ class Event:
     """Something that a watcher of a run wants to know."""
 
     kind: str
-    """stage_started, stage_finished, step_started, step_finished, note, log."""
+    """stage_started, stage_finished, step_started, step_finished, note, log; of many users also run_started,
+    run_finished."""
     at: str
     """UTC, ISO 8601."""
     stage: str = ""
@@ -408,6 +409,8 @@ class Event:
     status: str = ""
     """For finished: done, skipped, failed."""
     seconds: float = 0.0
+    user: str = ""
+    """Whose run it is, where there are several."""
 
 
 Watcher = Callable[[Event], None]

@@ -4,7 +4,7 @@ import re
 import secrets
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ from clawdet_cli.settings import Settings
 from clawdet_cli.state import State
 
 if TYPE_CHECKING:
+    from clawdet_cli.adapters import SharedClouds
     from clawdet_cli.bundle.manifest import Manifest
     from clawdet_cli.stages.runner import Run
 
@@ -57,6 +58,31 @@ class Outcome:
     already_complete: bool
     calls: Mapping[str, int] = field(default_factory=dict)
     """How many calls it took, by cloud."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """What many runs of one command share: the database, and both clouds' clients with their reads."""
+
+    state: State
+    clouds: "SharedClouds"
+
+    def recorded(self, user: str) -> Instance | None:
+        """Give what is recorded of a user's instance now."""
+        return self.state.instance(user)
+
+    def calls(self) -> dict[str, int]:
+        """Give how many calls all runs made so far, by cloud."""
+        return self.clouds.calls()
+
+
+@contextmanager
+def sharing(settings: Settings) -> Iterator[Common]:
+    """Open what many runs share. Raises ConfigError when a token is missing."""
+    from clawdet_cli.adapters import share
+
+    with closing(share(settings, Deadline.after(settings.timeout))) as clouds, _database(settings) as state:
+        yield Common(state, clouds)
 
 
 def default_openclaw() -> str:
@@ -81,12 +107,15 @@ def build_bundles(
     return [build(openclaw_version, one, into, artifacts, tell) for one in chosen]
 
 
-def plan(settings: Settings, user: str, watch: Watcher) -> Plan:
+def plan(settings: Settings, user: str, watch: Watcher, common: Common | None = None) -> Plan:
     """Find out what provisioning would make; nothing is changed, here or in the clouds."""
     from clawdet_cli.stages import preflight
 
     checked_user(user)
-    with _database(settings, user) as state, _run(settings, _known_or_new(settings, state, user), state, watch) as run:
+    with (
+        _database(settings, user, common) as state,
+        _run(settings, _known_or_new(settings, state, user), state, watch, common=common) as run,
+    ):
         instance, clouds = run.instance, run.clouds
         clouds.hetzner.check()
         clouds.cloudflare.check()
@@ -103,21 +132,23 @@ def plan(settings: Settings, user: str, watch: Watcher) -> Plan:
         return preflight.make_plan(settings, instance, offers, exists, [one for one in remarks if one])
 
 
-def provision(settings: Settings, user: str, watch: Watcher, approve: Callable[[Plan], bool]) -> Outcome:
+def provision(
+    settings: Settings, user: str, watch: Watcher, approve: Callable[[Plan], bool], common: Common | None = None
+) -> Outcome:
     """Bring one user's instance up, or on from where it stopped. Raises ClawdetError."""
     from clawdet_cli.stages.provision import PROVISION
     from clawdet_cli.stages.runner import execute
 
     checked_user(user)
     pins.load().for_openclaw(settings.openclaw_version, "x86")
-    with _database(settings, user) as state, _leased(settings, state, user, "provision", watch):
+    with _database(settings, user, common) as state, _leased(settings, state, user, "provision", watch):
         # Only now: what was read before the lease may be what another command has changed since.
         instance = _known_or_new(settings, state, user)
         with _logged(settings, user, "provision", watch) as watching:
             recorded = state.instance(user)
             if recorded is None or recorded.run_id != instance.run_id:
                 state.add(instance)
-            with _run(settings, instance, state, watching, approve=approve) as run:
+            with _run(settings, instance, state, watching, approve=approve, common=common) as run:
                 _recover(run, on_failure=Status.FAILED)
                 if instance.status == Status.COMPLETE and _still_complete(run):
                     changed = set(run.steps_done) - {"gateway-ready", "promises"}
@@ -130,15 +161,15 @@ def provision(settings: Settings, user: str, watch: Watcher, approve: Callable[[
             return Outcome(_recorded(state, user), already_complete=False, calls=run.clouds.calls())
 
 
-def verify(settings: Settings, user: str, watch: Watcher) -> Instance:
+def verify(settings: Settings, user: str, watch: Watcher, common: Common | None = None) -> Instance:
     """Check the six criteria now and record what was seen; a failing check is in the answer, not an error."""
     from clawdet_cli.stages.verify import six_checks
 
-    with _database(settings, user) as state:
+    with _database(settings, user, common) as state:
         instance = _recorded(state, user)
         with (
             _logged(settings, user, "verify", watch) as watching,
-            _run(settings, instance, state, watching) as run,
+            _run(settings, instance, state, watching, common=common) as run,
         ):
             state.save_checks(instance, six_checks(run, patience=0))
         return _recorded(state, user)
@@ -158,17 +189,17 @@ def status(
     return [verify(settings, instance.user, watch) for instance in wanted]
 
 
-def holdings(settings: Settings, user: str) -> Holdings:
+def holdings(settings: Settings, user: str, common: Common | None = None) -> Holdings:
     """Find what a destroy would remove, also when the local database knows nothing of it."""
     from clawdet_cli.stages import destroy as way_back
 
     checked_user(user)
-    with _database(settings, user) as state:
-        instance = _recorded_or_adopted(settings, state, user, add=False)
+    with _database(settings, user, common) as state:
+        instance = _recorded_or_adopted(settings, state, user, add=False, common=common)
         if instance is None or instance.status == Status.DESTROYED:
             zone = settings.zone or (instance.zone if instance else "")
             return Holdings(user, f"{user}.{zone}" if zone else user, (), None, None)
-        with _run(settings, instance, state, lambda _: None) as run:
+        with _run(settings, instance, state, lambda _: None, common=common) as run:
             server = way_back.own_server(run)
             found = [f"DNS record {record.name} -> {record.content}" for record in way_back.own_records(run)]
             found += [f"Origin CA certificate {certificate.id}" for certificate in way_back.own_certificates(run)]
@@ -176,7 +207,9 @@ def holdings(settings: Settings, user: str) -> Holdings:
         return Holdings(user, instance.host, tuple(found), instance.monthly if server else None, instance)
 
 
-def destroy(settings: Settings, user: str, watch: Watcher, *, zone_gone: bool = False) -> Destroyed:
+def destroy(
+    settings: Settings, user: str, watch: Watcher, common: Common | None = None, *, zone_gone: bool = False
+) -> Destroyed:
     """Remove an instance from both clouds and prove that it is gone. Raises ClawdetError naming what is left.
 
     With `zone_gone` what was in a zone that Cloudflare does not show any more is forgotten.
@@ -186,14 +219,14 @@ def destroy(settings: Settings, user: str, watch: Watcher, *, zone_gone: bool = 
 
     checked_user(user)
     with (
-        _database(settings, user) as state,
+        _database(settings, user, common) as state,
         _leased(settings, state, user, "destroy", watch),
         _logged(settings, user, "destroy", watch) as watching,
     ):
-        instance = _recorded_or_adopted(settings, state, user, add=True)
+        instance = _recorded_or_adopted(settings, state, user, add=True, common=common)
         if instance is None or instance.status == Status.DESTROYED:
             return Destroyed(user, (), ())
-        with _run(settings, instance, state, watching) as run:
+        with _run(settings, instance, state, watching, common=common) as run:
             run.zone_gone = zone_gone
             _recover(run, on_failure=Status.DESTROYING)
             execute(run, DESTROY, on_failure=Status.DESTROYING)
@@ -372,9 +405,9 @@ def ssh_command(settings: Settings, user: str, command: Sequence[str]) -> list[s
 
 
 @contextmanager
-def _database(settings: Settings, user: str = "") -> Iterator[State]:
+def _database(settings: Settings, user: str = "", common: Common | None = None) -> Iterator[State]:
     """Open the database; a failure that ends the work on a user tells what exists, also outside of every stage."""
-    state = State(settings.state_file)
+    state = common.state if common else State(settings.state_file)
     try:
         yield state
     except (ClawdetError, KeyboardInterrupt, Terminated) as error:
@@ -393,7 +426,8 @@ def _database(settings: Settings, user: str = "") -> Iterator[State]:
             raise
         raise failure from error
     finally:
-        state.close()
+        if common is None:
+            state.close()
 
 
 def _leased(settings: Settings, state: State, user: str, verb: str, watch: Watcher) -> AbstractContextManager[None]:
@@ -491,6 +525,7 @@ def _run(
     watch: Watcher,
     *,
     approve: Callable[[Plan], bool] = lambda _: True,
+    common: Common | None = None,
 ) -> "Run":
     from clawdet_cli.adapters import connect
     from clawdet_cli.stages.runner import Run
@@ -500,7 +535,7 @@ def _run(
     def tell(text: str) -> None:
         run.note(text)
 
-    clouds = connect(settings, deadline, watch=tell)
+    clouds = common.clouds.of_run(deadline, tell) if common else connect(settings, deadline, watch=tell)
     run = Run(
         instance,
         settings,
@@ -558,7 +593,9 @@ def _never_ordered(instance: Instance) -> bool:
     return instance.host_key is None and instance.server_id is None and instance.record_id is None
 
 
-def _recorded_or_adopted(settings: Settings, state: State, user: str, *, add: bool) -> Instance | None:
+def _recorded_or_adopted(
+    settings: Settings, state: State, user: str, *, add: bool, common: Common | None
+) -> Instance | None:
     """Give the recorded instance, else one that a server's labels or a record's comment tell of; None for neither."""
     instance = state.instance(user)
     if instance is not None and instance.status != Status.DESTROYED and not _never_ordered(instance):
@@ -566,7 +603,7 @@ def _recorded_or_adopted(settings: Settings, state: State, user: str, *, add: bo
     if instance is not None and settings.zone is None:
         settings = replace(settings, zone=instance.zone)
     blank = _known_or_new(settings, state, user)
-    with _run(settings, blank, state, lambda _: None) as run:
+    with _run(settings, blank, state, lambda _: None, common=common) as run:
         server = run.clouds.hetzner.find_server(blank.server_name)
         zone = run.clouds.cloudflare.zone(blank.zone)
         records = run.clouds.cloudflare.records(zone.id, blank.host) if zone else []

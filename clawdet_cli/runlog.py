@@ -4,6 +4,7 @@ import os
 import re
 import traceback
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,23 +16,28 @@ from clawdet_cli.secret import hide
 from clawdet_cli.terminal import harmless
 
 KEPT_LOGS = 50
-"""Older ones of the same folder are deleted."""
+"""Older ones of the same folder are deleted, but none of the last day: a command for many users writes many."""
+
+
+def _stamp(at: str) -> str:
+    return re.sub(r"[^0-9]", "", at)[:17]
 
 
 class RunLog:
     """A file under the state folder, one line for each event."""
 
     def __init__(self, folder: Path, user: str, verb: str) -> None:
-        stamp = re.sub(r"[^0-9]", "", now_text())[:17]
-        self.path = folder / "logs" / f"{stamp}-{verb}-{user}-{os.getpid()}.log"
+        self.path = folder / "logs" / f"{_stamp(now_text())}-{verb}-{user}-{os.getpid()}.log"
         try:
             private_folder(folder, link=True)
             private_folder(self.path.parent)
             descriptor = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
             # A VPS's words may be anything, and the locale's encoding may hold less than that.
             self._file = os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+            yesterday = _stamp((datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="milliseconds"))
             for old in sorted(self.path.parent.glob("*.log"))[:-KEPT_LOGS]:
-                old.unlink(missing_ok=True)
+                if old.name < yesterday:
+                    old.unlink(missing_ok=True)
         except OSError as error:
             raise StateError(
                 f"The run log {self.path} cannot be written: {error.strerror}.",

@@ -92,9 +92,9 @@ def check() -> None:
     raise Terminated if _request.asked is signal.SIGTERM else KeyboardInterrupt
 
 
-def asked() -> bool:
-    """Say whether a stop was asked for."""
-    return _request.asked is not None
+def asked() -> signal.Signals | None:
+    """Give the signal by which a stop was asked for."""
+    return _request.asked
 
 
 def pause(seconds: float) -> None:

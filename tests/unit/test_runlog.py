@@ -92,6 +92,14 @@ def test_old_logs_of_the_folder_are_deleted(tmp_path: Path, monkeypatch: pytest.
     ]
 
 
+def test_a_command_for_many_users_keeps_all_its_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runlog, "KEPT_LOGS", 3)
+    logs = [RunLog(tmp_path, f"user{number}", "provision") for number in range(6)]
+    for log in logs:
+        with log:
+            assert log.path.exists()
+
+
 def test_text_of_any_kind_can_be_written(tmp_path: Path) -> None:
     with RunLog(tmp_path, "alice", "provision") as log:
         log.text("läuft → 100 % \udcff")
