@@ -1,43 +1,58 @@
-"""`clawdet destroy USER`."""
+"""`clawdet destroy USER...`."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
 
 from clawdet_cli.cli import documents, output, screens
 from clawdet_cli.cli.configure import configure
-from clawdet_cli.cli.options import Call, User, with_call
-from clawdet_cli.errors import StoppedError
-from clawdet_cli.model import checked_user
+from clawdet_cli.cli.options import Call, with_call
+from clawdet_cli.cli.users import PARALLEL, FromFile, Parallel, Users, wanted
+from clawdet_cli.errors import ClawdetError, StoppedError
+from clawdet_cli.model import Holdings
 
 HELP = """Remove an instance: its DNS record, its certificate, and its server with everything on it.
 
-Shows what would be removed and asks for the user's name to be typed. Only what clawdet made for this user is touched.
-Afterwards it is proved that nothing is left, so nothing of it costs money any more. There is no way back.
+Shows what would be removed and asks for the user's name to be typed; for several users, for their number. Only what
+clawdet made for these users is touched. Afterwards it is proved that nothing is left, so nothing of it costs money any
+more. There is no way back.
 
 A second run finds nothing, says so and ends with exit code 0."""
 
-EPILOG = "In a script: clawdet destroy alice --yes"
+EPILOG = """In a script: clawdet destroy alice --yes
+Many at once: clawdet destroy --file users.txt --yes"""
 
 
 @with_call
 def destroy(
     call: Call,
-    user: User,
+    users: Users = None,
+    *,
+    file: FromFile = None,
+    parallel: Parallel = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. Needed where there is no terminal.")] = False,
     zone_gone: Annotated[
         bool, typer.Option("--zone-gone", help="The zone has left Cloudflare: forget what was in it.")
     ] = False,
 ) -> None:
-    """Remove an instance from both clouds."""
+    """Remove instances from both clouds."""
+    names = wanted(users, file)
+    if not yes:
+        asked = " ".join([*(users or ()), *(["--file", file] if file else [])])
+        output.need_consent(call, f"clawdet destroy {asked}", "removes anything")
+    if len(names) == 1:
+        _destroy_one(call, names[0], ask=not yes)
+    else:
+        _destroy_all(call, names, ask=not yes, parallel=parallel or PARALLEL)
+
+
+def _destroy_one(call: Call, user: str, *, ask: bool) -> None:
     from clawdet_cli import operations  # not above: --help must stay fast
 
-    checked_user(user)
-    if not yes:
-        output.need_consent(call, f"clawdet destroy {user}", "removes anything")
     with output.progress(call) as view:
         configured = configure(call, view)
-        if not yes:
+        if ask:
             with view.working("Looking for what there is"):
                 held = operations.holdings(configured.settings, user)
             question = f"Type {user} to destroy it:"
@@ -46,3 +61,33 @@ def destroy(
         gone = operations.destroy(configured.settings, user, view.watch, zone_gone=zone_gone)
     content = {"destroyed": documents.destroyed(gone), **documents.calls([gone.calls])}
     output.result(call, content, screens.destroyed(gone), label=configured.label)
+
+
+def _destroy_all(call: Call, users: list[str], *, ask: bool, parallel: int) -> None:
+    from clawdet_cli import fleet  # not above: --help must stay fast
+    from clawdet_cli.cli import summary
+
+    with output.progress(call, users=True) as view:
+        configured = configure(call, view)
+
+        def confirmed(held: Sequence[Holdings], failures: Mapping[str, ClawdetError]) -> bool:
+            count = str(sum(1 for one in held if one.found))
+            if count == "0" and not failures:
+                return True
+            return output.ask(view, summary.holdings(held, failures, call), f"Type {count} to destroy them:") == count
+
+        confirm = confirmed if ask else None
+        gone = fleet.destroy(configured.settings, users, view.watch, confirm, parallel=parallel)
+    content = {}
+    if call.json:
+        content = {"destroyed": [documents.destroyed(one) for one in gone.done.values()]}
+        content |= summary.document(gone, call)
+
+    def well(user: str) -> str:
+        removed = len(gone.done[user].removed)
+        return f"{removed} things removed" if removed else "nothing was there"
+
+    screen = summary.summary(gone, call, verb="destroy", well=well)
+    output.result(call, content, screen, label=configured.label)
+    if gone.exit_code:
+        raise typer.Exit(gone.exit_code)

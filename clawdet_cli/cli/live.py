@@ -151,6 +151,97 @@ class LiveView(View):
         return (mark if self._unicode else ASCII_MARKS.get(line.status, "x")), style
 
 
+@dataclass
+class _Row:
+    """A user that is at work."""
+
+    title: str = ""
+    last: str = ""
+    started: float = field(default_factory=time.monotonic)
+
+
+class FleetView(View):
+    """A row for each user that is at work, as far as the terminal is high, and counts of all; failures stay above."""
+
+    def __init__(self, stream: TextIO, *, coloured: bool) -> None:
+        self._console = Console(file=stream, highlight=False, force_terminal=True, no_color=not coloured)
+        self._unicode = (stream.encoding or "").lower().startswith("utf")
+        self._rows: dict[str, _Row] = {}
+        self._counts = {"done": 0, "failed": 0}
+        self._live: Live | None = None
+
+    def watch(self, event: Event) -> None:
+        """Change the picture by an event."""
+        text = clean(event.text)
+        if not event.user:
+            # Of what comes before all runs, such as the start of a sandbox.
+            if text:
+                self._console.print(Text(text, style="dim"))
+            return
+        row = self._rows.get(event.user)
+        match event.kind:
+            case "run_started":
+                self._rows[event.user] = _Row()
+                self._show()
+            case "run_finished":
+                self._rows.pop(event.user, None)
+                self._counts[event.status] = self._counts.get(event.status, 0) + 1
+                if event.status == "failed":
+                    self._console.print(Text(f"{'✗' if self._unicode else 'x'} {event.user}: {text}", style="red"))
+            case "stage_started" if row:
+                row.title, row.last, row.started = text or event.stage, "", time.monotonic()
+            case "step_started" | "note" | "log" if row:
+                row.last = text or row.last
+            case _:
+                pass
+
+    @contextmanager
+    def working(self, title: str) -> Iterator[None]:  # noqa: ARG002 - every row says it of itself
+        """Show nothing beside the rows."""
+        yield
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the terminal alone; the rows are shown anew with the next user that begins."""
+        self._hide()
+        yield
+
+    def close(self, *, failed: bool) -> None:  # noqa: ARG002 - the summary says it of each user
+        """Leave what failed on the screen."""
+        self._hide()
+
+    def _show(self) -> None:
+        if self._live is None:
+            # Rarely: each refresh draws every row, in a thread that takes its time from the runs.
+            self._live = Live(
+                self,
+                console=self._console,
+                refresh_per_second=3,
+                redirect_stdout=False,
+                redirect_stderr=False,
+                transient=True,
+            )
+            self._live.start()
+
+    def _hide(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the rows; called by rich, also from its refreshing thread."""
+        rows = list(self._rows.items())
+        room = max(1, console.size.height - 3)
+        width = max((len(user) for user, _ in rows), default=0)
+        for user, row in rows[:room]:
+            line = f"{user:<{width}}  {row.title:<{TITLE_WIDTH}} {duration(time.monotonic() - row.started):>8}"
+            yield _cut(Text.assemble(line, "  ", (row.last, "dim")), options.max_width)
+        counts = [f"{len(rows)} at work", f"{self._counts['done']} done"]
+        counts += [f"{self._counts['failed']} failed"] if self._counts["failed"] else []
+        counts += [f"{len(rows) - room} of them not shown"] if len(rows) > room else []
+        yield _cut(Text(", ".join(counts), style="bold"), options.max_width)
+
+
 def _cut(text: Text, width: int) -> Text:
     text.truncate(width, overflow="ellipsis")
     return text

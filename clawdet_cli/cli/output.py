@@ -88,16 +88,21 @@ class PlainView(View):
     """One line for each event that a reader of a log wants, with the time in UTC."""
 
     def __init__(self) -> None:
-        self._stage = ""
+        self._stages: dict[str, str] = {}
+        """By user, where there are several."""
 
     def watch(self, event: Event) -> None:
         """Write the event as a line."""
         # What an adapter says while it waits carries no stage: it belongs to the running one.
-        self._stage = event.stage or self._stage
+        stage = self._stages[event.user] = event.stage or self._stages.get(event.user, "")
         what = f"{event.step}: " if event.step else ""
         match event.kind:
             case "stage_started" | "note":
                 what += event.text
+            case "run_finished" if event.status == "failed":
+                what += f"failed: {event.text}"
+            case "run_finished":
+                what += f"{event.status} after {duration(event.seconds)}"
             case "stage_finished" | "step_finished" if event.status == "skipped":
                 what += f"skipped{': ' + event.text if event.text else ''}"
             case "stage_finished" | "step_finished" if event.status == "failed":
@@ -106,7 +111,8 @@ class PlainView(View):
                 what += f"{event.status} after {duration(event.seconds)}"
             case _:
                 return
-        _err(f"{event.at[11:19]}Z  {self._stage or '-':<20}  {clean(what)}")
+        whose = f"{event.user:<12}  " if event.user else ""
+        _err(f"{event.at[11:19]}Z  {whose}{stage or '-':<20}  {clean(what)}")
 
 
 class EventsView(View):
@@ -123,9 +129,9 @@ class EventsView(View):
 
 
 @contextmanager
-def progress(call: LocalCall, *, banner: bool = True) -> Iterator[View]:
-    """Show the progress of a run, in the way that fits this call and what stderr is."""
-    view = _chosen(call)
+def progress(call: LocalCall, *, banner: bool = True, users: bool = False) -> Iterator[View]:
+    """Show the progress of a run, or of several `users`, in the way that fits this call and what stderr is."""
+    view = _chosen(call, users=users)
     if banner and call.labelled and not (call.quiet or call.events):
         _err(paint_for(sys.stderr)(SANDBOX_BANNER, "label"))
     failed = True
@@ -136,15 +142,15 @@ def progress(call: LocalCall, *, banner: bool = True) -> Iterator[View]:
         view.close(failed=failed)
 
 
-def _chosen(call: LocalCall) -> View:
+def _chosen(call: LocalCall, *, users: bool) -> View:
     if call.events:
         return EventsView()
     if call.quiet:
         return View()
     if sys.stderr.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb":
-        from clawdet_cli.cli.live import LiveView  # not above: rich is loaded only where it is seen
+        from clawdet_cli.cli.live import FleetView, LiveView  # not above: rich is loaded only where it is seen
 
-        return LiveView(sys.stderr, coloured=not os.environ.get("NO_COLOR"))
+        return (FleetView if users else LiveView)(sys.stderr, coloured=not os.environ.get("NO_COLOR"))
     return PlainView()
 
 

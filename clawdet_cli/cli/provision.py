@@ -1,6 +1,7 @@
 """`clawdet provision USER...`."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import typer
 
@@ -8,11 +9,9 @@ from clawdet_cli.cli import documents, output, screens
 from clawdet_cli.cli.configure import Configured, configure
 from clawdet_cli.cli.options import Call, SshFrom, with_call
 from clawdet_cli.cli.output import View
+from clawdet_cli.cli.users import PARALLEL, FromFile, Parallel, Users, wanted
 from clawdet_cli.errors import ClawdetError
-from clawdet_cli.model import Instance, Plan, checked_user
-
-if TYPE_CHECKING:
-    from clawdet_cli.operations import Outcome
+from clawdet_cli.model import Instance, Plan
 
 HELP = """Give a user a personal OpenClaw server, or bring a half-made one to its end.
 
@@ -23,6 +22,9 @@ free of charge.
 
 Run the same command again after a failure: it goes on from where it stopped, and never orders twice.
 
+Several users are worked on at once. The price is asked for once, a failure of one does not stop the others, and the
+exit code is the greatest of their failures' codes.
+
 Secrets come from the environment or the configuration file, never from flags: HCLOUD_TOKEN (Hetzner, Read & Write),
 CLOUDFLARE_API_TOKEN (Zone Read, DNS Edit, SSL and Certificates Edit, Zone Settings Read), and a model provider's key:
 ANTHROPIC_API_KEY, OPENAI_API_KEY, XAI_API_KEY or OPENROUTER_API_KEY."""
@@ -32,7 +34,8 @@ Examples:
   clawdet provision alice --sandbox                    try it, without an account
   clawdet provision alice --zone example.com           for real
   clawdet provision alice --zone example.com --dry-run only look
-  clawdet provision alice bob --yes --json             in a script"""
+  clawdet provision alice bob --yes --json             in a script
+  clawdet provision --file users.txt --parallel 50     many at once; '-' for standard input"""
 
 SERVER = "Server and software"
 
@@ -40,10 +43,10 @@ SERVER = "Server and software"
 @with_call
 def provision(
     call: Call,
-    users: Annotated[
-        list[str], typer.Argument(metavar="USER", help="One or more user names: a-z, 0-9 and '-'.", show_default=False)
-    ],
+    users: Users = None,
     *,
+    file: FromFile = None,
+    parallel: Parallel = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be made and what it costs; make nothing.")
     ] = False,
@@ -127,8 +130,8 @@ def provision(
         ),
     ] = None,
 ) -> None:
-    """Give each user an instance, one after the other."""
-    wanted = [checked_user(user) for user in dict.fromkeys(users)]
+    """Give each user an instance."""
+    names = wanted(users, file)
     flags = {
         "server_types": server_type,
         "locations": location,
@@ -140,23 +143,14 @@ def provision(
         "model": model,
     }
     if dry_run:
-        _show_plans(call, wanted, flags)
-        return
-    done: list[Outcome] = []
-    for user in wanted:
-        try:
-            done.append(_provision_one(call, user, flags, ask=not yes))
-        except ClawdetError as error:
-            if done:
-                error.details += (f"complete before that: {', '.join(one.instance.user for one in done)}",)
-            raise
-    if call.json:
-        found = documents.instances([one.instance for one in done])
-        content: documents.Document = {"instance": found[0]} if len(done) == 1 else {"instances": found}
-        output.result(call, content | documents.calls([one.calls for one in done]), lambda _: [])
+        _show_plans(call, names, flags)
+    elif len(names) == 1:
+        _provision_one(call, names[0], flags, ask=not yes)
+    else:
+        _provision_all(call, names, flags, ask=not yes, parallel=parallel or PARALLEL)
 
 
-def _provision_one(call: Call, user: str, flags: dict[str, str | None], *, ask: bool) -> "Outcome":
+def _provision_one(call: Call, user: str, flags: dict[str, str | None], *, ask: bool) -> None:
     from clawdet_cli import operations  # not above: --help must stay fast
 
     with output.progress(call) as view:
@@ -164,16 +158,34 @@ def _provision_one(call: Call, user: str, flags: dict[str, str | None], *, ask: 
         outcome = operations.provision(
             configured.settings, user, view.watch, lambda plan: not ask or _approved(plan, call, view)
         )
-    if not call.json:
-        screen = screens.provisioned(
-            outcome.instance,
-            call,
-            already=outcome.already_complete,
-            calls=outcome.calls,
-            remarks=_remarks(configured, outcome.instance),
-        )
-        output.result(call, {}, screen, label=configured.label)
-    return outcome
+    screen = screens.provisioned(
+        outcome.instance,
+        call,
+        already=outcome.already_complete,
+        calls=outcome.calls,
+        remarks=[] if call.json else _remarks(configured, outcome.instance),
+    )
+    content = {"instance": documents.instance(outcome.instance), **documents.calls([outcome.calls])}
+    output.result(call, content, screen, label=configured.label)
+
+
+def _provision_all(call: Call, users: list[str], flags: dict[str, str | None], *, ask: bool, parallel: int) -> None:
+    from clawdet_cli import fleet  # not above: --help must stay fast
+    from clawdet_cli.cli import summary
+
+    with output.progress(call, users=True) as view:
+        configured = configure(call, view, flags, make=True, install_tools=not ask)
+
+        def approved(plans: Sequence[Plan], failures: Mapping[str, ClawdetError]) -> bool:
+            question = "Make them? [y/N]"
+            return output.ask(view, summary.plans(plans, failures, call), question).lower() in {"y", "yes"}
+
+        approve = approved if ask and output.interactive() else None
+        made = fleet.provision(configured.settings, users, view.watch, approve, parallel=parallel)
+    screen = summary.summary(made, call, verb="provision", well=lambda user: made.instances[user].url or "-")
+    output.result(call, summary.document(made, call) if call.json else {}, screen, label=configured.label)
+    if made.exit_code:
+        raise typer.Exit(made.exit_code)
 
 
 def _approved(plan: Plan, call: Call, view: View) -> bool:

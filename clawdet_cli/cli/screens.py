@@ -35,6 +35,16 @@ def healthy(instance: Instance) -> bool:
     return instance.status is Status.COMPLETE and bool(instance.checks) and all(check.ok for check in instance.checks)
 
 
+def unhealthy(instance: Instance) -> str:
+    """Say in a line what is wrong with an instance; empty when nothing is."""
+    if healthy(instance):
+        return ""
+    failed = [check.name for check in instance.checks if not check.ok]
+    if failed:
+        return f"fails {', '.join(failed)}: {next(check.evidence for check in instance.checks if not check.ok)}"
+    return f"it is {instance.status.value}" if instance.checks else "no checks were run"
+
+
 def plan(value: Plan, call: LocalCall) -> Screen:
     """Lay out what would be made and what it costs."""
 

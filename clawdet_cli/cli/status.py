@@ -1,5 +1,6 @@
 """`clawdet status [USER...]`."""
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Annotated
 
@@ -8,8 +9,9 @@ import typer
 from clawdet_cli.cli import documents, output, screens
 from clawdet_cli.cli.configure import configure
 from clawdet_cli.cli.options import Call, with_call
+from clawdet_cli.cli.output import Paint, clean
+from clawdet_cli.cli.users import PARALLEL, FromFile, Parallel, wanted
 from clawdet_cli.errors import GuestError
-from clawdet_cli.model import checked_user
 
 HELP = """Show all instances, or one in detail, as they were recorded.
 
@@ -26,19 +28,29 @@ def status(
     users: Annotated[
         list[str] | None, typer.Argument(metavar="USER", help="Nobody means all.", show_default=False)
     ] = None,
+    *,
     live: Annotated[bool, typer.Option("--live", help="Check now, instead of telling what is recorded.")] = False,
+    file: FromFile = None,
+    parallel: Parallel = None,
 ) -> None:
     """Show how instances stand."""
+    names = wanted(users, file, needed=file is not None)
+    if live and len(names) != 1:
+        _check_all(call, names, parallel or PARALLEL)
+    else:
+        _show(call, names, live=live)
+
+
+def _show(call: Call, names: list[str], *, live: bool) -> None:
     from clawdet_cli import operations  # not above: --help must stay fast
 
-    wanted = [checked_user(user) for user in dict.fromkeys(users or ())]
     with output.progress(call, banner=live) as view:
         configured = configure(call, view, local=not live)
         with view.working("Checking") if live else nullcontext():
             found = operations.status(
-                configured.settings, wanted, live=live, watch=view.watch, history=call.json or bool(wanted)
+                configured.settings, names, live=live, watch=view.watch, history=call.json or bool(names)
             )
-    if len(wanted) == 1:
+    if len(names) == 1:
         content: documents.Document = {"instance": documents.instance(found[0])}
         screen = screens.status_detail(found[0], call)
     else:
@@ -48,3 +60,26 @@ def status(
     output.result(call, content, screen, label=configured.label)
     if not all(screens.healthy(instance) for instance in found):
         raise typer.Exit(GuestError.exit_code)
+
+
+def _check_all(call: Call, names: list[str], parallel: int) -> None:
+    from clawdet_cli import fleet, operations  # not above: --help must stay fast
+    from clawdet_cli.cli import summary
+
+    with output.progress(call, users=True) as view:
+        configured = configure(call, view)
+        if not names:
+            recorded = operations.status(configured.settings, [], live=False, watch=view.watch, history=False)
+            names = [one.user for one in recorded]
+        seen = fleet.verify(configured.settings, names, view.watch, parallel=parallel)
+    found = [*seen.done.values()]
+
+    def screen(paint: Paint) -> Iterator[str]:
+        yield from screens.status_table(found, call)(paint)
+        yield from (f"{user}: {clean(error.what)}" for user, error in seen.failures.items())
+        yield from (f"{user}: not checked" for user in seen.not_begun)
+
+    output.result(call, summary.document(seen, call) if call.json else {}, screen, label=configured.label)
+    unhealthy = not all(screens.healthy(one) for one in found)
+    if code := max(seen.exit_code, GuestError.exit_code if unhealthy else 0):
+        raise typer.Exit(code)

@@ -1,12 +1,12 @@
-"""`clawdet verify USER`."""
+"""`clawdet verify USER...`."""
 
 import typer
 
 from clawdet_cli.cli import documents, output, screens
 from clawdet_cli.cli.configure import configure
-from clawdet_cli.cli.options import Call, User, with_call
+from clawdet_cli.cli.options import Call, with_call
+from clawdet_cli.cli.users import PARALLEL, FromFile, Parallel, Users, wanted
 from clawdet_cli.errors import GuestError
-from clawdet_cli.model import checked_user
 
 HELP = """Check an instance now, and say what was seen.
 
@@ -20,15 +20,39 @@ EPILOG = "Example: clawdet verify alice --json | jq '.instance.checks[] | select
 
 
 @with_call
-def verify(call: Call, user: User) -> None:
+def verify(call: Call, users: Users = None, *, file: FromFile = None, parallel: Parallel = None) -> None:
     """Run the six checks."""
+    names = wanted(users, file)
+    if len(names) == 1:
+        _verify_one(call, names[0])
+    else:
+        _verify_all(call, names, parallel or PARALLEL)
+
+
+def _verify_one(call: Call, user: str) -> None:
     from clawdet_cli import operations  # not above: --help must stay fast
 
     with output.progress(call) as view:
         configured = configure(call, view)
         with view.working(f"Checking {user}"):
-            instance = operations.verify(configured.settings, checked_user(user), view.watch)
+            instance = operations.verify(configured.settings, user, view.watch)
     content = {"instance": documents.instance(instance)}
     output.result(call, content, screens.verified(instance, call), label=configured.label)
     if not instance.checks or not all(check.ok for check in instance.checks):
         raise typer.Exit(GuestError.exit_code)
+
+
+def _verify_all(call: Call, users: list[str], parallel: int) -> None:
+    from clawdet_cli import fleet  # not above: --help must stay fast
+    from clawdet_cli.cli import summary
+
+    with output.progress(call, users=True) as view:
+        configured = configure(call, view)
+        seen = fleet.verify(configured.settings, users, view.watch, parallel=parallel)
+    bad = {user: wrong for user, one in seen.done.items() if (wrong := screens.unhealthy(one))}
+    screen = summary.summary(
+        seen, call, verb="verify", well=lambda user: f"{len(seen.done[user].checks)} checks passed", bad=bad
+    )
+    output.result(call, summary.document(seen, call) if call.json else {}, screen, label=configured.label)
+    if code := max(seen.exit_code, GuestError.exit_code if bad else 0):
+        raise typer.Exit(code)

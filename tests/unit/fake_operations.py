@@ -3,7 +3,8 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from types import ModuleType
@@ -81,6 +82,21 @@ class Outcome:
 
 
 @dataclass
+class Common:
+    """As `operations.Common`."""
+
+    fake: "FakeOperations"
+
+    def recorded(self, user: str) -> Instance | None:
+        """Give the instance of that user."""
+        return self.fake.instances.get(user)
+
+    def calls(self) -> dict[str, int]:
+        """Give some numbers."""
+        return {"hetzner": 20, "cloudflare": 30}
+
+
+@dataclass
 class FakeOperations:
     """The functions of `clawdet_cli.operations`, each with an answer that a test may change."""
 
@@ -98,17 +114,30 @@ class FakeOperations:
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     settings: list[Settings] = field(default_factory=list)
 
+    @contextmanager
+    def sharing(self, settings: Settings) -> Iterator[Common]:
+        """Give what many runs share."""
+        self.settings.append(settings)
+        yield Common(self)
+
     def default_openclaw(self) -> str:
         """Give a version."""
         return "2026.9.6"
 
-    def plan(self, settings: Settings, user: str, watch: Watcher) -> Plan:
+    def plan(self, settings: Settings, user: str, watch: Watcher, _common: Common | None = None) -> Plan:
         """Give a plan."""
         self._begin(settings, "plan", user)
         self._play(watch, user)
         return self._plan(settings, user)
 
-    def provision(self, settings: Settings, user: str, watch: Watcher, approve: Callable[[Plan], bool]) -> Outcome:
+    def provision(
+        self,
+        settings: Settings,
+        user: str,
+        watch: Watcher,
+        approve: Callable[[Plan], bool],
+        _common: Common | None = None,
+    ) -> Outcome:
         """Give the instance of that user."""
         self._begin(settings, "provision", user)
         approved = approve(self._plan(settings, user))
@@ -118,7 +147,7 @@ class FakeOperations:
         self._play(watch, user)
         return Outcome(self.instances[user], self.already)
 
-    def verify(self, settings: Settings, user: str, watch: Watcher) -> Instance:
+    def verify(self, settings: Settings, user: str, watch: Watcher, _common: Common | None = None) -> Instance:
         """Give the instance of that user."""
         self._begin(settings, "verify", user)
         self._play(watch, user)
@@ -134,12 +163,14 @@ class FakeOperations:
         found = [self.instances[user] for user in users or self.instances]
         return found if history else [replace(one, stages=(), open_effects=()) for one in found]
 
-    def holdings(self, settings: Settings, user: str) -> Holdings:
+    def holdings(self, settings: Settings, user: str, _common: Common | None = None) -> Holdings:
         """Tell what there is."""
         self._begin(settings, "holdings", user)
         return Holdings(user, f"{user}.example.com", self.found, "19.99", self.instances.get(user))
 
-    def destroy(self, settings: Settings, user: str, watch: Watcher, *, zone_gone: bool = False) -> Destroyed:
+    def destroy(
+        self, settings: Settings, user: str, watch: Watcher, _common: Common | None = None, *, zone_gone: bool = False
+    ) -> Destroyed:
         """Tell what was removed."""
         self._begin(settings, "destroy", user)
         self.zone_gone = zone_gone

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from clawdet_cli import cli
-from clawdet_cli.errors import CloudError
 from clawdet_cli.model import Devices, Effect, Status
 from tests.unit.fake_operations import A_DEVICE, FakeOperations, an_instance
 
@@ -63,22 +62,6 @@ def test_the_document_of_an_instance_has_the_keys_that_scripts_rely_on(capsys: C
         *("server", "dns", "openclaw", "gateway", "landing_page", "recorded")
     ]
     assert {"name", "ok", "evidence"} <= instance["checks"][0].keys()
-
-
-def test_several_users_are_provisioned_one_after_the_other(fake: FakeOperations, capsys: Captured) -> None:
-    fake.instances["bob"] = an_instance("bob")
-    assert cli.main(["provision", "bob", "alice", "bob", *ZONE, "--json"]) == 0
-    assert [one["user"] for one in document(capsys)["instances"]] == ["bob", "alice"]
-
-
-def test_the_failure_of_a_later_user_tells_who_is_complete(fake: FakeOperations, capsys: Captured) -> None:
-    def fail(user: str) -> None:
-        if user == "bob":
-            raise CloudError("sold out")
-
-    fake.during = fail
-    assert cli.main(["provision", "alice", "bob", *ZONE, "--json"]) == 5
-    assert document(capsys)["error"]["details"] == ["complete before that: alice"]
 
 
 def test_no_user_is_begun_when_one_of_the_names_is_wrong(fake: FakeOperations, capsys: Captured) -> None:
