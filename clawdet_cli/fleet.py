@@ -84,7 +84,13 @@ def verify(settings: "Settings", users: Sequence[str], watch: Watcher, *, parall
 
 
 def destroy(
-    settings: "Settings", users: Sequence[str], watch: Watcher, confirm: Confirm | None, *, parallel: int
+    settings: "Settings",
+    users: Sequence[str],
+    watch: Watcher,
+    confirm: Confirm | None,
+    *,
+    parallel: int,
+    zone_gone: bool = False,
 ) -> Fleet[Destroyed]:
     """Remove all instances; `confirm` is asked once, for all of them. Raises StoppedError when it says no."""
     from clawdet_cli import operations
@@ -95,7 +101,11 @@ def destroy(
             _refuse_a_stop()
             if not confirm(list(held.done.values()), held.failures):
                 raise StoppedError("Not confirmed: nothing was removed.")
-        return _all(common, users, parallel, watch, lambda user, told: operations.destroy(settings, user, told, common))
+
+        def remove(user: str, told: Watcher) -> Destroyed:
+            return operations.destroy(settings, user, told, common, zone_gone=zone_gone)
+
+        return _all(common, users, parallel, watch, remove)
 
 
 def _quiet(_: Event) -> None:

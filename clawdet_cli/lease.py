@@ -58,19 +58,26 @@ def lease(state: State, user: str, verb: str, *, wait: float = 0.0, tell: Callab
     Raises StateError that names the holder.
     """
     owner = secrets.token_hex(8)
-    _acquire(state, user, owner, verb, Patience(wait, tell))
-    state.owners[user] = owner
-    _held_here.add(owner)
-    _heart.add(state.path, owner)
+    taken = True
     try:
+        # Within, since a stop may be obeyed as soon as the lease is written.
+        try:
+            _acquire(state, user, owner, verb, Patience(wait, tell))
+        except StateError:
+            taken = False
+            raise
+        state.owners[user] = owner
+        _held_here.add(owner)
+        _heart.add(state.path, owner)
         yield
     finally:
         _heart.remove(state.path, owner)
-        del state.owners[user]
+        state.owners.pop(user, None)
         _held_here.discard(owner)
         # A lease that stays falls to whoever comes after this process; a failure on its way must not be hidden.
-        with suppress(StateError), state.transaction() as connection:
-            connection.execute("DELETE FROM leases WHERE user = ? AND owner = ?", (user, owner))
+        if taken:
+            with suppress(StateError), state.transaction() as connection:
+                connection.execute("DELETE FROM leases WHERE user = ? AND owner = ?", (user, owner))
 
 
 def holder_of(state: State, user: str) -> Holder | None:

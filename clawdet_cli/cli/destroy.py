@@ -42,12 +42,12 @@ def destroy(
         asked = " ".join([*(users or ()), *(["--file", file] if file else [])])
         output.need_consent(call, f"clawdet destroy {asked}", "removes anything")
     if len(names) == 1:
-        _destroy_one(call, names[0], ask=not yes)
+        _destroy_one(call, names[0], ask=not yes, zone_gone=zone_gone)
     else:
-        _destroy_all(call, names, ask=not yes, parallel=parallel or PARALLEL)
+        _destroy_all(call, names, ask=not yes, parallel=parallel or PARALLEL, zone_gone=zone_gone)
 
 
-def _destroy_one(call: Call, user: str, *, ask: bool) -> None:
+def _destroy_one(call: Call, user: str, *, ask: bool, zone_gone: bool) -> None:
     from clawdet_cli import operations  # not above: --help must stay fast
 
     with output.progress(call) as view:
@@ -63,7 +63,7 @@ def _destroy_one(call: Call, user: str, *, ask: bool) -> None:
     output.result(call, content, screens.destroyed(gone), label=configured.label)
 
 
-def _destroy_all(call: Call, users: list[str], *, ask: bool, parallel: int) -> None:
+def _destroy_all(call: Call, users: list[str], *, ask: bool, parallel: int, zone_gone: bool) -> None:
     from clawdet_cli import fleet  # not above: --help must stay fast
     from clawdet_cli.cli import summary
 
@@ -77,7 +77,7 @@ def _destroy_all(call: Call, users: list[str], *, ask: bool, parallel: int) -> N
             return output.ask(view, summary.holdings(held, failures, call), f"Type {count} to destroy them:") == count
 
         confirm = confirmed if ask else None
-        gone = fleet.destroy(configured.settings, users, view.watch, confirm, parallel=parallel)
+        gone = fleet.destroy(configured.settings, users, view.watch, confirm, parallel=parallel, zone_gone=zone_gone)
     content = {}
     if call.json:
         content = {"destroyed": [documents.destroyed(one) for one in gone.done.values()]}

@@ -96,6 +96,21 @@ def test_it_is_given_back_after_a_failure_too(state: State, path: Path) -> None:
     assert ask(path, "SELECT * FROM leases") == []
 
 
+def test_it_is_given_back_when_a_stop_comes_the_moment_it_is_written(
+    state: State, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = module._acquire
+
+    def stopped(*arguments: Any) -> None:
+        written(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_acquire", stopped)
+    with pytest.raises(KeyboardInterrupt), lease(state, "alice", "provision", tell=print):
+        pass
+    assert ask(path, "SELECT user FROM leases") == []
+
+
 def test_a_failure_is_not_hidden_when_it_cannot_be_given_back(path: Path) -> None:
     state = State(path)
     with pytest.raises(CloudError, match="sold out"), lease(state, "alice", "provision", tell=print):
