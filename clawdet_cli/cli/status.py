@@ -35,10 +35,20 @@ def status(
 ) -> None:
     """Show how instances stand."""
     names = wanted(users, file, needed=file is not None)
-    if live and len(names) != 1:
-        _check_all(call, names, parallel or PARALLEL)
+    every = names or (_recorded(call) if live else [])
+    if live and len(every) != 1:
+        _check_all(call, every, parallel or PARALLEL)
     else:
         _show(call, names, live=live)
+
+
+def _recorded(call: Call) -> list[str]:
+    """Give the users whose instances are recorded: one is looked at by itself, several side by side."""
+    from clawdet_cli import operations  # not above: --help must stay fast
+
+    with output.progress(call, banner=False) as view:
+        settings = configure(call, view, local=True).settings
+        return [one.user for one in operations.status(settings, [], live=False, watch=view.watch, history=False)]
 
 
 def _show(call: Call, names: list[str], *, live: bool) -> None:
@@ -63,14 +73,11 @@ def _show(call: Call, names: list[str], *, live: bool) -> None:
 
 
 def _check_all(call: Call, names: list[str], parallel: int) -> None:
-    from clawdet_cli import fleet, operations  # not above: --help must stay fast
+    from clawdet_cli import fleet  # not above: --help must stay fast
     from clawdet_cli.cli import summary
 
     with output.progress(call, users=True) as view:
         configured = configure(call, view)
-        if not names:
-            recorded = operations.status(configured.settings, [], live=False, watch=view.watch, history=False)
-            names = [one.user for one in recorded]
         seen = fleet.verify(configured.settings, names, view.watch, parallel=parallel)
     found = [*seen.done.values()]
 
