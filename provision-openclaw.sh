@@ -328,6 +328,10 @@ RemainAfterExit=yes
 ExecStart=$(command -v nft) -f $METADATA_RULES
 CapabilityBoundingSet=CAP_NET_ADMIN
 $(hardening)
+$(stricter)
+# The first line empties the list above it: nft speaks to the kernel alone.
+RestrictAddressFamilies=
+RestrictAddressFamilies=AF_NETLINK
 
 [Install]
 WantedBy=multi-user.target
@@ -551,8 +555,6 @@ do_gateway_token() {
   } | put_as_openclaw "$OPENCLAW_STATE/.env"
 }
 
-# Not for the gateway: RestrictSUIDSGID breaks its lock (openat2: ENOSYS), MemoryDenyWriteExecute breaks V8, PrivateTmp
-# hides the locks that it shares with the command line.
 hardening() {
   cat <<'UNIT'
 NoNewPrivileges=yes
@@ -575,6 +577,9 @@ SystemCallErrorNumber=EPERM
 UMask=0077
 UNIT
 }
+# Not for the gateway: RestrictSUIDSGID breaks its lock (openat2: ENOSYS), MemoryDenyWriteExecute breaks V8, PrivateTmp
+# hides the locks that it shares with the command line.
+stricter() { printf '%s=yes\n' PrivateTmp RestrictSUIDSGID MemoryDenyWriteExecute; }
 
 gateway_unit() {
   local node=/opt/node/${IN[node_version]}/bin
@@ -633,12 +638,10 @@ Restart=always
 RestartSec=2
 LimitNOFILE=65536
 ReadWritePaths=/var/lib/caddy
-PrivateTmp=yes
-RestrictSUIDSGID=yes
-MemoryDenyWriteExecute=yes
 CapabilityBoundingSet=CAP_NET_BIND_SERVICE
 AmbientCapabilities=CAP_NET_BIND_SERVICE
 $(hardening)
+$(stricter)
 
 [Install]
 WantedBy=multi-user.target

@@ -290,7 +290,7 @@ def test_openclaws_own_audit_finds_nothing(demo: Instance) -> None:
     assert (summary["critical"], summary["warn"]) == (0, 0), said.stdout
 
 
-@pytest.mark.parametrize("unit", ["openclaw-gateway", "caddy"])
+@pytest.mark.parametrize("unit", ["openclaw-gateway", "caddy", "clawdet-metadata"])
 def test_its_services_are_hardened(unit: str, demo: Instance) -> None:
     said = demo.ssh(f"systemd-analyze security --no-pager {unit}").stdout
     score = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said)

@@ -278,6 +278,14 @@ def test_the_units_let_nobody_be_root_and_hold_no_secret() -> None:
     assert "RestartPreventExitStatus=78" in gateway
 
 
+def test_the_firewall_of_the_machine_is_set_by_a_program_that_can_do_little_else() -> None:
+    unit = call("nft() { :; }; metadata_unit")
+    for line in ("PrivateTmp=yes", "RestrictSUIDSGID=yes", "MemoryDenyWriteExecute=yes"):
+        assert f"\n{line}\n" in unit
+    # An empty line forgets what came before; without it the families would add up.
+    assert "".join(re.findall(r"RestrictAddressFamilies=(.*)\n", unit)[-2:]) == "AF_NETLINK"
+
+
 def test_given_keys_replace_their_lines_and_everything_else_stays(tmp_path: Path) -> None:
     env = tmp_path / ".env"
     env.write_text(
