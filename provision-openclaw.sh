@@ -273,8 +273,18 @@ updates() {
   printf '%s "%s";\n' APT::Periodic::Update-Package-Lists 1 APT::Periodic::Unattended-Upgrade 1 \
     Unattended-Upgrade::Automatic-Reboot false
 }
-have_updates() { [[ "$(updates)" == "$(cat "$UPDATES" 2>/dev/null)" ]]; }
-do_updates() { updates | put "$UPDATES" 0644; }
+# What the configuration asks for, these do; an image may have them off.
+readonly TIMERS=(apt-daily.timer apt-daily-upgrade.timer)
+have_updates() {
+  local timer
+  for timer in "${TIMERS[@]}"; do systemctl is-enabled --quiet "$timer" && systemctl is-active --quiet "$timer" || return; done
+  [[ "$(updates)" == "$(cat "$UPDATES" 2>/dev/null)" ]]
+}
+do_updates() {
+  updates | put "$UPDATES" 0644
+  quiet systemctl unmask "${TIMERS[@]}"
+  quiet systemctl enable --now "${TIMERS[@]}"
+}
 
 have_swap() {
   [[ -n $(swapon --show --noheadings) ]] || systemd-detect-virt --quiet --container || (($(memory_mib) >= 4096))

@@ -323,6 +323,20 @@ def test_security_updates_come_by_themselves(demo: Instance) -> None:
     assert 'APT::Periodic::Update-Package-Lists "1";' in said
     assert 'Unattended-Upgrade::Automatic-Reboot "false";' in said
     assert said.splitlines()[-1] == "/usr/bin/unattended-upgrade"
+    timers = "apt-daily.timer apt-daily-upgrade.timer"
+    shown = demo.ssh(f"systemctl is-enabled {timers}; systemctl is-active {timers}; systemctl is-active apt-daily")
+    assert shown.stdout.split() == ["enabled", "enabled", "active", "active", "inactive"]
+
+
+def test_security_updates_come_back_where_somebody_turned_them_off(demo: Instance) -> None:
+    timers = "apt-daily.timer apt-daily-upgrade.timer"
+    assert demo.ssh(f"systemctl disable --now {timers} && systemctl mask {timers}").returncode == 0
+    functions = "sed '/^case \"$VERB:/,$d' /usr/local/lib/clawdet/provision-openclaw.sh"
+    step = "SCRATCH=$(mktemp -d); if have_updates; then exit 9; fi; do_updates; have_updates"
+    mended = demo.ssh(f"{{ {functions}; echo '{step}'; }} | bash")
+    assert mended.returncode == 0, mended
+    shown = demo.ssh(f"systemctl is-enabled {timers}; systemctl is-active {timers}")
+    assert shown.stdout.split() == ["enabled", "enabled", "active", "active"]
 
 
 def test_openclaw_runs_as_a_user_who_is_nobody_else_and_may_not_become_root(demo: Instance) -> None:

@@ -17,6 +17,7 @@ RECIPE = Recipe(suite="trixie", sources=(), apt_settings=(), certificates=(), np
         {"certificates": (("a.crt", "PEM"),)},
         {"npm_settings": ("cafile=/etc/ssl/certs/ca-certificates.crt",)},
         {"cloud_config": "disable_root: true\n"},
+        {"slow_timers": ()},
         {"revision": 99},
     ],
     ids=lambda change: next(iter(change)),

@@ -286,6 +286,16 @@ def test_the_firewall_of_the_machine_is_set_by_a_program_that_can_do_little_else
     assert "".join(re.findall(r"RestrictAddressFamilies=(.*)\n", unit)[-2:]) == "AF_NETLINK"
 
 
+@pytest.mark.parametrize(
+    ("off", "holds"), [("", "yes"), ("enabled apt-daily-upgrade", "no"), ("active apt-daily", "no")]
+)
+def test_updates_are_promised_only_where_both_timers_bring_them(off: str, holds: str) -> None:
+    # As systemd's own, which is content with one enabled unit among several.
+    systemctl = f'systemctl() {{ [[ -z "{off}" || "$1 $3" != "is-{off}.timer" ]]; }}'
+    code = f"{systemctl}; cat() {{ updates; }}; have_updates && echo yes || echo no"
+    assert call(code).strip() == holds
+
+
 def test_given_keys_replace_their_lines_and_everything_else_stays(tmp_path: Path) -> None:
     env = tmp_path / ".env"
     env.write_text(

@@ -50,7 +50,11 @@ network: {config: disabled}
 """
 
 # They would take the package lock at a moment of their own, and so make every run a little different.
-MASKED_UNITS = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer")
+MASKED_UNITS = ("dpkg-db-backup.timer", "e2scrub_all.timer")
+
+# These too, but they must be enabled as in the provider's images: so they wait for longer than any server stays.
+SLOW_TIMERS = ("apt-daily.timer", "apt-daily-upgrade.timer")
+SLOWLY = "[Timer]\nOnCalendar=\nOnBootSec=52w\nPersistent=no\n"
 
 _HOST_CERTIFICATES = Path("/usr/local/share/ca-certificates")
 _BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
@@ -71,7 +75,8 @@ class Recipe:
     packages: tuple[str, ...] = PACKAGES
     cloud_config: str = CLOUD_CONFIG
     masked_units: tuple[str, ...] = MASKED_UNITS
-    revision: int = 3  # count up when `_finish` does something else
+    slow_timers: tuple[str, ...] = SLOW_TIMERS
+    revision: int = 4  # count up when `_finish` does something else
 
     @property
     def digest(self) -> str:
@@ -149,6 +154,8 @@ def _finish(wanted: Recipe, root: Path) -> None:
         link = root / "etc/systemd/system" / unit
         link.unlink(missing_ok=True)
         link.symlink_to("/dev/null")
+    for timer in wanted.slow_timers:
+        _write(root / f"etc/systemd/system/{timer}.d/clawdet-sandbox.conf", SLOWLY)
     # Every server makes its own; a shared one would let one server pass for another.
     for key in (root / "etc/ssh").glob("ssh_host_*"):
         key.unlink()
