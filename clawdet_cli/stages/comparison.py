@@ -282,7 +282,9 @@ def _unclaimed(seen: Seen, claimed: _Claimed) -> tuple[list[Finding], dict[str, 
             orphans.append(Finding(Category.ORPHAN, "firewall", "", wall.name, str(wall.id), what, decision=decision))
         elif set(wall.rules) != set(seen.wall):
             what = f"it lets in: {described(wall.rules)}; it should: {described(seen.wall)}"
-            orphans.append(Finding(Category.DRIFTED, "firewall", "", wall.name, str(wall.id), what, decision=REFRESH))
+            unknown = any(not rule.sources for rule in seen.wall)
+            decision = f"{REFRESH} --ssh-from NETWORKS" if unknown else REFRESH
+            orphans.append(Finding(Category.DRIFTED, "firewall", "", wall.name, str(wall.id), what, decision=decision))
     # Certificates carry no mark: what is not recorded cannot be proved to be ours.
     for certificates in seen.certificates.values():
         foreign["certificates"] += sum(one.id not in claimed.certificates for one in certificates)

@@ -40,13 +40,16 @@ def project_firewall(run: Run) -> Firewall:
             f"A firewall named {NAME} exists in the Hetzner project that is not ours: nothing was touched.",
             next_steps=["rename it in the Hetzner console (Firewalls), then run the command again"],
         )
-    rules = wanted_rules(run.settings, run.clouds, firewall)
+    ssh_from = _known(run.settings, firewall)
+    edge = run.clouds.cloudflare.edge_ranges()
+    rules = rules_for(edge, ssh_from)
     if firewall is None:
         with run.effect("create_firewall", NAME) as effect:
             firewall = hetzner.create_firewall(NAME, rules, LABELS)
             effect.made(firewall.id)
         run.note(f"firewall {NAME}: {described(rules)}")
-    # Also after its making: another run may have made it, a moment ago and with other rules.
+        # Another run may have made it, a moment ago and with other rules: SSH stays as narrow as that made it.
+        rules = rules_for(edge, _known(run.settings, firewall))
     if set(firewall.rules) != set(rules):
         with run.effect("set_firewall_rules", NAME):
             hetzner.set_firewall_rules(firewall, rules)
@@ -57,10 +60,28 @@ def project_firewall(run: Run) -> Firewall:
 
 
 def wanted_rules(settings: Settings, clouds: Clouds, firewall: Firewall | None) -> tuple[FirewallRule, ...]:
-    """Give the rules that are wanted now: SSH as it is set, else as it is, since it must not open by itself."""
-    as_it_is = ssh_sources(firewall) if firewall is not None else frozenset[str]()
-    ssh_from = settings.ssh_from or as_it_is or EVERYWHERE
-    return rules_for(clouds.cloudflare.edge_ranges(), ssh_from)
+    """Give the rules that are wanted now; the one for SSH has no source where nobody knows them."""
+    return rules_for(clouds.cloudflare.edge_ranges(), _ssh_from(settings, firewall))
+
+
+def _ssh_from(settings: Settings, firewall: Firewall | None) -> frozenset[str]:
+    """Give who may reach SSH: as it is set, else as it is, since it must not open by itself."""
+    return settings.ssh_from or (EVERYWHERE if firewall is None else ssh_sources(firewall))
+
+
+def _known(settings: Settings, firewall: Firewall | None) -> frozenset[str]:
+    """Give who may reach SSH. Raises StateError where hands left no rule that says it."""
+    sources = _ssh_from(settings, firewall)
+    if not sources and firewall is not None:
+        raise StateError(
+            f"The firewall {NAME} has no rule for port 22 alone any more, so nobody knows who may reach SSH: nothing"
+            " was changed.",
+            details=[f"it lets in: {described(firewall.rules) or 'nothing'}"],
+            next_steps=[
+                "name the networks (0.0.0.0/0,::/0 is everywhere): clawdet firewall refresh --ssh-from NETWORKS",
+            ],
+        )
+    return sources
 
 
 def ssh_sources(firewall: Firewall) -> frozenset[str]:
@@ -117,6 +138,8 @@ def described(rules: Iterable[FirewallRule]) -> str:
 
 def _described(rule: FirewallRule) -> str:
     what = {"22": "SSH", "80": "HTTP", "443": "HTTPS"}.get(rule.port, f"{rule.direction} {rule.protocol} {rule.port}")
+    if not rule.sources:
+        return f"{what} from the networks that --ssh-from names"
     if rule.sources == EVERYWHERE:
         return f"{what} from everywhere" + (" (by key only; --ssh-from narrows it)" if rule.port == "22" else "")
     if rule.port in {"80", "443"} and rule.protocol == "tcp":

@@ -121,7 +121,7 @@ def test_a_list_that_cannot_be_cloudflares_opens_nothing(networks: list[str], al
 
 
 def test_what_hands_have_changed_is_found_and_put_right(alice: Operator) -> None:
-    set_rules(alice, opened("any"))
+    set_rules(alice, opened("22"), opened("any"))
     assert visited_past_the_edge(alice)
     verified = alice.clawdet("verify", "alice", "--sandbox")
     assert verified.code == 6
@@ -130,12 +130,31 @@ def test_what_hands_have_changed_is_found_and_put_right(alice: Operator) -> None
     )
     differing = alice.clawdet("reconcile", "--sandbox")
     assert differing.code == 4
-    assert "it lets in: in tcp any from everywhere; it should: SSH from everywhere" in differing.out
+    assert "in tcp any from everywhere; it should: SSH from everywhere" in differing.out
     said = refresh(alice)
     assert "firewall clawdet: took out in tcp any from everywhere" in said.err
     assert not visited_past_the_edge(alice)
     assert not_complete(alice, "alice") == []
     assert alice.clawdet("reconcile", "--sandbox").code == 0
+
+
+@pytest.mark.parametrize("ports", [[], ["any"], ["20-30"], ["443"]], ids=str)
+def test_ssh_is_never_opened_where_hands_left_no_rule_that_says_for_whom(ports: list[str], alice: Operator) -> None:
+    set_rules(alice, *({**opened(port), "source_ips": [FROM_HERE]} for port in ports))
+    before = let_in(alice)
+    for said in (refresh(alice), provision(alice)):
+        assert said.code == 4, said.err
+        text = said.out + said.err  # the one asks for JSON
+        assert "The firewall clawdet has no rule for port 22 alone any more" in text
+        assert "clawdet firewall refresh --ssh-from NETWORKS" in text
+        assert let_in(alice) == before
+    differing = alice.clawdet("reconcile", "--sandbox")
+    assert differing.code == 4
+    assert "SSH from the networks that --ssh-from names" in differing.out
+    assert "clawdet firewall refresh --ssh-from NETWORKS" in differing.out
+    assert refresh(alice, "--ssh-from", FROM_HERE).code == 0
+    assert let_in(alice)["22"] == [FROM_HERE]
+    assert not_complete(alice, "alice") == []
 
 
 @pytest.mark.parametrize("command", [("provision", "alice"), ("firewall", "refresh")])

@@ -92,8 +92,8 @@ class Life:
         (server,) = self.operator.servers()
         (wall,) = self.operator.cloud("hetzner", "/firewalls")["firewalls"]
         actions, everywhere = f"/firewalls/{wall['id']}/actions", {"source_ips": ["0.0.0.0/0"]}
-        any_port = {"direction": "in", "protocol": "tcp", "port": "any", **everywhere}
-        self.operator.cloud("hetzner", f"{actions}/set_rules", "POST", {"rules": [any_port]})
+        rules = [{"direction": "in", "protocol": "tcp", "port": port, **everywhere} for port in ("22", "any")]
+        self.operator.cloud("hetzner", f"{actions}/set_rules", "POST", {"rules": rules})
         behind = {"remove_from": [{"type": "server", "server": {"id": server["id"]}}]}
         self.operator.cloud("hetzner", f"{actions}/remove_from_resources", "POST", behind)
 
