@@ -4,6 +4,7 @@
 every command is a process of its own, without the second that Python takes to import the SDKs.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import clawdet_cli
+
 # Imported before any fork, the SDKs too: it is this second that the forks save.
 from clawdet_cli import operations
 from clawdet_cli.adapters import connect
@@ -28,6 +31,7 @@ from clawdet_cli.stages.runner import Pending, Run
 
 IMPORTED = (operations, connect, destroy, provision)
 
+FILES = ("out", "err", "passed", "places")
 SETTLE_SECONDS = 0.2
 """How long the commands wait for an order that may be on its way: where it is the kill that is tried, none is."""
 
@@ -52,6 +56,8 @@ class Ended:
     err: str
     passed: tuple[str, ...]
     """What it did and wrote down, in order: kind and name."""
+    places: tuple[str, ...] = ()
+    """Where in the code that was: file and line of each `with run.effect(...)`."""
 
     @property
     def killed(self) -> bool:
@@ -96,8 +102,8 @@ class Launcher:
             self._server.stdin.write(json.dumps(order) + "\n")
             self._server.stdin.flush()
             code = int(self._server.stdout.readline())
-            texts = [(Path(folder) / name).read_text(errors="replace") for name in ("out", "err", "passed")]
-        return Ended(code, texts[0], texts[1], tuple(texts[2].splitlines()))
+            out, err, passed, places = ((Path(folder) / name).read_text(errors="replace") for name in FILES)
+        return Ended(code, out, err, tuple(passed.splitlines()), tuple(places.splitlines()))
 
     def __enter__(self) -> Self:
         return self
@@ -114,7 +120,7 @@ def serve() -> None:
     """Fork for each command that stdin names, and say how it ended."""
     for line in sys.stdin:
         order = json.loads(line)
-        for name in ("out", "err", "passed"):
+        for name in FILES:
             (Path(order["folder"]) / name).touch()
         process = os.fork()
         if process == 0:
@@ -150,7 +156,7 @@ def _become(order: Mapping[str, Any]) -> None:
         os.environ.update(order["environment"])
         recover.SETTLE_SECONDS = order["settle"]
         wanted = order["kill_at"]
-        _watch_boundaries(folder / "passed", Boundary(**wanted) if wanted else None)
+        _watch_boundaries(folder, Boundary(**wanted) if wanted else None)
         code = main(order["arguments"])
     finally:
         sys.stdout.flush()
@@ -158,9 +164,9 @@ def _become(order: Mapping[str, Any]) -> None:
         os._exit(code)
 
 
-def _watch_boundaries(passed: Path, kill_at: Boundary | None) -> None:
+def _watch_boundaries(folder: Path, kill_at: Boundary | None) -> None:
     """Note every boundary that this process passes, and kill it at the wanted one."""
-    journal = os.open(passed, os.O_WRONLY | os.O_APPEND)
+    journal, places = (os.open(folder / name, os.O_WRONLY | os.O_APPEND) for name in ("passed", "places"))
     count = 0
 
     def wanted(what: str) -> bool:
@@ -179,6 +185,7 @@ def _watch_boundaries(passed: Path, kill_at: Boundary | None) -> None:
 
     @contextmanager
     def watched_effect(self: Run, kind: str, name: str, **data: Any) -> Iterator[Pending]:
+        os.write(places, f"{_place()}\n".encode())
         here = wanted(f"{kind} {name}")
         with begin(self, kind, name, **data) as pending:
             if here:
@@ -202,6 +209,14 @@ def _watch_boundaries(passed: Path, kill_at: Boundary | None) -> None:
 
     Run.effect = watched_effect  # type: ignore[method-assign]  # the point of this program
     Run.settle = watched_settle  # type: ignore[method-assign]  # the same
+
+
+def _place() -> str:
+    """Give where the `with` stands that is being entered: the first frame that is neither ours nor the library's."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename in {__file__, contextlib.__file__} and frame.f_back is not None:
+        frame = frame.f_back
+    return f"{Path(frame.f_code.co_filename).relative_to(Path(clawdet_cli.__file__).parent)}:{frame.f_lineno}"
 
 
 if __name__ == "__main__":
