@@ -135,7 +135,7 @@ IN_PROVISION: dict[str, Callable[[Operator], None]] = {
         ("hetzner", "*", "/v1/.*"), "answer", status=401, body=NO_TOKEN, after=11
     ),
     "Cloudflare's token revoked half-way": for_ever(
-        ("cloudflare", "*", "/client/.*"), "answer", status=403, body=BAD_TOKEN, after=12
+        ("cloudflare", "*", "/client/.*"), "answer", status=403, body=BAD_TOKEN, after=11
     ),
 }
 NOT_BY_ITSELF = {"a server that stays initializing"}
