@@ -73,9 +73,16 @@ def script() -> bytes:
 
 
 def upload(folder: str) -> str:
-    """Build the command that unpacks the tar on its stdin into a private folder."""
+    """Build the command that unpacks the tar on its stdin into a private folder.
+
+    Each run deletes its input as soon as it has read it. What lies there still was sent by one that was cut off before
+    it started anything, and may hold a provider's key.
+    """
     quoted = shlex.quote(folder)
-    return f"umask 077; rm -rf {quoted} && mkdir -p {quoted} && tar -x -C {quoted} --no-same-owner"
+    return (
+        f"umask 077; rm -f /run/clawdet/*/input; rm -rf {quoted} && mkdir -p {quoted} && "
+        f"tar -x -C {quoted} --no-same-owner"
+    )
 
 
 def keep_bundle(sha256: str, size: int) -> str:

@@ -9,10 +9,16 @@ from pathlib import Path
 
 from clawdet_cli.sandbox.errors import SandboxError
 
+SECONDS = 120.0
+"""What a program of the system may take; whoever packs or downloads asks for more."""
 
-def run(command: Sequence[str], *, stdin: str = "") -> str:
+
+def run(command: Sequence[str], *, stdin: str = "", seconds: float = SECONDS) -> str:
     """Run a program to its end and return its output; raise SandboxError with its last words when it fails."""
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise SandboxError(f"{command[0]} had not ended after {seconds:g} s, and was stopped.") from None
     if done.returncode:
         raise SandboxError(_failure(command, done.returncode, done.stderr or done.stdout))
     return done.stdout
@@ -23,8 +29,9 @@ async def run_async(command: Sequence[str], *, stdin: str = "") -> str:
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
     try:
-        out, err = await process.communicate(stdin.encode())
-    except asyncio.CancelledError:
+        async with asyncio.timeout(SECONDS):
+            out, err = await process.communicate(stdin.encode())
+    except (asyncio.CancelledError, TimeoutError):
         # What it was making is cleared by name later; it must not go on making it meanwhile.
         if process.returncode is None:
             process.kill()

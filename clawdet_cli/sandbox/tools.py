@@ -84,14 +84,18 @@ def _missing() -> list[str]:
 
 
 def _apt_get(arguments: list[str]) -> None:
-    done = subprocess.run(
-        ["apt-get", "-qq", *arguments],
-        env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            ["apt-get", "-qq", *arguments],
+            env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=1800,
+        )
+    except subprocess.TimeoutExpired:
+        raise SandboxError(f"apt-get {arguments[0]} did not end.", "install the packages by hand") from None
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:]
         raise SandboxError(f"apt-get {arguments[0]} failed: {''.join(last)}", "install the packages by hand")

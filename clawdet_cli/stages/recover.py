@@ -36,7 +36,11 @@ class Seen:
 def recover(run: Run) -> None:
     """Look at every open intent of this user, and close it with what was seen."""
     for effect in run.state.open_effects(run.instance.user):
-        seen = LOOKS[effect.kind](run, effect)
+        try:
+            seen = LOOKS[effect.kind](run, effect)
+        except (KeyError, ValueError, TypeError):
+            # Of a newer clawdet, or imported: what nobody can read must not keep a destroy from working.
+            seen = Seen(EffectOutcome.LEFT, "what was noted of it cannot be read: clawdet reconcile looks for it")
         run.settle(effect, seen.outcome, seen.result, seen.changes)
         run.note(f"an earlier run was cut off at {effect.kind} {effect.name}: {seen.text}")
 

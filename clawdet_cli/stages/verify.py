@@ -247,7 +247,7 @@ def _gateway(evidence: _Evidence) -> str:
         "ready on 127.0.0.1:18789; through the public name HTTP 401 without the token, 200 with it;"
         " WebSocket 101 and connect.challenge from its own origin, 1008 without an approved device, 1008 from a"
         " foreign origin;"
-        " nothing answers on the server's own address, ports 443 and 18789"
+        " nothing answers on the server's own address, ports 443, 80 and 18789"
     )
 
 
@@ -264,7 +264,7 @@ def _exposed(run: Run) -> list[int]:
     def answers(port: int) -> bool:
         return answers_directly(dial(ipv4, port), run.instance.host, patience, tls=port == 443)
 
-    ports = (443, 18789)
+    ports = (443, 80, 18789)
     with ThreadPoolExecutor(len(ports)) as pool:
         return [port for port, answered in zip(ports, pool.map(answers, ports), strict=True) if answered]
 

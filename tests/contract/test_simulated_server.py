@@ -793,7 +793,9 @@ class TestKnobs:
         shell = Shell(client)
         shell.upload(PREPARE_INPUT, LOCK)
         shell.start("prepare")
-        assert shell.run(bootstrap.follow("prepare", 0))[:2] == (-1, "")
+        # On a busy machine the end may come before the answer that the command was begun.
+        with contextlib.suppress(EOFError, paramiko.SSHException):
+            assert shell.run(bootstrap.follow("prepare", 0))[:2] == (-1, "")
         transport = client.get_transport()
         eventually(lambda: transport is None or not transport.is_active())
         client.close()

@@ -120,6 +120,13 @@ def test_a_list_that_cannot_be_cloudflares_opens_nothing(networks: list[str], al
     assert let_in(alice) == before
 
 
+def test_plain_http_that_is_open_to_everybody_is_found_too(alice: Operator) -> None:
+    set_rules(alice, opened("22"), opened("80"), opened("443") | {"source_ips": let_in(alice)["443"]})
+    verified = alice.clawdet("verify", "alice", "--sandbox")
+    assert verified.code == 6
+    assert f"{address(alice)} answers to everybody on port 80, past Cloudflare" in verified.out
+
+
 def test_what_hands_have_changed_is_found_and_put_right(alice: Operator) -> None:
     set_rules(alice, opened("22"), opened("any"))
     assert visited_past_the_edge(alice)

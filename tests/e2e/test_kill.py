@@ -47,7 +47,7 @@ CALLS = {
 }
 COMMANDS = {
     "join_boot": r"if \[ ! -d /run/clawdet/boot .*",
-    "upload": r"umask 077; rm -rf .*",
+    "upload": r"umask 077; rm -f /run/clawdet/\*/input; .*",
     "start": r'if \[ "\$\(systemctl show .* echo started',
     "make_vps_key": r".*provision-openclaw\.sh certificate-request .*",
     "make_host_key": r".*provision-openclaw\.sh host-key",

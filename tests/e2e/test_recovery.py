@@ -293,3 +293,21 @@ def test_an_ssh_key_that_cannot_be_used_does_not_stop_a_destroy(alice: Operator,
     assert alice.holdings() == (0, 0, 0)
     (left,) = alice.cloud("hetzner", "/ssh_keys")["ssh_keys"]
     alice.cloud("hetzner", f"/ssh_keys/{left['id']}", "DELETE")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("of_a_newer_clawdet", "x"), ("create_server", "x"), ("delete_server", "x")]
+)
+def test_what_the_journal_has_and_nobody_can_read_does_not_stop_a_destroy(
+    kind: str, name: str, alice: Operator
+) -> None:
+    with closing(sqlite3.connect(alice.info()["state_file"])) as database, database:
+        database.execute(
+            "INSERT INTO effects (user, run_id, stage, kind, name, data, begun_at)"
+            " SELECT user, run_id, 'create_server', ?, ?, '{}', ? FROM instances WHERE user = 'alice'",
+            (kind, name, now_text()),
+        )
+    said = alice.clawdet("destroy", "alice", "--sandbox", "--yes")
+    assert said.code == 0, said.err
+    assert f"cut off at {kind} {name}: " in said.err
+    assert alice.holdings() == (0, 0, 0)

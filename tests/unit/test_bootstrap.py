@@ -40,7 +40,7 @@ def instance() -> Instance:
 class TestCommands:
     def test_upload(self) -> None:
         assert bootstrap.upload("/run/clawdet/0a1b") == (
-            "umask 077; rm -rf /run/clawdet/0a1b && mkdir -p /run/clawdet/0a1b"
+            "umask 077; rm -f /run/clawdet/*/input; rm -rf /run/clawdet/0a1b && mkdir -p /run/clawdet/0a1b"
             " && tar -x -C /run/clawdet/0a1b --no-same-owner"
         )
 

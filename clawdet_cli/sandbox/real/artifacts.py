@@ -136,7 +136,7 @@ def _unpack(npm: str, here: Path, package: str, target: Path) -> None:
     packs.mkdir(exist_ok=True)
     command = [npm, "pack", package, "--pack-destination", str(packs), "--silent", "--ignore-scripts"]
     # npm reads the settings of the folder it works in, so this is an empty one.
-    archive = packs / run(["env", "-C", str(packs), *command]).split()[-1]
+    archive = packs / run(["env", "-C", str(packs), *command], seconds=600).split()[-1]
     target.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive) as content:
         content.extractall(here / "unpacked", filter="data")

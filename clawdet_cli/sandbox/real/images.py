@@ -129,7 +129,8 @@ def _build(wanted: Recipe, image: Path) -> None:
                 f"--include={','.join(wanted.packages)}",
                 *(f"--aptopt={setting}" for setting in wanted.apt_settings),
                 *(wanted.suite, str(root), *wanted.sources),
-            ]
+            ],
+            seconds=1800,
         )
         _finish(wanted, root)
         root.chmod(0o755)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from clawdet_cli.sandbox.simulated import disk as at
 from clawdet_cli.sandbox.simulated.guest import Gateway, Guest
-from clawdet_cli.sandbox.simulated.phases import BUNDLES, LOCK, run_phase
+from clawdet_cli.sandbox.simulated.phases import BUNDLES, INPUT, LOCK, run_phase
 from clawdet_cli.sandbox.simulated.verbs import ARCHITECTURE, Said, run_verb
 
 Stdin = Callable[[], Awaitable[bytes]]
@@ -35,7 +35,10 @@ _DOT_SECONDS = 0.25  # cloud-init prints one for each look while it waits
 
 # A name in braces is one word, the same one wherever it stands.
 _PATTERNS = {
-    "upload": "umask 077; rm -rf {folder} && mkdir -p {folder} && tar -x -C {folder} --no-same-owner",
+    "upload": (
+        "umask 077; rm -f /run/clawdet/*/input; rm -rf {folder} && mkdir -p {folder} && "
+        "tar -x -C {folder} --no-same-owner"
+    ),
     "look_for_bundle": (
         "if grep -qsx lock_sha256={digest} /var/lib/clawdet/prepared; then echo prepared; "
         "elif [ -f /run/clawdet/bundles/{bundle} ]; then echo kept; fi"
@@ -121,6 +124,8 @@ async def execute(guest: Guest, command: str, stdin: Stdin) -> Said:
 
 async def _upload(guest: Guest, match: re.Match[str], stdin: Stdin) -> Said:
     files: dict[str, bytes] = {}
+    for earlier in guest.uploads.values():
+        earlier.pop(INPUT, None)
     guest.uploads[match["folder"]] = files
     return _unpacked(await stdin(), files)
 
