@@ -9,9 +9,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from clawdet_cli.errors import ClawdetError, RecordError, StateError, UsageError
+from clawdet_cli.errors import RecordError, StateError, UsageError
 from clawdet_cli.lease import holder_of
-from clawdet_cli.model import ZONE, Status, checked_user
+from clawdet_cli.model import ZONE, Status, is_member, is_user
 from clawdet_cli.state import MIGRATIONS, State
 
 VERSION = 1
@@ -24,7 +24,7 @@ NUMBERED = {"stage_runs", "effects"}
 _HOST_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{20,100}={0,2}", re.ASCII)
 _USABLE: Mapping[str, Callable[[Any], bool]] = {
     "status": lambda value: value in set(Status),
-    "zone": lambda value: ZONE.fullmatch(value) is not None,
+    "zone": lambda value: not value or ZONE.fullmatch(value) is not None,
     "run_id": lambda value: re.fullmatch(r"[a-z0-9]{12}", value, re.ASCII) is not None,
     "ipv4": lambda value: re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3}){3}", value, re.ASCII) is not None,
     "host_key": lambda value: _HOST_KEY.fullmatch(value) is not None,
@@ -143,13 +143,13 @@ def _check_value(where: str, value: object, column: Any) -> None:
 
 
 def _check_row(where: str, row: Mapping[str, Any], users: set[str]) -> None:
-    try:
-        checked_user(row["user"])
-    except ClawdetError:
-        raise _unusable(f"{where}.user is {row['user']!r}") from None
+    if not (is_user(row["user"]) or is_member(row["user"])):
+        raise _unusable(f"{where}.user is {row['user']!r}")
     if row["user"] not in users:
         raise _unusable(f"{where}.user is {row['user']!r}, of whom it has no instance")
     if where.startswith("instances"):
+        if is_user(row["user"]) and not row["zone"]:
+            raise _unusable(f"{where}.zone is empty")
         for field, usable in _USABLE.items():
             if row[field] is not None and not usable(row[field]):
                 raise _unusable(f"{where}.{field} is {row[field]!r}")

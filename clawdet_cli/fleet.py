@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from clawdet_cli import stopping
 from clawdet_cli.errors import ClawdetError, StoppedError, Terminated
-from clawdet_cli.model import Destroyed, Event, Holdings, Instance, Plan, Watcher, now_text
+from clawdet_cli.model import Destroyed, Event, Holdings, Instance, Plan, PoolPlan, Watcher, now_text
 
 if TYPE_CHECKING:
     from clawdet_cli.operations import Common, Outcome
@@ -106,6 +106,34 @@ def destroy(
             return operations.destroy(settings, user, told, common, zone_gone=zone_gone)
 
         return _all(common, users, parallel, watch, remove)
+
+
+def fill(
+    settings: "Settings", wanted: int, watch: Watcher, approve: Callable[[PoolPlan], bool], *, parallel: int
+) -> tuple[Fleet[Instance], Fleet[Destroyed]]:
+    """Have so many servers wait in the pool, and remove those that are too old, unwell or not needed.
+
+    Raises StoppedError when `approve` says no.
+    """
+    from clawdet_cli import operations
+
+    with operations.sharing(settings) as common, operations.planned_pool(settings, wanted, common, watch) as plan:
+        if not approve(plan):
+            raise StoppedError("Not approved: nothing was ordered.")
+        made = _all(
+            common, plan.fill, parallel, watch, lambda name, told: operations.fill(settings, name, told, common)
+        )
+        old = [one.user for one in plan.drain] if stopping.asked() is None else []
+        gone = _all(common, old, parallel, watch, lambda name, told: operations.drain(settings, name, told, common))
+        return made, gone
+
+
+def drain(settings: "Settings", names: Sequence[str], watch: Watcher, *, parallel: int) -> Fleet[Destroyed]:
+    """Remove these servers of the pool."""
+    from clawdet_cli import operations
+
+    with operations.sharing(settings) as common:
+        return _all(common, names, parallel, watch, lambda name, told: operations.drain(settings, name, told, common))
 
 
 def _quiet(_: Event) -> None:

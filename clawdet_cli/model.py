@@ -24,6 +24,9 @@ RESERVED_USERS = frozenset(
 PROJECT = "clawdet"
 """What the journal calls the whole project; being reserved, it is no user's name."""
 
+POOL = "pool."
+"""Begins the name by which a server that waits in the pool is recorded: with the dot it can be no user's."""
+
 _USER = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)
 USER_RULE = (
     "a user name is 1 to 40 characters of a-z, 0-9 and '-', neither beginning nor ending with '-',"
@@ -180,6 +183,7 @@ class DnsRecord:
 
 _COMMENT = re.compile(r"clawdet:([a-z0-9-]+):([a-z0-9]{12})", re.ASCII)
 _RUN = re.compile(r"[a-z0-9]{12}", re.ASCII)
+_MEMBER = re.compile(r"pool\.[a-z0-9]{8}", re.ASCII)
 ZONE = re.compile(r"(?=.{3,200}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]", re.ASCII)
 
 
@@ -195,6 +199,18 @@ def maker_by_labels(labels: Mapping[str, str]) -> tuple[str, str] | None:
     if labels.get("managed-by") != "clawdet" or not is_user(user) or not _RUN.fullmatch(run):
         return None
     return user, run
+
+
+def member_by_labels(labels: Mapping[str, str]) -> str | None:
+    """Give the name of the pool's server that has these labels; None for labels that clawdet does not write."""
+    name, run = f"{POOL}{labels.get('pool')}", str(labels.get("run"))
+    ours = labels.get("managed-by") == "clawdet" and is_member(name) and _RUN.fullmatch(run)
+    return name if ours else None
+
+
+def is_member(name: str) -> bool:
+    """Say whether a server of the pool can have this name."""
+    return _MEMBER.fullmatch(name) is not None
 
 
 def zone_by_labels(labels: Mapping[str, str]) -> str | None:
@@ -280,9 +296,10 @@ class Effect:
 
 @dataclass(frozen=True)
 class Instance:
-    """One user's instance, as the database has it."""
+    """One user's instance, or a server that waits for a user in the pool, as the database has it."""
 
     user: str
+    """Of a server of the pool its name, `pool.` and 8 characters: the dot makes it no user's."""
     zone: str
     run_id: str
     """12 characters of [a-z0-9]; on every resource, so that a lost database can be made anew."""
@@ -317,9 +334,14 @@ class Instance:
     """What was begun and is not known to have ended, when the row was read: by a run that works, or one that died."""
 
     @property
+    def pooled(self) -> bool:
+        """Say whether this is a server that waits in the pool."""
+        return self.user.startswith(POOL)
+
+    @property
     def host(self) -> str:
-        """Give the public host name."""
-        return f"{self.user}.{self.zone}"
+        """Give the public host name; a server of the pool has none, and is called by its own."""
+        return self.server_name if self.pooled else f"{self.user}.{self.zone}"
 
     @property
     def server_name(self) -> str:
@@ -334,12 +356,13 @@ class Instance:
     @property
     def labels(self) -> dict[str, str]:
         """Give the labels that make a server ours."""
-        return {"managed-by": "clawdet", "user": self.user, "run": self.run_id}
+        whose = {"pool": self.user.removeprefix(POOL)} if self.pooled else {"user": self.user}
+        return {"managed-by": "clawdet", **whose, "run": self.run_id}
 
     @property
     def zone_label(self) -> dict[str, str]:
         """Give the label that tells a lost database the zone; Hetzner's label values have 63 characters at most."""
-        return {"zone": self.zone} if len(self.zone) <= 63 else {}
+        return {"zone": self.zone} if 0 < len(self.zone) <= 63 else {}
 
     @property
     def comment(self) -> str:
@@ -456,6 +479,33 @@ class Plan:
     exists: tuple[str, ...]
     """Resources of this instance that are there already and would be kept."""
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Member:
+    """A server of the pool, and how it stands."""
+
+    instance: Instance
+    unfit: str | None
+    """Why it is given to nobody; None for one that waits for a user."""
+    days: float
+    """Since it was ordered."""
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """What filling the pool would come to."""
+
+    wanted: int
+    ready: tuple[Instance, ...]
+    fill: tuple[str, ...]
+    """What is to be made, or made ready: names of new servers, and of such as were begun before."""
+    drain: tuple[Instance, ...]
+    """What is too old, not well, or not needed, and will be removed."""
+    offer: ServerOffer | None
+    """What a new one will most likely be; None where none is to be ordered."""
+    ordered: int
+    """How many of those to be made are new."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What clawdet can do, as a Python API: no terminal in it, and every failure a ClawdetError."""
 
-import re
 import secrets
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from clawdet_cli import archive, pins, runlog
 from clawdet_cli.errors import ClawdetError, GuestError, StateError, Terminated, UsageError
 from clawdet_cli.lease import holder_of, lease
 from clawdet_cli.model import (
+    POOL,
     PROJECT,
     Deadline,
     Destroyed,
@@ -23,7 +23,9 @@ from clawdet_cli.model import (
     Firewall,
     Holdings,
     Instance,
+    Member,
     Plan,
+    PoolPlan,
     Reconciled,
     Right,
     Server,
@@ -44,10 +46,6 @@ if TYPE_CHECKING:
     from clawdet_cli.adapters import SharedClouds
     from clawdet_cli.bundle.manifest import Manifest
     from clawdet_cli.stages.runner import Run
-
-
-USER = re.compile(r"\bUSER\b")
-"""Stands for the user in the next steps of adapters, which know no users."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def build_bundles(
 
 def plan(settings: Settings, user: str, watch: Watcher, common: Common | None = None) -> Plan:
     """Find out what provisioning would make; nothing is changed, here or in the clouds."""
-    from clawdet_cli.stages import preflight
+    from clawdet_cli.stages import claim, preflight
 
     checked_user(user)
     with (
@@ -128,7 +126,9 @@ def plan(settings: Settings, user: str, watch: Watcher, common: Common | None = 
             preflight.check_quota(clouds.cloudflare, zone)
         exists = [f"server {server.name} (id {server.id})"] if server else []
         exists += [f"DNS record {record.name} -> {record.content}"] if record else []
-        offers = () if server else preflight.choose_offers(clouds, settings)
+        prepared = [] if server else claim.waiting(run)[:1]
+        exists += [f"server {one.server_name} of the pool (id {one.server_id}), prepared" for one in prepared]
+        offers = () if server or prepared else preflight.choose_offers(clouds, settings)
         return preflight.make_plan(settings, instance, offers, exists, [one for one in remarks if one])
 
 
@@ -232,6 +232,83 @@ def destroy(
             execute(run, DESTROY, on_failure=Status.DESTROYING)
             run.record(status=Status.DESTROYED)
         return Destroyed(user, tuple(run.removed), tuple(run.absent), run.clouds.calls())
+
+
+def pool(settings: Settings) -> list[Member]:
+    """Tell what waits in the pool, and what else was made for it, as recorded."""
+    from clawdet_cli.stages import claim
+
+    with _database(settings) as state:
+        return [Member(one, claim.unfit(one, settings), claim.age_days(one)) for one in state.pool()]
+
+
+@contextmanager
+def planned_pool(settings: Settings, wanted: int, common: Common, watch: Watcher) -> Iterator[PoolPlan]:
+    """Find what filling the pool would come to, and keep every other fill away until that is done."""
+    from clawdet_cli.stages import claim, preflight
+
+    begun = {Status.PENDING, Status.CREATING_VPS, Status.INSTALLING, Status.FAILED}
+    with _leased(settings, common.state, POOL, "pool fill", watch):
+        members = common.state.pool()
+        ready = [one for one in members if claim.unfit(one, settings) is None]
+        missing = max(0, wanted - len(ready))
+        # Without its host key it is of another database's making, and only told of.
+        unfinished = [one for one in members if one.status in begun and (one.host_key or one.server_id is None)]
+        old = [one for one in members if claim.is_old(one, settings) and one.status is Status.COMPLETE]
+        removed = [one for one in members if one.status is Status.DESTROYING]
+        resumed, unneeded = unfinished[:missing], unfinished[missing:]
+        new = [POOL + _random_word(8) for _ in range(missing - len(resumed))]
+        with _run(settings, _blank(settings, POOL, ""), common.state, watch, common=common) as run:
+            offers = preflight.choose_offers(run.clouds, settings) if new else ()
+        yield PoolPlan(
+            wanted=wanted,
+            ready=tuple(ready),
+            fill=(*(one.user for one in resumed), *new),
+            drain=(*old, *removed, *unneeded),
+            offer=offers[0] if offers else None,
+            ordered=len(new),
+        )
+
+
+def fill(settings: Settings, name: str, watch: Watcher, common: Common) -> Instance:
+    """Make a server of the pool, or make one ready that was begun before. Raises ClawdetError."""
+    from clawdet_cli.stages.pool import FILL
+    from clawdet_cli.stages.runner import execute
+
+    with (
+        _database(settings, name, common) as state,
+        _leased(settings, state, name, "pool fill", watch),
+        _logged(settings, name, "pool-fill", watch) as watching,
+    ):
+        instance = state.instance(name)
+        if instance is None:
+            instance = _blank(settings, name, "")
+            state.add(instance)
+        with _run(settings, instance, state, watching, common=common) as run:
+            _recover(run, on_failure=Status.FAILED)
+            execute(run, FILL, on_failure=Status.FAILED)
+            run.record(status=Status.COMPLETE, error=None)
+        return _recorded(state, name)
+
+
+def drain(settings: Settings, name: str, watch: Watcher, common: Common) -> Destroyed:
+    """Remove a server of the pool and prove that it is gone; one that a user has got meanwhile stays."""
+    from clawdet_cli.stages.destroy import DRAIN
+    from clawdet_cli.stages.runner import execute
+
+    with (
+        _database(settings, name, common) as state,
+        _leased(settings, state, name, "pool drain", watch),
+        _logged(settings, name, "pool-drain", watch) as watching,
+    ):
+        instance = _recorded(state, name)
+        if instance.status is Status.DESTROYED:
+            return Destroyed(name, (), ())
+        with _run(settings, instance, state, watching, common=common) as run:
+            _recover(run, on_failure=Status.DESTROYING)
+            execute(run, DRAIN, on_failure=Status.DESTROYING)
+            run.record(status=Status.DESTROYED)
+        return Destroyed(name, tuple(run.removed), tuple(run.absent))
 
 
 def refresh_firewall(settings: Settings, watch: Watcher) -> Firewall | None:
@@ -413,11 +490,12 @@ def _database(settings: Settings, user: str = "", common: Common | None = None) 
     except (ClawdetError, KeyboardInterrupt, Terminated) as error:
         if not user:
             raise
-        from clawdet_cli.stages.runner import left_behind, shaped
+        from clawdet_cli.stages.runner import addressed, left_behind, shaped
 
         failure = shaped(error, f"working on {user}")
-        steps = failure.next_steps or (f"clawdet status {user}    (shows how it stands)",)
-        failure.next_steps = tuple(USER.sub(user, step) for step in steps)
+        status_of = "clawdet pool status" if user.startswith(POOL) else f"clawdet status {user}"
+        steps = failure.next_steps or (f"{status_of}    (shows how it stands)",)
+        failure.next_steps = tuple(addressed(step, user) for step in steps)
         if failure.stage is None:
             with suppress(StateError):
                 instance = state.instance(user)
@@ -463,7 +541,7 @@ def _compared(settings: Settings, state: State, watch: Watcher) -> tuple[dict[st
     from clawdet_cli.stages.comparison import compare
     from clawdet_cli.stages.reconcile import look
 
-    instances = state.instances()
+    instances = [*state.instances(), *state.pool()]
     holders = {instance.user: holder_of(state, instance.user) for instance in instances}
     busy = {user: str(holder) for user, holder in holders.items() if holder is not None}
     deadline = Deadline.after(settings.timeout)
@@ -577,12 +655,16 @@ def _blank(settings: Settings, user: str, zone: str) -> Instance:
     return Instance(
         user=user,
         zone=zone,
-        run_id="".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(12)),
+        run_id=_random_word(12),
         status=Status.PENDING,
         sandbox=bool(settings.endpoints.sandbox),
         created_at=now_text(),
         updated_at=now_text(),
     )
+
+
+def _random_word(length: int) -> str:
+    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(length))
 
 
 def _never_ordered(instance: Instance) -> bool:

@@ -84,6 +84,8 @@ class Settings:
     """PEM of who must have certified whoever connects to the VPS's web server; empty for nobody, None as it is."""
     bundle: str | None
     """The prepared bundle that a VPS installs from: a file, a URL (https), or URL#sha256=DIGEST. None is npm."""
+    pool_days: float
+    """How many days ago a server that waits in the pool may have been prepared to be taken; 0 takes none."""
     timeout: float
     """Seconds for the whole command."""
     lock_wait: float
@@ -141,7 +143,7 @@ MOST_NETWORKS = 100
 
 _FILE_KEYS = frozenset(
     "zone hcloud_token cloudflare_api_token server_types locations image openclaw_version model ssh_key ssh_from"
-    " origin_pull_ca bundle timeout lock_wait provider_keys".split()
+    " origin_pull_ca bundle pool_days timeout lock_wait provider_keys".split()
 )
 
 
@@ -248,6 +250,7 @@ def load(
         ssh_from=_networks(*lookup.find("ssh_from", "CLAWDET_SSH_FROM")),
         origin_pull_ca=_pull_ca(*lookup.find("origin_pull_ca", "CLAWDET_ORIGIN_PULL_CA")),
         bundle=_bundle(*lookup.find("bundle", "CLAWDET_BUNDLE")),
+        pool_days=_number(*lookup.find("pool_days", "CLAWDET_POOL_DAYS"), "days", least=0, most=365, default=7.0),
         timeout=_seconds(*lookup.find("timeout", "CLAWDET_TIMEOUT"), least=1, default=900.0),
         lock_wait=_seconds(*lookup.find("lock_wait", "CLAWDET_LOCK_WAIT"), least=0, default=0.0),
     )
@@ -373,12 +376,16 @@ def _bundle(value: Any, where: str) -> str | None:
 
 
 def _seconds(value: Any, where: str, *, least: int, default: float) -> float:
+    return _number(value, where, "seconds", least=least, most=86400, default=default)
+
+
+def _number(value: Any, where: str, unit: str, *, least: int, most: int, default: float) -> float:
     if value is None:
         return default
     try:
-        seconds = float(value)
+        number = float(value)
     except (TypeError, ValueError):
-        seconds = -1.0
-    if not least <= seconds <= 86400:
-        raise ConfigError(f"{where} is {value!r}, but a number of seconds from {least} to 86400 is expected.")
-    return seconds
+        number = -1.0
+    if not least <= number <= most:
+        raise ConfigError(f"{where} is {value!r}, but a number of {unit} from {least} to {most} is expected.")
+    return number

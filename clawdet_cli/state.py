@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from clawdet_cli import stopping
 from clawdet_cli.errors import RecordError, StateError
-from clawdet_cli.model import Check, Effect, EffectOutcome, Instance, StageRun, Status, now_text
+from clawdet_cli.model import POOL, Check, Effect, EffectOutcome, Instance, StageRun, Status, now_text
 from clawdet_cli.private import private_folder
 from clawdet_cli.secret import hide
 
@@ -137,8 +137,30 @@ class State:
         return found[0] if found else None
 
     def instances(self, *, history: bool = True) -> list[Instance]:
-        """Give every instance that is not destroyed, by user; without `history` no stages and no open effects."""
-        return self._instances("WHERE status != ?", (Status.DESTROYED,), history=history)
+        """Give every user's instance that is not destroyed; without `history` no stages and no open effects."""
+        return self._instances("WHERE status != ? AND user NOT LIKE ?", (Status.DESTROYED, f"{POOL}%"), history=history)
+
+    def pool(self) -> list[Instance]:
+        """Give every server of the pool that nobody has got and that is not destroyed, the oldest first."""
+        found = self._instances("WHERE status != ? AND user LIKE ?", (Status.DESTROYED, f"{POOL}%"), history=True)
+        return sorted(found, key=lambda one: (one.created_at, one.user))
+
+    def give(self, member: Instance, user: str, **changes: Any) -> Instance:
+        """Take a server out of the pool and record it as a user's, in one step.
+
+        Raises StateError when it is not to be had any more.
+        """
+        with self.transaction() as connection:
+            waiting = connection.execute(
+                "SELECT COUNT(*) FROM instances WHERE user = ? AND status = ? AND server_id = ?",
+                (member.user, Status.COMPLETE, member.server_id),
+            ).fetchone()
+            if not waiting[0]:
+                raise StateError(f"{member.server_name} waits in the pool no more.")
+            gone = {"status": Status.DESTROYED, "server_id": None, "ipv4": None, "error": f"given to {user}"}
+            self._update(connection, member.user, gone)
+            self._update(connection, user, changes)
+        return self._known(user)
 
     def add(self, instance: Instance) -> None:
         """Record a new instance, in the place of a destroyed one of the same user."""
@@ -155,10 +177,7 @@ class State:
         """Write changed fields of an instance, durable when this returns, and give the whole."""
         with self.transaction() as connection:
             self._update(connection, user, changes)
-        instance = self.instance(user)
-        if instance is None:
-            raise StateError(f"{user} is not in {self.path} any more.", next_steps=["clawdet status"])
-        return instance
+        return self._known(user)
 
     def begin_effect(self, instance: Instance, stage: str, kind: str, name: str, data: Mapping[str, Any]) -> Effect:
         """Write what is about to be done; durable when this returns, and only then may it be done."""
@@ -220,6 +239,12 @@ class State:
                     for position, check in enumerate(checks)
                 ],
             )
+
+    def _known(self, user: str) -> Instance:
+        instance = self.instance(user)
+        if instance is None:
+            raise StateError(f"{user} is not in {self.path} any more.", next_steps=["clawdet status"])
+        return instance
 
     def _still_ours(self, connection: sqlite3.Connection, user: str) -> None:
         """Refuse to go on for a run that slept while another one took its lease over."""

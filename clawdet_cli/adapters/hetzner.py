@@ -429,15 +429,16 @@ class Hetzner:
             watch=self._watch,
         )
 
-    def label_server(self, server_id: int, labels: Mapping[str, str]) -> None:
-        """Replace a server's labels."""
+    def label_server(self, server_id: int, labels: Mapping[str, str], name: str | None = None) -> None:
+        """Replace a server's labels and, in the same call, its name if one is given."""
 
         def look() -> bool | None:
             found = self.server(server_id)
-            return True if found is not None and dict(found.labels) == dict(labels) else None
+            done = found is not None and dict(found.labels) == dict(labels) and name in {None, found.name}
+            return True if done else None
 
         def update() -> bool:
-            self._client.servers.update(ApiServer(id=server_id), labels=dict(labels))
+            self._client.servers.update(ApiServer(id=server_id), name=name, labels=dict(labels))
             return True
 
         self._change(f"label server {server_id}", update, look)

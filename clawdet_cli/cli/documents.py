@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from decimal import Decimal
 from typing import Any
 
 from clawdet_cli.errors import ClawdetError
@@ -14,6 +15,7 @@ from clawdet_cli.model import (
     Finding,
     Firewall,
     Instance,
+    Member,
     Plan,
     Reconciled,
     Right,
@@ -108,6 +110,33 @@ def firewall(value: Firewall | None) -> Document | None:
             }
             for rule in value.rules
         ],
+    }
+
+
+def pool(values: Sequence[Member]) -> Document:
+    """Describe what waits in the pool."""
+    held = [one.instance for one in values if one.instance.server_id is not None and one.instance.monthly]
+    return {
+        "pool": [
+            {
+                "name": one.instance.user,
+                "ready": one.unfit is None,
+                "reason": one.unfit,
+                "status": one.instance.status.value,
+                "server_id": one.instance.server_id,
+                "server_type": one.instance.server_type,
+                "location": one.instance.location,
+                "image": one.instance.image,
+                "ipv4": one.instance.ipv4,
+                "openclaw_version": one.instance.openclaw_version,
+                "monthly_eur": None if one.instance.monthly is None else float(one.instance.monthly),
+                "created_at": one.instance.created_at,
+                "age_days": round(one.days, 2),
+            }
+            for one in values
+        ],
+        "ready": sum(one.unfit is None for one in values),
+        "monthly_eur": float(sum(Decimal(one.monthly or 0) for one in held)),
     }
 
 

@@ -9,6 +9,17 @@ from clawdet_cli.cli import documents, output, screens
 from clawdet_cli.cli.configure import Configured, configure
 from clawdet_cli.cli.options import Call, SshFrom, with_call
 from clawdet_cli.cli.output import View
+from clawdet_cli.cli.server_options import (
+    SERVER,
+    Bundle,
+    Flags,
+    Image,
+    Location,
+    OpenclawVersion,
+    PoolDays,
+    ServerType,
+    server_flags,
+)
 from clawdet_cli.cli.users import PARALLEL, FromFile, Parallel, Users, wanted
 from clawdet_cli.errors import ClawdetError
 from clawdet_cli.model import Instance, Plan
@@ -37,8 +48,6 @@ Examples:
   clawdet provision alice bob --yes --json             in a script
   clawdet provision --file users.txt --parallel 50     many at once; '-' for standard input"""
 
-SERVER = "Server and software"
-
 
 @with_call
 def provision(
@@ -56,36 +65,9 @@ def provision(
             "--yes", "-y", help="Do not ask before something is bought; with --sandbox, install missing packages."
         ),
     ] = False,
-    server_type: Annotated[
-        str | None,
-        typer.Option(
-            "--server-type",
-            metavar="TYPES",
-            help="Hetzner types in the order to try. Default: $CLAWDET_SERVER_TYPE or cpx22,cx23,cx33.",
-            show_default=False,
-            rich_help_panel=SERVER,
-        ),
-    ] = None,
-    location: Annotated[
-        str | None,
-        typer.Option(
-            "--location",
-            metavar="PLACES",
-            help="Hetzner locations in the order to try. Default: $CLAWDET_LOCATION or nbg1,fsn1,hel1.",
-            show_default=False,
-            rich_help_panel=SERVER,
-        ),
-    ] = None,
-    image: Annotated[
-        str | None,
-        typer.Option(
-            "--image",
-            metavar="IMAGE",
-            help="System image. Default: $CLAWDET_IMAGE or ubuntu-24.04.",
-            show_default=False,
-            rich_help_panel=SERVER,
-        ),
-    ] = None,
+    server_type: ServerType = None,
+    location: Location = None,
+    image: Image = None,
     ssh_from: SshFrom = None,
     origin_pull_ca: Annotated[
         str | None,
@@ -98,27 +80,9 @@ def provision(
             rich_help_panel=SERVER,
         ),
     ] = None,
-    openclaw_version: Annotated[
-        str | None,
-        typer.Option(
-            "--openclaw-version",
-            metavar="VERSION",
-            help="Default: $CLAWDET_OPENCLAW_VERSION or the newest tested one.",
-            show_default=False,
-            rich_help_panel=SERVER,
-        ),
-    ] = None,
-    bundle: Annotated[
-        str | None,
-        typer.Option(
-            "--bundle",
-            metavar="FILE|URL",
-            help="Install from a prepared bundle: a file, https://... with its manifest beside it, or"
-            " URL#sha256=DIGEST; 'none' is npm. Default: $CLAWDET_BUNDLE, else npm.",
-            show_default=False,
-            rich_help_panel=SERVER,
-        ),
-    ] = None,
+    openclaw_version: OpenclawVersion = None,
+    bundle: Bundle = None,
+    pool_days: PoolDays = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -132,16 +96,8 @@ def provision(
 ) -> None:
     """Give each user an instance."""
     names = wanted(users, file)
-    flags = {
-        "server_types": server_type,
-        "locations": location,
-        "image": image,
-        "ssh_from": ssh_from,
-        "origin_pull_ca": origin_pull_ca,
-        "openclaw_version": openclaw_version,
-        "bundle": bundle,
-        "model": model,
-    }
+    flags = server_flags(server_type, location, image, openclaw_version, bundle, pool_days)
+    flags |= {"ssh_from": ssh_from, "origin_pull_ca": origin_pull_ca, "model": model}
     if dry_run:
         _show_plans(call, names, flags)
     elif len(names) == 1:
@@ -150,7 +106,7 @@ def provision(
         _provision_all(call, names, flags, ask=not yes, parallel=parallel or PARALLEL)
 
 
-def _provision_one(call: Call, user: str, flags: dict[str, str | None], *, ask: bool) -> None:
+def _provision_one(call: Call, user: str, flags: Flags, *, ask: bool) -> None:
     from clawdet_cli import operations  # not above: --help must stay fast
 
     with output.progress(call) as view:
@@ -169,7 +125,7 @@ def _provision_one(call: Call, user: str, flags: dict[str, str | None], *, ask: 
     output.result(call, content, screen, label=configured.label)
 
 
-def _provision_all(call: Call, users: list[str], flags: dict[str, str | None], *, ask: bool, parallel: int) -> None:
+def _provision_all(call: Call, users: list[str], flags: Flags, *, ask: bool, parallel: int) -> None:
     from clawdet_cli import fleet  # not above: --help must stay fast
     from clawdet_cli.cli import summary
 
@@ -208,7 +164,7 @@ def _remarks(configured: Configured, instance: Instance) -> list[str]:
     return remarks
 
 
-def _show_plans(call: Call, users: list[str], flags: dict[str, str | None]) -> None:
+def _show_plans(call: Call, users: list[str], flags: Flags) -> None:
     from clawdet_cli import operations  # not above: --help must stay fast
 
     with output.progress(call) as view:

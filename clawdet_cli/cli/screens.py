@@ -133,7 +133,7 @@ def status_table(values: Sequence[Instance], call: LocalCall) -> Screen:
             yield "There are no instances."
             yield "Make one: " + call.pasteable("clawdet provision alice")
             return
-        yield from _table(
+        yield from table(
             ("USER", "STATUS", "URL", "IPV4", "TYPE", "AGE", "LAST CHECK"),
             [
                 (
@@ -142,7 +142,7 @@ def status_table(values: Sequence[Instance], call: LocalCall) -> Screen:
                     value.url or "-",
                     value.ipv4 or "-",
                     value.server_type or "-",
-                    _age(value.created_at),
+                    age(value.created_at),
                     _last_check(value),
                 )
                 for value in values
@@ -171,7 +171,7 @@ def status_detail(value: Instance, call: LocalCall) -> Screen:
         yield _row("Server", _server(value, call))
         yield _row("DNS record", value.record_id or "-")
         yield _row("OpenClaw", value.openclaw_version or "-")
-        yield _row("Made", f"{_age(value.created_at)} ago, {value.created_at[:16].replace('T', ' ')} UTC")
+        yield _row("Made", f"{age(value.created_at)} ago, {value.created_at[:16].replace('T', ' ')} UTC")
         for effect in value.open_effects:
             what = f"{effect.kind.replace('_', ' ')} {effect.name}"
             since = effect.begun_at[:19].replace("T", " ")
@@ -263,7 +263,7 @@ def devices(value: Devices, user: str, call: LocalCall) -> Screen:
                 f"clawdet token {user}"
             )
         for one in value.pending:
-            yield paint(f"{_device(one)} asks to be let in", "bold") + (f", since {_age(one.at)}" if one.at else "")
+            yield paint(f"{_device(one)} asks to be let in", "bold") + (f", since {age(one.at)}" if one.at else "")
             yield _row("Device", one.id)
             yield _row("Wants", ", ".join(one.scopes) or "-")
             yield _row("Let it in", call.pasteable(f"clawdet approve {user} {one.request}"))
@@ -273,7 +273,7 @@ def devices(value: Devices, user: str, call: LocalCall) -> Screen:
             yield ""
             yield paint("Let in already", "bold")
             for one in value.paired:
-                yield f"  {_device(one)}, device {one.id[:12]}" + (f", {_age(one.at)} ago" if one.at else "")
+                yield f"  {_device(one)}, device {one.id[:12]}" + (f", {age(one.at)} ago" if one.at else "")
 
     return screen
 
@@ -410,7 +410,7 @@ def _checks(checks: Sequence[Check], paint: Paint) -> Iterator[str]:
     if not checks:
         yield "No checks were run yet."
         return
-    when = f", {_age(checks[0].at)} ago" if checks[0].at else ""
+    when = f", {age(checks[0].at)} ago" if checks[0].at else ""
     yield paint(f"Checks ({sum(check.ok for check in checks)} of {len(checks)} passed{when})", "bold")
     for check in checks:
         mark = paint("ok    ", "green") if check.ok else paint("FAILED", "red")
@@ -424,10 +424,11 @@ def _last_check(value: Instance) -> str:
         return "never"
     failed = [check.name for check in value.checks if not check.ok]
     what = f"failed: {', '.join(failed)}" if failed else f"{len(value.checks)} ok"
-    return f"{what}, {_age(value.checks[0].at)} ago" if value.checks[0].at else what
+    return f"{what}, {age(value.checks[0].at)} ago" if value.checks[0].at else what
 
 
-def _age(at: str) -> str:
+def age(at: str) -> str:
+    """Write how long ago something was."""
     seconds = max(0, int((datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
@@ -435,7 +436,7 @@ def _age(at: str) -> str:
     return f"{seconds} s"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], styles: Iterable[str], paint: Paint) -> Iterator[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], styles: Iterable[str], paint: Paint) -> Iterator[str]:
     """Align columns; the second, the status, is coloured."""
     rows = [[clean(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]

@@ -22,13 +22,20 @@ def document(fleet: "Fleet[Any]", call: LocalCall) -> documents.Document:
     found = [one for one in fleet.instances.values() if one.status is not Status.DESTROYED]
     return {
         "instances": documents.instances(found),
-        "failures": [
-            {"user": user, **documents.error(error, [call.pasteable(step) for step in error.next_steps])}
-            for user, error in fleet.failures.items()
-        ],
+        **failures(fleet.failures, call),
         "not_begun": list(fleet.not_begun),
         "monthly_eur": float(monthly(found)),
         **documents.calls([fleet.calls]),
+    }
+
+
+def failures(errors: Mapping[str, ClawdetError], call: LocalCall) -> documents.Document:
+    """Describe what failed, by user."""
+    return {
+        "failures": [
+            {"user": user, **documents.error(error, [call.pasteable(step) for step in error.next_steps])}
+            for user, error in errors.items()
+        ]
     }
 
 

@@ -18,8 +18,10 @@ from clawdet_cli.model import (
     Status,
     maker_by_labels,
     maker_of,
+    member_by_labels,
     zone_by_labels,
 )
+from clawdet_cli.stages.claim import is_of_pool
 from clawdet_cli.stages.firewall import NAME, described, is_ours
 
 
@@ -88,19 +90,23 @@ def _of_instance(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[
 
 def _status(instance: Instance, *, anything: bool) -> Finding:
     finding = Finding(
-        Category.RIGHT, "instance", instance.user, instance.host, instance.run_id, f"it is {instance.status}"
+        Category.RIGHT,
+        "pool" if instance.pooled else "instance",
+        instance.user,
+        instance.host,
+        instance.run_id,
+        f"it is {instance.status}",
     )
     if instance.status is Status.COMPLETE:
         return finding
     if not anything:
         return _but(finding, Category.RIGHT, f"it is {instance.status}, and nothing of it was made")
     why = f": {instance.error}" if instance.error else ""
-    again = "destroy" if instance.status is Status.DESTROYING else "provision"
     return _but(
         finding,
         Category.DRIFTED,
         f"it is {instance.status}, and no run is at work on it{why}",
-        decision=f"clawdet {again} {instance.user}",
+        decision=_again(instance),
     )
 
 
@@ -140,10 +146,9 @@ def _server(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Findi
 
 
 def _drift_of(server: Server, instance: Instance, seen: Seen) -> tuple[str, str]:
-    again = f"clawdet provision {instance.user}"
+    again = _again(instance)
     if not _ours(server, instance):
-        labels = ", ".join(f"{key}={value}" for key, value in instance.labels.items())
-        return "its labels were changed", f"put them back in the Hetzner console: {labels}"
+        return _drift_of_labels(server, instance)
     if server.name != instance.server_name:
         return f"it was renamed from {instance.server_name}", "name it so again in the Hetzner console"
     if server.status != "running":
@@ -153,6 +158,13 @@ def _drift_of(server: Server, instance: Instance, seen: Seen) -> tuple[str, str]
     if not any(is_ours(wall) and wall.id in server.firewall_ids for wall in seen.firewalls):
         return f"it is not behind the firewall {NAME}", REFRESH
     return "", ""
+
+
+def _drift_of_labels(server: Server, instance: Instance) -> tuple[str, str]:
+    if is_of_pool(server) and not instance.pooled:
+        return "it was taken from the pool, and still has the pool's name and labels", _again(instance)
+    labels = ", ".join(f"{key}={value}" for key, value in instance.labels.items())
+    return "its labels were changed", f"put them back in the Hetzner console: {labels}"
 
 
 def _records(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Finding]:
@@ -250,8 +262,8 @@ def _vps(instance: Instance, seen: Seen) -> Iterator[Finding]:
         return
     wrong, address = seen.vps[instance.user], instance.ipv4 or ""
     if wrong:
-        decision = f"clawdet provision {instance.user}"
-        yield _of(instance, "vps", Category.DRIFTED, (instance.server_name, address), wrong, decision=decision)
+        where = (instance.server_name, address)
+        yield _of(instance, "vps", Category.DRIFTED, where, wrong, decision=_again(instance))
     else:
         what = "it answers with the pinned host key, and OpenClaw's unit is active"
         yield _of(instance, "vps", Category.RIGHT, (instance.server_name, address), what)
@@ -315,6 +327,17 @@ def _orphaned_record(record: DnsRecord, zone: str, seen: Seen) -> Finding | None
 
 def _orphaned_server(server: Server, seen: Seen) -> Finding | None:
     maker = maker_by_labels(server.labels)
+    if (member := member_by_labels(server.labels)) is not None:
+        return Finding(
+            Category.ORPHAN,
+            "server",
+            member,
+            server.name,
+            str(server.id),
+            "it was made for the pool, and this database knows none such (another one may)",
+            seen.prices.get((server.server_type, server.location)),
+            decision="clawdet state rebuild    (records it, then: clawdet pool drain)",
+        )
     if maker is None:
         return None
     user, run = maker
@@ -339,7 +362,16 @@ def _removal(user: str, seen: Seen, by_hand: str, zone: str | None) -> str:
     return f"clawdet destroy {user}" + (f" --zone {zone}" if zone else "")
 
 
+def _again(instance: Instance) -> str:
+    """Say which command brings it to its end."""
+    if instance.pooled:
+        return "clawdet pool fill N    (makes it ready, or replaces it); or: clawdet pool drain"
+    return f"clawdet {'destroy' if instance.status is Status.DESTROYING else 'provision'} {instance.user}"
+
+
 def _anew(instance: Instance) -> str:
+    if instance.pooled:
+        return _again(instance)
     if instance.status is Status.DESTROYING:
         return f"clawdet destroy {instance.user}"
     return f"clawdet provision {instance.user}    (makes it again)"

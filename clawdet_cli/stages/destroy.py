@@ -13,7 +13,7 @@ prove_absence         every resource is read again                              
 
 from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
-from clawdet_cli.errors import CloudError, ConfigError, WaitError
+from clawdet_cli.errors import CloudError, ConfigError, StateError, WaitError
 from clawdet_cli.model import Certificate, DnsRecord, Instance, Server, Status
 from clawdet_cli.stages import firewall, preflight
 from clawdet_cli.stages.runner import Run, Stage
@@ -104,7 +104,9 @@ def prove_absence(run: Run) -> None:
         "certificate": f"Origin CA certificate for {instance.host}",
         "server": f"server {instance.server_name}",
     }
-    if not _zone_id(run):
+    if instance.pooled:
+        absent = {"server": absent["server"]}
+    elif not _zone_id(run):
         run.note(f"Cloudflare shows this token no zone {instance.zone}: look for what is left of {instance.host} there")
         del absent["DNS record"], absent["certificate"]
     run.absent += [what for kind, what in absent.items() if kind not in foreign]
@@ -144,6 +146,10 @@ DESTROY = (
 )
 
 
+DRAIN = (*DESTROY[2:],)
+"""For a server of the pool, which has neither name nor certificate."""
+
+
 def own_records(run: Run) -> list[DnsRecord]:
     """Give the records at the instance's name that are recorded, or are A records that carry its comment."""
     zone_id, instance = _zone_id(run), run.instance
@@ -178,6 +184,12 @@ def own_server(run: Run) -> Server | None:
     """Give the instance's server: the recorded one, whatever its labels say now, else the one with its labels."""
     hetzner, instance = run.clouds.hetzner, run.instance
     by_id = hetzner.server(instance.server_id) if instance.server_id is not None else None
+    if by_id is not None and instance.pooled and not _ours(by_id, instance):
+        raise StateError(
+            f"The server {by_id.name} (id {by_id.id}) is not the pool's any more by its labels: it was not touched.",
+            details=[", ".join(f"{key}={value}" for key, value in by_id.labels.items())],
+            next_steps=["clawdet reconcile", "if it is nobody's, delete it in the Hetzner console"],
+        )
     if by_id is not None:
         return by_id
     server = hetzner.find_server(instance.server_name)
@@ -206,6 +218,6 @@ def _ours(server: Server, instance: Instance) -> bool:
 
 def _zone_id(run: Run) -> str:
     """Give the zone's id; empty when the zone is gone, and with it every record."""
-    if run.zone is None:
+    if run.zone is None and not run.instance.pooled:
         run.zone = run.clouds.cloudflare.zone(run.instance.zone)
     return run.zone.id if run.zone else ""

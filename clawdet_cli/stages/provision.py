@@ -3,7 +3,7 @@
 ```
 stage                  Hetzner            Cloudflare         VPS                          database
 check_accounts         types, prices      zone, SSL mode                                  pending
-create_server          firewall, /servers                                                 creating_vps
+create_server          firewall, /servers (or one that waits in the pool, by claim.py)    creating_vps
 create_dns_record                         POST dns_records                                configuring_dns
                        (boots, and begins by itself: ------> Node, Caddy, OpenClaw)
 await_ssh              running?                              SSH with the pinned key      installing
@@ -27,7 +27,7 @@ from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import CloudError, GuestError, SoldOutError, StateError, StoppedError, WaitError
 from clawdet_cli.model import DnsRecord, Firewall, Server, ServerOrder, Status, Zone
-from clawdet_cli.stages import bundle, firewall, preflight, verify
+from clawdet_cli.stages import bundle, claim, firewall, preflight, verify
 from clawdet_cli.stages.destroy import own_certificates, revoke
 from clawdet_cli.stages.host_key import LABEL, label_names, replace_host_key
 from clawdet_cli.stages.phase import Phase, run_phase
@@ -61,9 +61,17 @@ def check_accounts(run: Run) -> None:
     if server is not None:
         run.note(f"the server {server.name} (id {server.id}) is there already and is kept")
         return
-    run.offers = preflight.choose_offers(clouds, settings)
-    exists = [f"DNS record {instance.host} -> {record.content}"] if record else []
-    plan = preflight.make_plan(settings, instance, run.offers, exists, [one for one in remarks if one])
+    run.remarks = [one for one in remarks if one]
+    run.exists = [f"DNS record {instance.host} -> {record.content}"] if record else []
+    # What waits in the pool is paid for already; if none of it turns out to be well, the order asks.
+    if not claim.waiting(run):
+        approve_order(run)
+
+
+def approve_order(run: Run) -> None:
+    """Find what can be ordered, and ask for approval. Raises StoppedError without it."""
+    run.offers = preflight.choose_offers(run.clouds, run.settings)
+    plan = preflight.make_plan(run.settings, run.instance, run.offers, run.exists, run.remarks)
     for note in plan.notes:
         run.note(note)
     if not run.approve(plan):
@@ -72,12 +80,15 @@ def check_accounts(run: Run) -> None:
 
 def create_server(run: Run) -> None:
     """Find or order the VPS, and record its id at once: from here on it costs money."""
-    server = preflight.own_server(run.clouds, run.instance)
+    server = preflight.own_server(run.clouds, run.instance) or claim.from_pool(run)
     wall = _firewall(run)
     if server is None:
+        if not run.offers:
+            approve_order(run)
         server = _order(run, wall)
     else:
         run.record(**found(server))
+        server = claim.hand_over(run, server)
         firewall.attach(run, server, wall)
     _refuse_another_host_key(run, server)
     if server.ipv4 is None:
@@ -123,6 +134,8 @@ def await_ssh(run: Run) -> None:
 
 def join_prepare(run: Run) -> None:
     """Find the installation that the VPS began as it booted, or begin it, and give it the npm lock."""
+    if run.prepared is not None:
+        return  # by the pool, and it said so a moment ago
     instance = run.instance
     version = instance.openclaw_version or run.settings.openclaw_version
     architecture = {"x86_64": "x86", "aarch64": "arm"}.get(
@@ -132,7 +145,7 @@ def join_prepare(run: Run) -> None:
         run.note(f"OpenClaw {version} is installed there and is kept; {run.settings.openclaw_version} is not installed")
     # Before the lock: what user_data began takes that for a sign that no bundle is on its way any more.
     brought = bundle.bring(run, version, architecture)
-    values = bootstrap.prepare_input(run.settings, version, architecture) | brought
+    values = _prepare_input(run, version, architecture) | brought
     phase = Phase(run, "prepare", values, bootstrap.prepare_files(version), expected=bootstrap.prepared_as(values))
     if not phase.take_over():
         phase.begin()
@@ -143,6 +156,8 @@ def join_prepare(run: Run) -> None:
 
 def prepare_vps(run: Run) -> None:
     """Wait until Node.js, Caddy and OpenClaw are installed: nothing personal yet."""
+    if run.prepared is not None:
+        return
     phase = _known(run.preparing)
     said = phase.end()
     bundle.tell(run, said)
@@ -305,7 +320,7 @@ def _order(run: Run, wall: Firewall) -> Server:
             ssh_key_id=key_id,
             user_data=user_data(
                 host_key,
-                bootstrap.prepare_input(settings, version, offer.architecture)
+                _prepare_input(run, version, offer.architecture)
                 | bundle.lines(settings, version, offer.architecture)[0],
             ),
             labels=labels,
@@ -329,6 +344,11 @@ def _order(run: Run, wall: Firewall) -> Server:
         details=tried,
         next_steps=["name other types or locations: --server-type cx33 --location hel1", "or try again later"],
     )
+
+
+def _prepare_input(run: Run, version: str, architecture: str) -> dict[str, str]:
+    values = bootstrap.prepare_input(run.settings, version, architecture)
+    return {**values, "pool": "yes"} if run.instance.pooled else values
 
 
 def _key_at_hetzner(run: Run) -> int:

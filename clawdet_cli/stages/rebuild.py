@@ -7,7 +7,17 @@ from decimal import Decimal
 from clawdet_cli import bootstrap
 from clawdet_cli.adapters import Clouds, ssh
 from clawdet_cli.errors import ClawdetError
-from clawdet_cli.model import DnsRecord, Instance, Server, Status, maker_by_labels, maker_of, now_text, zone_by_labels
+from clawdet_cli.model import (
+    DnsRecord,
+    Instance,
+    Server,
+    Status,
+    maker_by_labels,
+    maker_of,
+    member_by_labels,
+    now_text,
+    zone_by_labels,
+)
 from clawdet_cli.settings import Settings
 from clawdet_cli.stages.host_key import label_names
 from clawdet_cli.stages.provision import found, request_of_vps
@@ -27,6 +37,10 @@ def lost_instances(settings: Settings, clouds: Clouds, *, sandbox: bool) -> Iter
     prices = clouds.hetzner.prices() if servers else {}
     made: set[str] = set()
     for server in servers:
+        if (member := member_by_labels(server.labels)) is not None:
+            # Failed, so nobody gets it: another database may know it, or may have given it away a moment ago.
+            yield _with_server(_blank(member, server.labels["run"], "", sandbox=sandbox), server, prices)
+            continue
         labelled, zone_name = maker_by_labels(server.labels), zone_by_labels(server.labels) or settings.zone
         if labelled is None or zone_name is None or server.name != f"clawdet-{labelled[0]}":
             continue
@@ -45,6 +59,8 @@ def lost_instances(settings: Settings, clouds: Clouds, *, sandbox: bool) -> Iter
 def ask_the_machine(run: Run) -> None:
     """Find out what only the VPS knows: its host key, checked against the label, its request, and its software."""
     instance = run.instance
+    if instance.pooled:
+        return
     zone = run.clouds.cloudflare.zone(instance.zone)
     run.record(zone_id=zone.id if zone else None)
     server = run.clouds.hetzner.server(instance.server_id) if instance.server_id is not None else None

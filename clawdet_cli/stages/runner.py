@@ -1,5 +1,6 @@
 """Carries stages out: the only place for progress, failure and their record."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from clawdet_cli.errors import (
     WaitError,
 )
 from clawdet_cli.model import (
+    POOL,
     Certificate,
     Deadline,
     Effect,
@@ -77,6 +79,11 @@ class Run:
         """Set by the first stage of each list."""
         self.offers: Sequence[ServerOffer] = ()
         """Set by the first stage: what may be ordered, in the order in which it is tried."""
+        self.exists: Sequence[str] = ()
+        self.remarks: Sequence[str] = ()
+        """Set by the first stage: what is there already, and what else whoever approves an order should know."""
+        self.prepared: Mapping[str, str] | None = None
+        """Set by a claim from the pool: what the machine says that is installed there."""
         self.preparing: Phase | None = None
         """Set by join_prepare: the installation, which goes on while other stages do something else."""
         self.certificate: Certificate | None = None
@@ -152,6 +159,11 @@ class Run:
                 deadline or self.deadline,
             )
         return self._ssh
+
+    def keep(self, ssh: Ssh) -> None:
+        """Use this connection from now on: it leads to the machine that becomes, or is, the instance's."""
+        self.hang_up()
+        self._ssh = ssh
 
     def __enter__(self) -> Self:
         return self
@@ -230,7 +242,8 @@ class _Attempt:
         failure.stage = self.stage.name
         failure.left_behind = left_behind(run.instance, run.open_effects)
         # Adapters know no users, and say USER.
-        said = {step.partition("    (")[0].replace("USER", run.instance.user) for step in failure.next_steps}
+        failure.next_steps = tuple(addressed(step, run.instance.user) for step in failure.next_steps)
+        said = {step.partition("    (")[0] for step in failure.next_steps}
         ways_on = _ways_on(run.instance, on_failure)
         failure.next_steps = (*failure.next_steps, *(way for way in ways_on if way.partition("    (")[0] not in said))
         # The failure itself is what the user must learn, also when the disk is full and the record of it fails.
@@ -296,7 +309,16 @@ def left_behind(instance: Instance, open_effects: Sequence[Effect] = ()) -> tupl
     return tuple(found)
 
 
+def addressed(step: str, user: str) -> str:
+    """Put the user's name where an adapter said USER; for a server of the pool say what helps there."""
+    if user.startswith(POOL):
+        step = step.replace("clawdet provision USER", "clawdet pool fill N").replace("destroy USER", "pool drain")
+    return re.sub(r"\bUSER\b", user, step)
+
+
 def _ways_on(instance: Instance, on_failure: Status) -> tuple[str, ...]:
+    if instance.pooled:
+        return ("clawdet pool status", "clawdet pool drain    (removes what waits in the pool)")
     if on_failure == Status.DESTROYING:
         return (f"clawdet destroy {instance.user}",)
     return (
