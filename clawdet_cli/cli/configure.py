@@ -31,7 +31,7 @@ class Configured:
 def configure(
     call: Call,
     view: View,
-    flags: Mapping[str, str | None] | None = None,
+    flags: Mapping[str, str | float | None] | None = None,
     *,
     make: bool = False,
     install_tools: bool = False,

@@ -9,7 +9,7 @@ from clawdet_cli.cli import documents, output
 from clawdet_cli.cli.configure import configure
 from clawdet_cli.cli.help import HelpCommand, HelpGroup
 from clawdet_cli.cli.options import Call, with_call
-from clawdet_cli.cli.server_options import Bundle, Image, Location, OpenclawVersion, PoolDays, ServerType, server_flags
+from clawdet_cli.cli.server_options import Bundle, Flags, Image, Location, OpenclawVersion, PoolDays, ServerType
 from clawdet_cli.cli.users import PARALLEL, Parallel
 from clawdet_cli.errors import StateError, UsageError
 from clawdet_cli.model import PoolPlan, is_member
@@ -65,7 +65,14 @@ def fill(
     from clawdet_cli import fleet, operations  # not above: --help must stay fast
     from clawdet_cli.cli import pool_screens, summary
 
-    flags = server_flags(server_type, location, image, openclaw_version, bundle, pool_days)
+    flags: Flags = {
+        "server_types": server_type,
+        "locations": location,
+        "image": image,
+        "openclaw_version": openclaw_version,
+        "bundle": bundle,
+        "pool_days": pool_days,
+    }
     with output.progress(call, users=True) as view:
         configured = configure(call, view, flags, make=True, install_tools=yes)
 
@@ -108,7 +115,13 @@ def status(
     from clawdet_cli import operations  # not above: --help must stay fast
     from clawdet_cli.cli import pool_screens
 
-    flags = server_flags(server_type, location, image, openclaw_version, None, pool_days)
+    flags: Flags = {
+        "server_types": server_type,
+        "locations": location,
+        "image": image,
+        "openclaw_version": openclaw_version,
+        "pool_days": pool_days,
+    }
     with output.progress(call, banner=False) as view:
         configured = configure(call, view, flags, local=True)
         members = operations.pool(configured.settings)

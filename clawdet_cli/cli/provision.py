@@ -18,7 +18,6 @@ from clawdet_cli.cli.server_options import (
     OpenclawVersion,
     PoolDays,
     ServerType,
-    server_flags,
 )
 from clawdet_cli.cli.users import PARALLEL, FromFile, Parallel, Users, wanted
 from clawdet_cli.errors import ClawdetError
@@ -96,8 +95,17 @@ def provision(
 ) -> None:
     """Give each user an instance."""
     names = wanted(users, file)
-    flags = server_flags(server_type, location, image, openclaw_version, bundle, pool_days)
-    flags |= {"ssh_from": ssh_from, "origin_pull_ca": origin_pull_ca, "model": model}
+    flags: Flags = {
+        "server_types": server_type,
+        "locations": location,
+        "image": image,
+        "ssh_from": ssh_from,
+        "origin_pull_ca": origin_pull_ca,
+        "openclaw_version": openclaw_version,
+        "bundle": bundle,
+        "pool_days": pool_days,
+        "model": model,
+    }
     if dry_run:
         _show_plans(call, names, flags)
     elif len(names) == 1:

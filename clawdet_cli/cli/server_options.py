@@ -73,22 +73,3 @@ PoolDays = Annotated[
 
 
 Flags = dict[str, str | float | None]
-
-
-def server_flags(
-    server_type: str | None,
-    location: str | None,
-    image: str | None,
-    openclaw_version: str | None,
-    bundle: str | None,
-    pool_days: float | None,
-) -> Flags:
-    """Give the flags that are settings, by their names there."""
-    return {
-        "server_types": server_type,
-        "locations": location,
-        "image": image,
-        "openclaw_version": openclaw_version,
-        "bundle": bundle,
-        "pool_days": pool_days,
-    }
