@@ -1,35 +1,24 @@
-"""The command line: the table of commands, and the boundary where every failure becomes a message and an exit code."""
+"""The command line: the table of commands, and the boundary where every failure becomes a message and an exit code.
 
+A command's module is imported when the command is called: to list the names, for help and completion, none is needed.
+"""
+
+import importlib
+import io
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.main
 
 from clawdet_cli import __version__, stopping
-from clawdet_cli.cli import (
-    approve,
-    bundle,
-    destroy,
-    doctor,
-    documents,
-    firewall,
-    output,
-    provision,
-    reconcile,
-    sandbox,
-    screens,
-    ssh,
-    state,
-    status,
-    token,
-    verify,
-)
 from clawdet_cli.cli.help import CONTEXT, HelpCommand, HelpGroup
-from clawdet_cli.cli.options import LocalCall
 from clawdet_cli.errors import ClawdetError, StoppedError, Terminated, UsageError
+
+if TYPE_CHECKING:
+    from clawdet_cli.cli.options import LocalCall
 
 HELP = """Give a user a personal OpenClaw server: a VPS at Hetzner Cloud, a name at Cloudflare, strict TLS, verified
 from outside.
@@ -54,9 +43,39 @@ INSTANCES = "Instances"
 ACCESS = "Access"
 TRYING_OUT = "Trying it out"
 
+COMMANDS = {
+    "provision": (INSTANCES, "Give a user a personal OpenClaw server, or bring a half-made one to its end."),
+    "status": (INSTANCES, "Show all instances, or one in detail, as they were recorded."),
+    "verify": (INSTANCES, "Check an instance now, and say what was seen."),
+    "destroy": (
+        INSTANCES,
+        "Remove an instance: its DNS record, its certificate, and its server with everything on it.",
+    ),
+    "reconcile": (INSTANCES, "Compare the database with both clouds and every VPS, and say what differs."),
+    "doctor": (
+        INSTANCES,
+        "Find out what your tokens may do: what clawdet needs, what they lack, and what they have too much of.",
+    ),
+    "firewall": (INSTANCES, "The provider's firewall in front of every VPS."),
+    "bundle": (
+        INSTANCES,
+        "The prepared bundle: Node, Caddy and OpenClaw in one archive, so that a VPS unpacks instead of installing.",
+    ),
+    "state": (INSTANCES, "The database itself: make it anew, carry it elsewhere, copy it."),
+    "token": (ACCESS, "Print the token that opens a user's OpenClaw."),
+    "approve": (ACCESS, "Let a new browser or app into a user's OpenClaw."),
+    "ssh": (ACCESS, "Open a shell on a user's VPS as root, or run a command there."),
+    "sandbox": (TRYING_OUT, "The cloud on this machine that --sandbox uses: start, remove, look."),
+}
+"""The panel and the first sentence of each command; its module, of the same name, has the rest."""
+
 
 class _Commands(HelpGroup):
-    """Lets Ctrl-C reach our boundary; Typer would end silently on it."""
+    """Loads the command that is called, and lets Ctrl-C reach our boundary; Typer would end silently on it."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and _loaded(str(name)), rest
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -83,22 +102,23 @@ def _clawdet(
 ) -> None: ...
 
 
-for body, module, panel in (
-    (provision.provision, provision, INSTANCES),
-    (status.status, status, INSTANCES),
-    (verify.verify, verify, INSTANCES),
-    (destroy.destroy, destroy, INSTANCES),
-    (reconcile.reconcile, reconcile, INSTANCES),
-    (doctor.doctor, doctor, INSTANCES),
-    (token.token, token, ACCESS),
-    (approve.approve, approve, ACCESS),
-):
-    app.command(help=module.HELP, epilog=module.EPILOG, rich_help_panel=panel, cls=HelpCommand)(body)
-app.command(help=ssh.HELP, epilog=ssh.EPILOG, rich_help_panel=ACCESS, cls=ssh.SshCommand)(ssh.ssh)
-app.add_typer(firewall.app, name="firewall", help=firewall.HELP, rich_help_panel=INSTANCES)
-app.add_typer(bundle.app, name="bundle", help=bundle.HELP, rich_help_panel=INSTANCES)
-app.add_typer(state.app, name="state", help=state.HELP, rich_help_panel=INSTANCES)
-app.add_typer(sandbox.app, name="sandbox", help=sandbox.HELP, rich_help_panel=TRYING_OUT)
+def _stand_in() -> None: ...
+
+
+for _name, (_panel, _summary) in COMMANDS.items():
+    app.command(_name, help=_summary, rich_help_panel=_panel)(_stand_in)
+
+
+def _loaded(name: str) -> Any:
+    """Give the command itself, or the group of commands."""
+    module = importlib.import_module(f"clawdet_cli.cli.{name}")
+    text = f"{COMMANDS[name][1]}\n\n{module.HELP}"
+    own = typer.Typer(rich_markup_mode=None, add_completion=False)
+    if group := getattr(module, "app", None):
+        own.add_typer(group, name=name, help=text)
+        return typer.main.get_group(own).commands[name]
+    own.command(name, help=text, epilog=module.EPILOG, cls=getattr(module, "Command", HelpCommand))(vars(module)[name])
+    return typer.main.get_command(own)
 
 
 def run() -> None:
@@ -108,7 +128,10 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run a command line and give its exit code; every failure is reported here, once."""
-    output.tolerate_any_text()
+    for stream in (sys.stdout, sys.stderr):
+        # A locale that cannot show a character must not end the command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     calls: list[LocalCall] = []
     with stopping.listening():
         try:
@@ -121,13 +144,17 @@ def main(argv: Sequence[str]) -> int:
             return _report(error, calls[0] if calls else _guessed(argv))
 
 
-def _guessed(argv: Sequence[str]) -> LocalCall:
+def _guessed(argv: Sequence[str]) -> "LocalCall":
     """Give what of a call can be known when the command line could not be parsed."""
+    from clawdet_cli.cli.options import LocalCall  # not above: --help and completion must stay fast
+
     words = list(argv)[: list(argv).index("--")] if "--" in argv else argv
     return LocalCall(json="--json" in words, events="--events" in words, debug="--debug" in words)
 
 
-def _report(error: BaseException, call: LocalCall) -> int:
+def _report(error: BaseException, call: "LocalCall") -> int:
+    from clawdet_cli.cli import documents, output, screens  # not above: --help and completion must stay fast
+
     failure = _shaped(error)
     steps = [call.pasteable(step) for step in failure.next_steps]
     if failure.kind == "bug" and call.debug:

@@ -10,8 +10,7 @@ from clawdet_cli.cli.options import Call, User, with_call
 from clawdet_cli.errors import StoppedError
 from clawdet_cli.model import Devices, checked_user
 
-HELP = """Let a new browser or app into a user's OpenClaw.
-
+HELP = """\
 The token alone does not open it: a browser that shows the token for the first time waits until it is approved here.
 Without REQUEST this lists who waits, and asks about it where there is just one and a terminal to ask on. A request
 lasts five minutes; the browser asks again by itself as long as its page is open, and goes on once it is approved."""

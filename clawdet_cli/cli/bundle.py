@@ -18,9 +18,7 @@ from clawdet_cli.model import Event, now_text
 
 app = typer.Typer(cls=HelpGroup, rich_markup_mode=None)
 
-HELP = """The prepared bundle: Node, Caddy and OpenClaw in one archive, so that a VPS unpacks instead of installing.
-
-'clawdet provision alice --bundle FILE' (or an address) uses it where it fits, and npm where it does not."""
+HELP = """'clawdet provision alice --bundle FILE' (or an address) uses it where it fits, and npm where it does not."""
 
 
 class Architecture(StrEnum):

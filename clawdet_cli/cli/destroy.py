@@ -12,8 +12,7 @@ from clawdet_cli.cli.users import PARALLEL, FromFile, Parallel, Users, wanted
 from clawdet_cli.errors import ClawdetError, StoppedError
 from clawdet_cli.model import Holdings
 
-HELP = """Remove an instance: its DNS record, its certificate, and its server with everything on it.
-
+HELP = """\
 Shows what would be removed and asks for the user's name to be typed; for several users, for their number. Only what
 clawdet made for these users is touched. Afterwards it is proved that nothing is left, so nothing of it costs money any
 more. There is no way back.

@@ -7,8 +7,7 @@ from clawdet_cli.cli.configure import configure
 from clawdet_cli.cli.options import Call, with_call
 from clawdet_cli.model import Verdict
 
-HELP = """Find out what your tokens may do: what clawdet needs, what they lack, and what they have too much of.
-
+HELP = """\
 Each right is tried with a request that changes nothing, whatever the answer: deleting what cannot exist, signing what
 cannot be signed. What a token has too much of works, and is what a thief would get: make a narrower one.
 

@@ -9,8 +9,7 @@ from clawdet_cli.cli.options import Call, SshFrom, with_call
 
 app = typer.Typer(cls=HelpGroup, rich_markup_mode=None)
 
-HELP = """The provider's firewall in front of every VPS.
-
+HELP = """\
 It lets in SSH (from everywhere unless --ssh-from was given; by key only), and HTTP and HTTPS from Cloudflare's
 networks; nothing else reaches a VPS. 'clawdet provision' makes it with the first server, and 'clawdet destroy' removes
 it with the last one."""

@@ -229,13 +229,6 @@ def failure(screen: Screen, content: documents.Document, *, as_json: bool, as_ev
         _err(_line(line))
 
 
-def tolerate_any_text() -> None:
-    """Keep a locale that cannot show a character from ending the command."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def duration(seconds: float) -> str:
     """Write a duration as people say it."""
     if seconds < 60:

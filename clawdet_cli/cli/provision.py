@@ -23,8 +23,7 @@ from clawdet_cli.cli.users import PARALLEL, FromFile, Parallel, Users, wanted
 from clawdet_cli.errors import ClawdetError
 from clawdet_cli.model import Instance, Plan
 
-HELP = """Give a user a personal OpenClaw server, or bring a half-made one to its end.
-
+HELP = """\
 Orders a VPS at Hetzner Cloud, makes USER.ZONE at Cloudflare point to it, installs OpenClaw with strict TLS, and
 verifies it from outside. The VPS costs money (some EUR 6 to 20 per month, by type), billed by the hour
 from the order until 'clawdet destroy USER'; on a terminal its price is shown and asked for first. Everything else is

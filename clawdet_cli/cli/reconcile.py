@@ -9,8 +9,7 @@ from clawdet_cli.cli.configure import configure
 from clawdet_cli.cli.options import Call, with_call
 from clawdet_cli.errors import StateError
 
-HELP = """Compare the database with both clouds and every VPS, and say what differs.
-
+HELP = """\
 Each thing of clawdet's is one of these: right; drifted (ours, not as recorded); adoptable (ours, not recorded); ghost
 (in the database only); orphan (in a cloud only, with its cost per month). What is not clawdet's is counted only.
 

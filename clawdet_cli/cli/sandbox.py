@@ -22,9 +22,7 @@ from clawdet_cli.model import Event, now_text
 
 app = typer.Typer(cls=HelpGroup, rich_markup_mode=None)
 
-HELP = """The cloud on this machine that --sandbox uses: start, remove, look.
-
-It needs no account and costs nothing. 'clawdet provision alice --sandbox' starts it by itself."""
+HELP = """It needs no account and costs nothing. 'clawdet provision alice --sandbox' starts it by itself."""
 
 STAGE = "sandbox"
 

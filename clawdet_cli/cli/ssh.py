@@ -14,15 +14,14 @@ from clawdet_cli.errors import ConfigError
 from clawdet_cli.model import checked_user
 from clawdet_cli.secret import public_environment
 
-HELP = """Open a shell on a user's VPS as root, or run a command there.
-
+HELP = """\
 Uses OpenSSH with the right key and the host key that was pinned before the VPS was ordered. Options for clawdet stand
 before COMMAND; everything from COMMAND on goes to the VPS. The exit code is the remote command's."""
 
 EPILOG = """Follow OpenClaw's log: clawdet ssh alice journalctl -fu openclaw-gateway"""
 
 
-class SshCommand(HelpCommand):
+class Command(HelpCommand):
     """Leaves the remote command's own options alone."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -16,9 +16,7 @@ from clawdet_cli.model import checked_user
 
 app = typer.Typer(cls=HelpGroup, rich_markup_mode=None)
 
-HELP = """The database itself: make it anew, carry it elsewhere, copy it.
-
-It is one SQLite file in the state folder, and holds no secret."""
+HELP = """It is one SQLite file in the state folder, and holds no secret."""
 
 _File = typer.Argument(metavar="FILE", show_default=False)
 

@@ -13,9 +13,7 @@ from clawdet_cli.cli.output import Paint, clean
 from clawdet_cli.cli.users import PARALLEL, FromFile, Parallel, wanted
 from clawdet_cli.errors import GuestError
 
-HELP = """Show all instances, or one in detail, as they were recorded.
-
-With --live every one is checked now: in both clouds, on the VPS and from outside. It costs nothing.
+HELP = """With --live every one is checked now: in both clouds, on the VPS and from outside. It costs nothing.
 
 Exit code 0: everything that was asked for is complete and passed its last checks. 6: something is not."""
 

@@ -5,9 +5,7 @@ from clawdet_cli.cli.configure import configure
 from clawdet_cli.cli.options import Call, User, with_call
 from clawdet_cli.model import checked_user
 
-HELP = """Print the token that opens a user's OpenClaw.
-
-It is read from the VPS over SSH each time; it is stored nowhere else. Paste it into the login of https://USER.ZONE/app.
+HELP = """It is read from the VPS over SSH each time; it is stored nowhere else. Paste it into the login of https://USER.ZONE/app.
 Whoever has it has the instance: mind your screen and your shell's history. stdout carries the token alone."""
 
 EPILOG = "Into the clipboard: clawdet token alice | xclip"

@@ -8,8 +8,7 @@ from clawdet_cli.cli.options import Call, with_call
 from clawdet_cli.cli.users import PARALLEL, FromFile, Parallel, Users, wanted
 from clawdet_cli.errors import GuestError
 
-HELP = """Check an instance now, and say what was seen.
-
+HELP = """\
 Six checks: the server runs at Hetzner; the DNS record is proxied and points at it; OpenClaw's service is active and
 not restarting; the gateway answers on the VPS and through the public name, and refuses who has no token; the landing
 page comes from this very machine through the edge; the address is recorded. Nothing is changed and it costs nothing.

@@ -20,7 +20,7 @@ REASONS = {
     "adapters/ssh.py _pump.up while": "a thread that ends with the connection it serves; nobody waits for it",
     "adapters/ssh.py _pump.down while": "the same",
     "adapters/ssh.py _pump.down join": "the same",
-    "cli/ssh.py SshCommand._separated while": "walks through the words of a command line",
+    "cli/ssh.py Command._separated while": "walks through the words of a command line",
     "lease.py _acquire while": "ends with --lock-wait, or after WATCH_SECONDS of watching",
     "lease.py _Heart._beat while": "a thread that ends when the last lease is given back",
     "adapters/fleet_hetzner.py FleetHetzner._every_server while": "counts pages down, after one look at how many",
