@@ -56,6 +56,7 @@ COMMANDS = {
         INSTANCES,
         "Find out what your tokens may do: what clawdet needs, what they lack, and what they have too much of.",
     ),
+    "pool": (INSTANCES, "Servers that wait, prepared, so that 'clawdet provision' takes seconds."),
     "firewall": (INSTANCES, "The provider's firewall in front of every VPS."),
     "bundle": (
         INSTANCES,
