@@ -211,6 +211,11 @@ class UnitState:
     """Where the log that came with it ends, in bytes."""
     text: str
 
+    @property
+    def gone(self) -> bool:
+        """Whether there is no such unit: one that ended stays, and none outlives a restart of the machine."""
+        return "ActiveState=inactive" in self.text.split()
+
 
 def parse_follow(answer: str) -> tuple[UnitState, str]:
     """Split a `follow` answer into the unit's state and the new text of the log."""

@@ -81,9 +81,7 @@ def _npm(run: Run, given: source.Source, reason: str) -> None:
 def _upload(run: Run, file: Path, manifest: Manifest, given: source.Source) -> None:
     """Copy the archive over the open connection, unless that would take longer than npm."""
     sha256, size = manifest.archive_sha256, manifest.archive_bytes
-    answer = run.ssh().run(
-        bootstrap.look_for_bundle(sha256, manifest.lock_sha256), timeout=run.deadline.within(20).left()
-    )
+    answer = run.remote(bootstrap.look_for_bundle(sha256, manifest.lock_sha256), seconds=20)
     if answer.out.strip() in {"prepared", "kept"}:
         return
     line = Line(file, size, NPM_WAY_SECONDS - UNPACK_SECONDS)

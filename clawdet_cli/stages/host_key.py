@@ -37,7 +37,7 @@ def replace_host_key(run: Run) -> None:
         _label(run, following)
         with run.effect("switch_host_key", run.instance.server_name, key=following):
             command = bootstrap.installed("switch-host-key", following.split()[1])
-            answer = run.ssh().run(command, timeout=run.deadline.within(60).left())
+            answer = run.remote(command, seconds=60)
         if answer.code != 0:
             raise GuestError("The VPS could not change its host key.", details=answer.complaint)
         current = _seen(run, following)
@@ -55,7 +55,7 @@ def label_names(server: Server, host_key: str) -> bool:
 def _keys_of_vps(run: Run) -> tuple[str, str]:
     """Give the key in use, and the next one; that is empty when the one in use is of the machine's own making."""
     with run.effect("make_host_key", run.instance.server_name):
-        answer = run.ssh().run(bootstrap.installed("host-key"), timeout=run.deadline.within(60).left())
+        answer = run.remote(bootstrap.installed("host-key"), seconds=60)
     if answer.code != 0:
         raise GuestError("The VPS could not make a host key.", details=answer.complaint)
     values = bootstrap.parse_values(answer.out)

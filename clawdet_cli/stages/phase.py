@@ -13,6 +13,8 @@ from clawdet_cli.stages.runner import Run
 
 SHOWN_LINES = 15
 """The last lines of the script's log that an error shows."""
+MOST_RESTARTS = 3
+"""How often a phase is begun anew for a VPS that restarts in the middle of it."""
 MOST_STEPS = 100
 """Several times as many as a phase has; a view keeps each of them on the screen."""
 
@@ -44,6 +46,7 @@ class Phase:
         """The result that is wanted, and makes the run of somebody else as good as one of ours."""
         self._folder = f"/run/clawdet/{secrets.token_hex(6)}"
         self._ours = False
+        self._restarts = 0
         self._follower = _Follower(run, verb)
 
     def take_over(self) -> bool:
@@ -51,7 +54,7 @@ class Phase:
         with self.run.effect("join_boot", self.verb, folder=bootstrap.BOOT_FOLDER):
             content = bootstrap.package(self._files)
             command = bootstrap.join_boot(bootstrap.boot_mark(self.values))
-            answer = self.run.ssh().run(command, stdin=content, timeout=self.run.deadline.within(120).left())
+            answer = self.run.remote(command, stdin=content, seconds=120)
         if answer.code != 0:
             raise GuestError("The npm lock could not be copied to the VPS.", details=answer.complaint)
         self._ours = answer.out.strip() == "joined"
@@ -63,9 +66,7 @@ class Phase:
         with run.effect("upload", self.verb, folder=self._folder):
             own = {bootstrap.SCRIPT_NAME: bootstrap.script(), "input": bootstrap.input_file(self.values)}
             content = bootstrap.package(own | dict(self._files))
-            answer = run.ssh().run(
-                bootstrap.upload(self._folder), stdin=content, timeout=run.deadline.within(120).left()
-            )
+            answer = run.remote(bootstrap.upload(self._folder), stdin=content, seconds=120)
         if answer.code != 0:
             raise GuestError("The script could not be copied to the VPS.", details=answer.complaint)
         self._start()
@@ -80,13 +81,21 @@ class Phase:
             every=0.1,
             catching=(ConnectionLost,),
         )
-        if step not in follower.over and self._ours:
+        if step in follower.over:
+            return
+        if follower.cut_off():
+            self._begin_anew()
+            self.reach(step)
+        elif self._ours:
             raise follower.failure()
 
     def end(self) -> dict[str, str]:
         """Follow it to its end, and give the values of its result line."""
         while self.run.deadline.left() > 0:
             values = self._follower.to_the_end()
+            if self._follower.cut_off():
+                self._begin_anew()
+                continue
             wanted = self._ours if self._expected is None else self._expected.items() <= values.items()
             if self._follower.succeeded() and wanted:
                 return values
@@ -98,10 +107,23 @@ class Phase:
             next_steps=["run the command again, with more time: --timeout 1800"],
         )
 
+    def _begin_anew(self) -> None:
+        """Begin it once more for a VPS that restarted: what it had done holds, and is not done again."""
+        self._restarts += 1
+        if self._restarts > MOST_RESTARTS:
+            raise GuestError(
+                f"The VPS restarted {self._restarts} times while '{self.verb}' was at work, which was begun anew each"
+                " time.",
+                details=list(self._follower.last),
+                next_steps=["clawdet ssh USER -- journalctl -b -1 -n 50    (shows what came before the last restart)"],
+            )
+        self.run.note(f"the VPS restarted in the middle of '{self.verb}': beginning it anew")
+        self.begin()
+
     def _start(self) -> None:
         run = self.run
         with run.effect("start", self.verb, folder=self._folder):
-            answer = run.ssh().run(bootstrap.start(self.verb, self._folder), timeout=run.deadline.within(60).left())
+            answer = run.remote(bootstrap.start(self.verb, self._folder), seconds=60)
         if answer.code != 0:
             raise GuestError(f"The VPS would not start '{self.verb}'.", details=answer.complaint)
         self._ours = answer.out.strip() != "attached"
@@ -142,6 +164,10 @@ class _Follower:
     def succeeded(self) -> bool:
         """Say whether it ended well, by systemd's word and its own."""
         return self.ended is not None and self.ended.ok and self.values.get("@result") == "ok"
+
+    def cut_off(self) -> bool:
+        """Say whether it neither runs nor ended, as after a restart of the VPS."""
+        return self.ended is not None and self.ended.gone and "@result" not in self.values
 
     def failure(self) -> GuestError:
         """Give the error that tells how it ended."""

@@ -138,9 +138,7 @@ def join_prepare(run: Run) -> None:
         return  # by the pool, and it said so a moment ago
     instance = run.instance
     version = instance.openclaw_version or run.settings.openclaw_version
-    architecture = {"x86_64": "x86", "aarch64": "arm"}.get(
-        run.ssh().run("uname -m", timeout=run.deadline.within(20).left()).out.strip(), ""
-    )
+    architecture = {"x86_64": "x86", "aarch64": "arm"}.get(run.remote("uname -m", seconds=20).out.strip(), "")
     if version != run.settings.openclaw_version:
         run.note(f"OpenClaw {version} is installed there and is kept; {run.settings.openclaw_version} is not installed")
     # Before the lock: what user_data began takes that for a sign that no bundle is on its way any more.
@@ -191,7 +189,7 @@ def request_of_vps(run: Run) -> str:
     host = run.instance.host
     # Made where it stays; a second request finds the key of the first.
     with run.effect("make_vps_key", host):
-        answer = run.ssh().run(bootstrap.installed("certificate-request", host), timeout=run.deadline.within(60).left())
+        answer = run.remote(bootstrap.installed("certificate-request", host), seconds=60)
     if answer.code != 0:
         raise GuestError("The VPS could not make a key and request.", details=answer.complaint)
     csr.check(answer.out, host)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from clawdet_cli import stopping
 from clawdet_cli.adapters import Clouds
-from clawdet_cli.adapters.ssh import Ssh
+from clawdet_cli.adapters.ssh import CommandResult, ConnectionLost, Ssh
 from clawdet_cli.errors import (
     ClawdetError,
     CloudError,
@@ -41,6 +41,10 @@ from clawdet_cli.state import State
 
 if TYPE_CHECKING:
     from clawdet_cli.stages.phase import Phase
+
+
+CONNECTIONS = 3
+"""How often a command is sent to the VPS over a connection that breaks."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,21 @@ class Run:
         """Use this connection from now on: it leads to the machine that becomes, or is, the instance's."""
         self.hang_up()
         self._ssh = ssh
+
+    def remote(self, command: str, *, stdin: bytes = b"", seconds: float) -> CommandResult:
+        """Run a command on the VPS that does no harm when it comes twice: again when the connection breaks over it.
+
+        As it does when the VPS restarts in between. Raises ConnectionLost when it breaks each time.
+        """
+        for _ in range(CONNECTIONS - 1):
+            try:
+                return self._remote_once(command, stdin, seconds)
+            except ConnectionLost:
+                self.note("the connection to the VPS broke: connecting anew")
+        return self._remote_once(command, stdin, seconds)
+
+    def _remote_once(self, command: str, stdin: bytes, seconds: float) -> CommandResult:
+        return self.ssh().run(command, stdin=stdin, timeout=self.deadline.within(seconds).left())
 
     def __enter__(self) -> Self:
         return self

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from clawdet_cli import bootstrap, operations
+from clawdet_cli import operations
 from clawdet_cli.adapters.cloudflare import Cloudflare
 from clawdet_cli.adapters.hetzner import Hetzner
+from clawdet_cli.stages.phase import MOST_RESTARTS, Phase
 from clawdet_cli.state import State
 from tests.e2e.faults import follow, leave_nothing, ledger_differs, whole
 from tests.e2e.operator import Operator, Said
@@ -67,30 +68,63 @@ def test_a_connection_that_breaks_in_the_middle_is_made_again_in_silence(phase: 
     assert not_complete(operator, "alice") == []
 
 
-def test_a_guest_that_reboots_in_the_middle_is_told_and_gone_on_with(
+def restarts(operator: Operator, phase: str, step: str, times: int) -> None:
+    """Have the server restart when it is followed while a phase stays at a step, so often."""
+    operator.control(
+        "hetzner", "PUT", "servers/knobs", {"hold_step": {phase: step}, "restart_in_phase": {phase: times}}
+    )
+
+
+def notes(operator: Operator) -> list[str]:
+    """Give what the newest run log has to tell beside its stages."""
+    newest = max((Path(operator.info()["state_file"]).parent / "logs").glob("*.log"))
+    return [line.partition(" note ")[2] for line in newest.read_text().splitlines() if " note " in line]
+
+
+@pytest.mark.parametrize("times", [1, MOST_RESTARTS])
+@pytest.mark.parametrize(
+    ("phase", "step"), [("prepare", "machine"), ("configure", "gateway-config"), ("configure", "promises")]
+)
+def test_a_guest_that_restarts_in_the_middle_is_begun_anew_in_silence(
+    phase: str, step: str, times: int, operator: Operator
+) -> None:
+    restarts(operator, phase, step, times)
+    said = operator.clawdet(*PROVISION)
+    assert (said.code, said.err) == (0, "")
+    anew = [note for note in notes(operator) if "restarted in the middle" in note]
+    assert [note.split("'")[1] for note in anew] == [phase] * times
+    assert ledger_differs(operator) == not_complete(operator, "alice") == []
+    leave_nothing(operator)
+
+
+def test_a_guest_that_restarts_while_openclaw_is_installed_is_begun_anew_in_silence(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    follow_command = bootstrap.follow
-    rebooted: list[int] = []
+    wait_for_it = Phase.end
 
-    def rebooting(verb: str, offset: int) -> str:
-        if not rebooted:
-            (server,) = operator.servers()
-            rebooted.append(server["id"])
-            operator.cloud("hetzner", f"/servers/{server['id']}/actions/reset", "POST")
-        return follow_command(verb, offset)
+    def restarting(phase: Phase) -> dict[str, str]:
+        # Only now, when nothing else is done but waiting: before that it is followed too.
+        if phase.verb == "prepare":
+            operator.control("hetzner", "PUT", "servers/knobs", {"restart_in_phase": {"prepare": 1}})
+        return wait_for_it(phase)
 
-    operator.control("hetzner", "PUT", "servers/knobs", {"drop_connection_in_phase": {"prepare": 1}})
-    monkeypatch.setattr(bootstrap, "follow", rebooting)
-    said = operator.clawdet(*PROVISION, "--timeout", "20")
-    assert rebooted
-    # It may have ended before the guest went down; else the unit is gone, and the next run begins it again.
-    assert said.code in {0, 6}, said.err
-    monkeypatch.undo()
+    monkeypatch.setattr(Phase, "end", restarting)
+    operator.control("hetzner", "PUT", "servers/knobs", {"hold_step": {"prepare": "openclaw"}})
+    said = operator.clawdet(*PROVISION)
+    assert (said.code, said.err) == (0, "")
+    assert any("restarted in the middle of 'prepare'" in note for note in notes(operator))
+    assert ledger_differs(operator) == not_complete(operator, "alice") == []
+    leave_nothing(operator)
+
+
+@pytest.mark.parametrize(("phase", "step"), [("prepare", "machine"), ("configure", "gateway-config")])
+def test_a_guest_that_restarts_for_ever_is_told_and_gone_on_with(phase: str, step: str, operator: Operator) -> None:
+    restarts(operator, phase, step, 99)
+    said = operator.clawdet(*PROVISION)
     operator.reset()
-    again = operator.clawdet(*PROVISION)
-    assert again.code == 0, again.err
-    assert not_complete(operator, "alice") == []
+    said_as_written(f"restarts for ever in {phase}", said, operator)
+    assert ledger_differs(operator) == []
+    follow(operator, said)
     leave_nothing(operator)
 
 
@@ -232,4 +266,5 @@ def test_a_clock_that_jumped_changes_nothing(when: str, operator: Operator) -> N
 def test_every_text_belongs_to_a_fault() -> None:
     disk = {f"{what} when {moment}" for what in BROKEN for moment in AFTER}
     databases = {f"{how} database" for how in ("overwritten", "cut short", "no database at all")}
-    assert set(TEXTS) == {*ON_THE_VPS, *disk, *databases, "locked when the server was ordered"}
+    restarting = {f"restarts for ever in {phase}" for phase in ("prepare", "configure")}
+    assert set(TEXTS) == {*ON_THE_VPS, *restarting, *disk, *databases, "locked when the server was ordered"}

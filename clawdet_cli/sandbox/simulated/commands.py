@@ -209,6 +209,9 @@ async def _follow(guest: Guest, match: re.Match[str], _stdin: Stdin) -> Said:
         return Said(127, err=b"simulated server: these numbers do not belong together\n")
     if guest.knobs.takes_drop(match["verb"]):
         guest.drop_connections()
+    if guest.unit(match["verb"]).state == "activating" and guest.knobs.takes_restart(match["verb"]):
+        guest.restart()
+        await asyncio.Event().wait()  # no answer comes: this ends with the power
     unit, log = guest.unit(match["verb"]), f"{LOGS}/{match['verb']}.log"
     err = b""
     try:

@@ -81,6 +81,7 @@ class Guest:
         self.not_simulated = ""
         """What of user_data would have had an effect that a simulated server does not have."""
         self.drop_connections: Callable[[], None] = lambda: None
+        self.restart: Callable[[], None] = lambda: None
         self.tasks: set[asyncio.Task[None]] = set()
         self._scale = scale
 

@@ -15,6 +15,8 @@ KNOBS: dict[str, Any] = {
     "fail_step": {},  # {phase: step}, or {phase: {"step": ..., "times": n}}; a plain step fails once
     "says": {},  # {command or verb: text}: what it answers in place of the truth; {end} is how far a log may be read
     "drop_connection_in_phase": {},  # {phase: n}: the SSH connections break when it is followed, n times
+    "hold_step": {},  # {phase: step}: it stays at this step until a restart, the last of which ends the knob too
+    "restart_in_phase": {},  # {phase: n}: the server restarts when it is followed at work, n times
 }
 PATH = "/_sandbox/servers/knobs"
 
@@ -57,10 +59,25 @@ class Knobs:
 
     def takes_drop(self, phase: str) -> bool:
         """Whether the connections are to break now; that counts as one of its times."""
-        times = self.all()["drop_connection_in_phase"].get(phase, 0)
+        return self._takes_one("drop_connection_in_phase", phase)
+
+    def takes_restart(self, phase: str) -> bool:
+        """Whether the server is to restart now; that counts as one of its times, and the last one ends a hold."""
+        if not self._takes_one("restart_in_phase", phase):
+            return False
+        if phase not in self.all()["restart_in_phase"]:
+            self._put("hold_step", phase, None)
+        return True
+
+    def holds(self, phase: str, step: str) -> bool:
+        """Whether a phase is to stay at a step."""
+        return bool(self.all()["hold_step"].get(phase) == step)
+
+    def _takes_one(self, knob: str, phase: str) -> bool:
+        times = self.all()[knob].get(phase, 0)
         if times <= 0:
             return False
-        self._put("drop_connection_in_phase", phase, times - 1 or None)
+        self._put(knob, phase, times - 1 or None)
         return True
 
     def _put(self, knob: str, phase: str, value: Any) -> None:

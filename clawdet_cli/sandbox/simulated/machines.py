@@ -65,6 +65,7 @@ class SimulatedMachines:
         self._forwarder = forwarder
         self._scale = boot_seconds / _USUAL_BOOT_SECONDS
         self._running: dict[int, _Server] = {}
+        self._restarts: set[asyncio.Task[None]] = set()
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="simulated-ssh")
         self.knobs = Knobs(state, on_change)
         self.commands: deque[str] = deque(maxlen=LOGGED_COMMANDS)
@@ -110,6 +111,7 @@ class SimulatedMachines:
             self._workers,
             scale=self._scale,
             seen=self.commands.append,
+            restart=lambda: self._restart(spec),
         )
         self._forwarder.powered(spec.server_id, server.connect)
 
@@ -119,6 +121,17 @@ class SimulatedMachines:
         server = self._running.pop(server_id, None)
         if server is not None:
             await server.close()
+
+    def _restart(self, spec: MachineSpec) -> None:
+        """Restart of the server's own accord: what powers it off cannot wait for itself, and is a task of its own."""
+
+        async def again() -> None:
+            await self.power_off(spec.server_id, graceful=False)
+            await self.boot(spec)
+
+        task = asyncio.create_task(again())
+        self._restarts.add(task)
+        task.add_done_callback(self._restarts.discard)
 
     async def remove(self, server_id: int) -> None:
         """Power off and delete the disk."""
@@ -130,6 +143,7 @@ class SimulatedMachines:
 
     async def stop(self) -> None:
         """Shut all servers down, for the end of the sandbox's process."""
+        await asyncio.gather(*self._restarts, return_exceptions=True)
         await asyncio.gather(*(self.power_off(server_id, graceful=True) for server_id in list(self._running)))
         self._workers.shutdown()
 
@@ -146,6 +160,7 @@ class _Server:
         *,
         scale: float,
         seen: Callable[[str], None],
+        restart: Callable[[], None],
     ) -> None:
         self._guest = Guest(spec.name, spec.image, disk, knobs, scale)
         self._seen = seen
@@ -160,6 +175,7 @@ class _Server:
             workers=workers,
         )
         self._guest.drop_connections = self._ssh.drop
+        self._guest.restart = restart
         self._keep(asyncio.create_task(self._boot()))
 
     async def _execute(self, command: str, stdin: Stdin) -> Said:

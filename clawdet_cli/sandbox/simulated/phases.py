@@ -90,6 +90,8 @@ class _Phase:
             return
         self.say(f"@step begin {step.name} {step.text}")
         await self.guest.take(step.seconds)
+        if self.guest.knobs.holds(self.verb, step.name):
+            await asyncio.Event().wait()  # until the power goes
         if self.guest.knobs.takes_failure(self.verb, step.name):
             raise ScriptError("a failure that was asked for")
         waiting = step.act()
