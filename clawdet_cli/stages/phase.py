@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from clawdet_cli import bootstrap
 from clawdet_cli.adapters.retry import until
-from clawdet_cli.adapters.ssh import ConnectionLost
+from clawdet_cli.adapters.ssh import CommandResult, ConnectionLost
 from clawdet_cli.errors import GuestError, WaitError
 from clawdet_cli.secret import excerpt
-from clawdet_cli.stages.runner import Run
+from clawdet_cli.stages.runner import CONNECTIONS, Run
 
 SHOWN_LINES = 15
 """The last lines of the script's log that an error shows."""
@@ -44,7 +44,7 @@ class Phase:
         self._files = files
         self._expected = expected
         """The result that is wanted, and makes the run of somebody else as good as one of ours."""
-        self._folder = f"/run/clawdet/{secrets.token_hex(6)}"
+        self._folder = ""
         self._ours = False
         self._restarts = 0
         self._follower = _Follower(run, verb)
@@ -62,14 +62,17 @@ class Phase:
 
     def begin(self) -> None:
         """Copy the script there and start it, or find one that runs already."""
-        run = self.run
-        with run.effect("upload", self.verb, folder=self._folder):
-            own = {bootstrap.SCRIPT_NAME: bootstrap.script(), "input": bootstrap.input_file(self.values)}
-            content = bootstrap.package(own | dict(self._files))
-            answer = run.remote(bootstrap.upload(self._folder), stdin=content, seconds=120)
+        self._folder = _new_folder()
+        with self.run.effect("upload", self.verb, folder=self._folder):
+            self._upload()
+        self._start()
+
+    def _upload(self) -> None:
+        own = {bootstrap.SCRIPT_NAME: bootstrap.script(), "input": bootstrap.input_file(self.values)}
+        content = bootstrap.package(own | dict(self._files))
+        answer = self.run.remote(bootstrap.upload(self._folder), stdin=content, seconds=120)
         if answer.code != 0:
             raise GuestError("The script could not be copied to the VPS.", details=answer.complaint)
-        self._start()
 
     def reach(self, step: str) -> None:
         """Follow it until a step is over. Raises GuestError when it ends, in failure, before that."""
@@ -101,7 +104,7 @@ class Phase:
                 return values
             if self._ours:
                 raise self._follower.failure()
-            self._start()
+            self.begin()
         raise WaitError(
             f"'{self.verb}' of an earlier run took all the time that there was.",
             next_steps=["run the command again, with more time: --timeout 1800"],
@@ -123,13 +126,33 @@ class Phase:
     def _start(self) -> None:
         run = self.run
         with run.effect("start", self.verb, folder=self._folder):
-            answer = run.remote(bootstrap.start(self.verb, self._folder), seconds=60)
+            answer = self._started()
         if answer.code != 0:
             raise GuestError(f"The VPS would not start '{self.verb}'.", details=answer.complaint)
         self._ours = answer.out.strip() != "attached"
         self._follower = _Follower(run, self.verb)
         if not self._ours:
             run.note(f"'{self.verb}' of an earlier run is still at work there: following it first")
+
+    def _started(self) -> CommandResult:
+        """Send the command that starts it; when the connection breaks over it, with all that it needs anew.
+
+        It may have been carried out: then the input was read and deleted, and what runs is followed first.
+        """
+        run = self.run
+        for _ in range(CONNECTIONS - 1):
+            try:
+                return run.ssh().run(bootstrap.start(self.verb, self._folder), timeout=run.deadline.within(60).left())
+            except ConnectionLost:
+                run.note("the connection to the VPS broke: connecting anew")
+            self._folder = _new_folder()
+            self._upload()
+        return run.ssh().run(bootstrap.start(self.verb, self._folder), timeout=run.deadline.within(60).left())
+
+
+def _new_folder() -> str:
+    """Name a folder on the VPS that no run has used: one that was begun may go on, with its own files."""
+    return f"/run/clawdet/{secrets.token_hex(6)}"
 
 
 class _Follower:

@@ -169,20 +169,23 @@ class Run:
         self.hang_up()
         self._ssh = ssh
 
-    def remote(self, command: str, *, stdin: bytes = b"", seconds: float) -> CommandResult:
+    def remote(self, command: str, *, stdin: bytes = b"", seconds: float, reach: float = float("inf")) -> CommandResult:
         """Run a command on the VPS that does no harm when it comes twice: again when the connection breaks over it.
 
-        As it does when the VPS restarts in between. Raises ConnectionLost when it breaks each time.
+        As it does when the VPS restarts in between. Each connecting may take `reach` seconds. Raises ConnectionLost
+        when it breaks each time.
         """
         for _ in range(CONNECTIONS - 1):
             try:
-                return self._remote_once(command, stdin, seconds)
+                return self._remote_once(command, stdin, seconds, reach)
             except ConnectionLost:
                 self.note("the connection to the VPS broke: connecting anew")
-        return self._remote_once(command, stdin, seconds)
+        return self._remote_once(command, stdin, seconds, reach)
 
-    def _remote_once(self, command: str, stdin: bytes, seconds: float) -> CommandResult:
-        return self.ssh().run(command, stdin=stdin, timeout=self.deadline.within(seconds).left())
+    def _remote_once(self, command: str, stdin: bytes, seconds: float, reach: float) -> CommandResult:
+        return self.ssh(self.deadline.within(reach)).run(
+            command, stdin=stdin, timeout=self.deadline.within(seconds).left()
+        )
 
     def __enter__(self) -> Self:
         return self

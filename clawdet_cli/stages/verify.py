@@ -106,11 +106,11 @@ class _Evidence:
         if self.unreachable is not None:
             raise self.unreachable
         try:
-            ssh = self.run.ssh(self.run.deadline.within(30))
+            self.run.ssh(self.run.deadline.within(30))
         except ClawdetError as error:
             self.unreachable = error
             raise
-        answer = ssh.run(bootstrap.installed(verb, *arguments), timeout=self.run.deadline.within(60).left())
+        answer = self.run.remote(bootstrap.installed(verb, *arguments), seconds=60, reach=30)
         if answer.code != 0:
             raise NotMetError(f"'{verb}' failed on the VPS with {answer.code}: {' '.join(answer.complaint)}")
         return answer.out

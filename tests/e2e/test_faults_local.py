@@ -3,6 +3,7 @@
 What the command says is in `faults_local.txt`, to be read as somebody would who is woken by it.
 """
 
+import re
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 from clawdet_cli import operations
 from clawdet_cli.adapters.cloudflare import Cloudflare
 from clawdet_cli.adapters.hetzner import Hetzner
+from clawdet_cli.adapters.ssh import ConnectionLost, Ssh
 from clawdet_cli.stages.phase import MOST_RESTARTS, Phase
 from clawdet_cli.state import State
 from tests.e2e.faults import follow, leave_nothing, ledger_differs, whole
@@ -66,6 +68,36 @@ def test_a_connection_that_breaks_in_the_middle_is_made_again_in_silence(phase: 
     said = operator.clawdet(*PROVISION)
     assert (said.code, said.err) == (0, "")
     assert not_complete(operator, "alice") == []
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before its effect", "after its effect"])
+def test_every_command_bears_a_connection_that_breaks_over_it(
+    after: bool, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, broken = Ssh.run, set[str]()
+
+    def breaking(self: Ssh, command: str, **options: Any) -> Any:
+        kind = re.sub(r"[0-9a-f]{12,}|AAAA\S+", "", command)
+        if kind in broken:
+            return run(self, command, **options)
+        broken.add(kind)
+        if after:
+            run(self, command, **options)
+        self.close()
+        raise ConnectionLost("The SSH connection was lost.")
+
+    monkeypatch.setattr(Ssh, "run", breaking)
+    said = operator.clawdet(*PROVISION)
+    assert (said.code, said.err) == (0, "")
+    asked = {re.sub(r"[0-9a-f]{12,}|AAAA\S+", "", each) for each in commands(operator)}
+    assert asked <= broken
+    assert ledger_differs(operator) == not_complete(operator, "alice") == []
+    leave_nothing(operator)
+
+
+def commands(operator: Operator) -> list[str]:
+    """Give the commands that servers were sent."""
+    return list(operator.control("hetzner", "GET", "servers/commands")["commands"])
 
 
 def restarts(operator: Operator, phase: str, step: str, times: int) -> None:
