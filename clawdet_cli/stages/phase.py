@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from clawdet_cli import bootstrap
 from clawdet_cli.adapters.retry import until
-from clawdet_cli.adapters.ssh import CommandResult, ConnectionLost
+from clawdet_cli.adapters.ssh import ConnectionLost
 from clawdet_cli.errors import GuestError, WaitError
 from clawdet_cli.secret import excerpt
 from clawdet_cli.stages.runner import CONNECTIONS, Run
@@ -61,16 +61,23 @@ class Phase:
         return self._ours
 
     def begin(self) -> None:
-        """Copy the script there and start it, or find one that runs already."""
-        self._folder = _new_folder()
-        with self.run.effect("upload", self.verb, folder=self._folder):
+        """Copy the script there and start it, or find one that runs already.
+
+        When the connection breaks over the start, that may have been carried out: then the input was read and deleted,
+        so that all is copied anew, and what runs is followed first.
+        """
+        for last in (*[False] * (CONNECTIONS - 1), True):
             self._upload()
-        self._start()
+            if self._start(last=last):
+                return
 
     def _upload(self) -> None:
-        own = {bootstrap.SCRIPT_NAME: bootstrap.script(), "input": bootstrap.input_file(self.values)}
-        content = bootstrap.package(own | dict(self._files))
-        answer = self.run.remote(bootstrap.upload(self._folder), stdin=content, seconds=120)
+        """Copy all to a folder that no run has used: one that was begun may go on, with its own files."""
+        run, self._folder = self.run, f"/run/clawdet/{secrets.token_hex(6)}"
+        with run.effect("upload", self.verb, folder=self._folder):
+            own = {bootstrap.SCRIPT_NAME: bootstrap.script(), "input": bootstrap.input_file(self.values)}
+            content = bootstrap.package(own | dict(self._files))
+            answer = run.remote(bootstrap.upload(self._folder), stdin=content, seconds=120)
         if answer.code != 0:
             raise GuestError("The script could not be copied to the VPS.", details=answer.complaint)
 
@@ -123,36 +130,25 @@ class Phase:
         self.run.note(f"the VPS restarted in the middle of '{self.verb}': beginning it anew")
         self.begin()
 
-    def _start(self) -> None:
+    def _start(self, *, last: bool) -> bool:
+        """Start it; False when the connection broke over that, and it is not the last try."""
         run = self.run
-        with run.effect("start", self.verb, folder=self._folder):
-            answer = self._started()
+        with run.effect("start", self.verb, folder=self._folder) as effect:
+            try:
+                answer = run.ssh().run(bootstrap.start(self.verb, self._folder), timeout=run.deadline.within(60).left())
+            except ConnectionLost:
+                if last:
+                    raise
+                run.note("the connection to the VPS broke: connecting anew")
+                effect.made("its answer was lost")
+                return False
         if answer.code != 0:
             raise GuestError(f"The VPS would not start '{self.verb}'.", details=answer.complaint)
         self._ours = answer.out.strip() != "attached"
         self._follower = _Follower(run, self.verb)
         if not self._ours:
             run.note(f"'{self.verb}' of an earlier run is still at work there: following it first")
-
-    def _started(self) -> CommandResult:
-        """Send the command that starts it; when the connection breaks over it, with all that it needs anew.
-
-        It may have been carried out: then the input was read and deleted, and what runs is followed first.
-        """
-        run = self.run
-        for _ in range(CONNECTIONS - 1):
-            try:
-                return run.ssh().run(bootstrap.start(self.verb, self._folder), timeout=run.deadline.within(60).left())
-            except ConnectionLost:
-                run.note("the connection to the VPS broke: connecting anew")
-            self._folder = _new_folder()
-            self._upload()
-        return run.ssh().run(bootstrap.start(self.verb, self._folder), timeout=run.deadline.within(60).left())
-
-
-def _new_folder() -> str:
-    """Name a folder on the VPS that no run has used: one that was begun may go on, with its own files."""
-    return f"/run/clawdet/{secrets.token_hex(6)}"
+        return True
 
 
 class _Follower:

@@ -3,6 +3,9 @@
 What the command says is in `faults_clouds.txt`, to be read as somebody would who is woken by it.
 """
 
+import ast
+import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,12 @@ from typing import Any
 import pytest
 
 from clawdet_cli.adapters import retry
+from clawdet_cli.adapters.cloudflare import Cloudflare
+from clawdet_cli.adapters.hetzner import Hetzner
 from tests.e2e.faults import follow, leave_nothing, ledger_differs, whole
 from tests.e2e.operator import Operator
 from tests.e2e.test_recovery import emptied
+from tests.kill.boundaries import called
 from tests.kill.invariants import not_complete
 
 __all__ = ["emptied"]
@@ -35,7 +41,12 @@ CHANGES = (
     ("hetzner", "DELETE", "/v1/servers/.*"),
     ("hetzner", "DELETE", "/v1/ssh_keys/.*"),
     ("hetzner", "DELETE", "/v1/firewalls/.*"),
+    ("hetzner", "PUT", "/v1/servers/.*"),
+    ("hetzner", "POST", "/v1/firewalls/.*/actions/set_rules"),
+    ("hetzner", "POST", "/v1/firewalls/.*/actions/apply_to_resources"),
+    ("cloudflare", "PATCH", "/client/v4/zones/.*/dns_records/.*"),
 )
+"""Every request that changes something; a test compares them with what a life of an instance sends."""
 LOOKS = (
     ("hetzner", "GET", "/v1/servers"),
     ("hetzner", "GET", "/v1/servers/.*"),
@@ -83,24 +94,99 @@ def test_what_passes_is_waited_out_in_silence(
     what: str, places: tuple[tuple[str, str, str], ...], operator: Operator
 ) -> None:
     """It hits every such call of a whole life once."""
+    live(operator, places, **PASSING[what])
+    if places is CHANGES:
+        assert spared(operator) == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_lock_is_waited_out_wherever_hetzner_is_asked_for_a_change(operator: Operator) -> None:
+    live(operator, OF_HETZNER, kind="answer", status=423, body=LOCKED, times=2)
+    assert spared(operator) == []
+
+
+def test_the_changes_above_are_all_that_there_are(operator: Operator) -> None:
+    """Compare them with what a whole life sends, and that with every method of the adapters that changes something."""
+    made = {cloud: set[str]() for cloud in CLIENTS}
+    with pytest.MonkeyPatch.context() as patched:
+        for cloud, client in CLIENTS.items():
+            for name in changing(client):
+                patched.setattr(client, name, remembered(getattr(client, name), name, made[cloud]))
+        for cloud in CLIENTS:
+            operator.control(cloud, "DELETE", "requests")
+        live(operator, (), kind="delay")
+    assert made == {cloud: changing(client) for cloud, client in CLIENTS.items()}
+    sent = {
+        (cloud, request["method"], request["path"])
+        for cloud in CLIENTS
+        for request in operator.control(cloud, "GET", "requests")["requests"]
+        if request["method"] != "GET" and not request["path"].endswith("remove_from_resources")
+    }
+    unknown = [
+        each for each in sent if not any(each[:2] == where[:2] and re.fullmatch(where[2], each[2]) for where in CHANGES)
+    ]
+    assert unknown == []
+
+
+OF_HETZNER = tuple(where for where in CHANGES if where[0] == "hetzner")
+AGAIN = ("set_rules", "apply_to_resources", "dns_records/.*")
+"""How the paths end of what a second provision changes back."""
+CLIENTS: dict[str, type] = {"hetzner": Hetzner, "cloudflare": Cloudflare}
+
+
+def live(operator: Operator, places: tuple[tuple[str, str, str], ...], **rule: Any) -> None:
+    """Provision, have hands change what can be changed back, provision again and destroy: all in silence."""
+    later = [where for where in places if where[1] != "DELETE" and where[2].endswith(AGAIN)]
     for where in places:
-        fault(operator, where, **PASSING[what])
+        if where not in later:
+            fault(operator, where, **rule)
     made = operator.clawdet(*PROVISION)
-    assert (made.code, made.err) == (0, ""), made.err
+    assert (made.code, made.err) == (0, "")
+    assert not_complete(operator, "alice") == []
+    meddle(operator)
+    for where in later:
+        fault(operator, where, **rule)
+    again = operator.clawdet(*PROVISION)
+    assert (again.code, again.err) == (0, "")
     assert not_complete(operator, "alice") == []
     gone = operator.clawdet(*DESTROY)
     assert (gone.code, gone.err) == (0, "")
     leave_nothing(operator)
-    for cloud in ("hetzner", "cloudflare"):
-        left = [rule for rule in operator.control(cloud, "GET", "faults")["faults"] if not rule["hits"]]
-        assert left == [] or places is LOOKS
 
 
-def test_a_lock_is_waited_out_too(operator: Operator) -> None:
-    assert operator.clawdet(*PROVISION).code == 0
-    fault(operator, ("hetzner", "DELETE", "/v1/servers/.*"), "answer", status=423, body=LOCKED, times=2)
-    gone = operator.clawdet(*DESTROY)
-    assert (gone.code, gone.err) == (0, "")
+def meddle(operator: Operator) -> None:
+    """Take the server out of the firewall and all but SSH out of its rules, and point the record elsewhere."""
+    (wall,) = operator.cloud("hetzner", "/firewalls")["firewalls"]
+    (server,), (record,) = operator.servers(), operator.records()
+    ssh = [rule for rule in wall["rules"] if rule["port"] == "22"]
+    taken = {"remove_from": [{"type": "server", "server": {"id": server["id"]}}]}
+    operator.cloud("hetzner", f"/firewalls/{wall['id']}/actions/remove_from_resources", "POST", taken)
+    operator.cloud("hetzner", f"/firewalls/{wall['id']}/actions/set_rules", "POST", {"rules": ssh})
+    path = f"/zones/{operator.zone_id()}/dns_records/{record['id']}"
+    operator.cloud("cloudflare", path, "PATCH", {"content": "192.0.2.1"})
+
+
+def spared(operator: Operator) -> list[Any]:
+    """Give the faults that hit nothing."""
+    return [
+        rule for cloud in CLIENTS for rule in operator.control(cloud, "GET", "faults")["faults"] if not rule["hits"]
+    ]
+
+
+def changing(client: type) -> set[str]:
+    """Read out of the code which methods of an adapter change something."""
+    (tree,) = ast.parse(inspect.getsource(client)).body
+    assert isinstance(tree, ast.ClassDef)
+    methods = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return {method.name for method in methods if "_change" in called(method)}
+
+
+def remembered(method: Callable[..., Any], name: str, names: set[str]) -> Callable[..., Any]:
+    def call(self: Any, *arguments: Any, **options: Any) -> Any:
+        names.add(name)
+        return method(self, *arguments, **options)
+
+    return call
 
 
 def for_ever(where: tuple[str, str, str], kind: str, **more: Any) -> Callable[[Operator], None]:
@@ -111,7 +197,9 @@ def knob(**settings: Any) -> Callable[[Operator], None]:
     return lambda operator: operator.control("hetzner", "PUT", "knobs", settings)
 
 
-_, WALL, ORDER, RECORD, SIGN, DELETE_RECORD, REVOKE, DELETE, _, _ = CHANGES
+ADD_KEY, WALL, ORDER, RECORD, SIGN, DELETE_RECORD, REVOKE, DELETE, DELETE_KEY, DELETE_WALL, LABEL, RULES, ATTACH, _ = (
+    CHANGES
+)
 NO_TOKEN = {"error": {"code": "unauthorized", "message": "unable to authenticate"}}
 BAD_TOKEN = {"success": False, "errors": [{"code": 10000, "message": "Authentication error"}]}
 EVERYTHING = [[kind, place] for kind in ("cpx22", "cx23", "cx33") for place in ("nbg1", "fsn1", "hel1")]

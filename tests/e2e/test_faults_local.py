@@ -87,6 +87,7 @@ def test_every_command_bears_a_connection_that_breaks_over_it(
         raise ConnectionLost("The SSH connection was lost.")
 
     monkeypatch.setattr(Ssh, "run", breaking)
+    operator.control("hetzner", "DELETE", "servers/commands")
     said = operator.clawdet(*PROVISION)
     assert (said.code, said.err) == (0, "")
     asked = {re.sub(r"[0-9a-f]{12,}|AAAA\S+", "", each) for each in commands(operator)}
