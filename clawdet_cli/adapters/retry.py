@@ -88,21 +88,23 @@ def change(
 ) -> T:
     """Make a call that changes something, and `look` before making it again when its outcome is unknown.
 
-    `look` gives what the call would have given, or None when it had no effect. Raises as `ask` does.
+    `look` gives what the call would have given, or None when it had no effect yet. Raises as `ask` does.
     """
-    unknown = False
+    look_first = unknown = False
 
     def attempt() -> tuple[T]:
-        nonlocal unknown
-        if unknown:
+        nonlocal look_first, unknown
+        if look_first:
             found = look()
             if found is not None:
                 return (found,)
-        unknown = False
+        look_first = False
         try:
             return (act(),)
         except NotYet as reason:
-            unknown = reason.maybe_done
+            look_first = reason.maybe_done
+            # For good: a call whose answer was lost may be carried out after the look, whatever a later one is told.
+            unknown = unknown or reason.maybe_done
             raise
 
     try:

@@ -20,13 +20,14 @@ Every stage finds what is there before it makes anything, so running the list ag
 What user_data begins goes on while other stages wait for other things; where it did not begin, join_prepare starts it.
 """
 
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from clawdet_cli import bootstrap, csr
 from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
-from clawdet_cli.errors import CloudError, GuestError, SoldOutError, StateError, StoppedError, WaitError
-from clawdet_cli.model import DnsRecord, Firewall, Server, ServerOrder, Status, Zone
+from clawdet_cli.errors import CloudError, ConfigError, GuestError, SoldOutError, StateError, StoppedError, WaitError
+from clawdet_cli.model import DnsRecord, EffectOutcome, Firewall, Server, ServerOrder, Status, Zone
 from clawdet_cli.stages import bundle, claim, firewall, preflight, verify
 from clawdet_cli.stages.destroy import own_certificates, revoke
 from clawdet_cli.stages.host_key import LABEL, label_names, replace_host_key
@@ -87,9 +88,14 @@ def create_server(run: Run) -> None:
             approve_order(run)
         server = _order(run, wall)
     else:
-        run.record(**found(server))
+        recorded = run.instance
+        # Rescaled by hand, or taken over from an order whose answer was lost.
+        another = (server.server_type, server.location) != (recorded.server_type, recorded.location)
+        run.record(**found(server), **({"monthly": None} if another else {}))
         server = claim.hand_over(run, server)
         firewall.attach(run, server, wall)
+    if run.instance.monthly is None:
+        run.record(monthly=price_of(run, server))
     _refuse_another_host_key(run, server)
     if server.ipv4 is None:
         raise CloudError(
@@ -331,11 +337,16 @@ def _order(run: Run, wall: Firewall) -> Server:
         try:
             with run.effect("create_server", order.name, labels=labels, **wanted) as effect:
                 server = hetzner.create_server(order)
-                effect.made(server.id, **found(server), monthly=monthly)
+                # Not the one of an earlier order, whose answer was lost and which was carried out late.
+                as_ordered = (server.server_type, server.location) == (offer.server_type, offer.location)
+                effect.made(server.id, **found(server), monthly=monthly if as_ordered else None)
         except SoldOutError as refusal:
             tried.append(f"{offer.server_type} in {offer.location}: {refusal.what}")
             run.note(f"not to be had: {tried[-1]}")
         else:
+            for earlier in [one for one in run.open_effects if (one.kind, one.name) == ("create_server", order.name)]:
+                # The name is unique: nothing else can come of that order any more.
+                run.settle(earlier, EffectOutcome.ABSENT, f"server {server.id} has the name", {})
             return server
     raise CloudError(
         "Hetzner has none of the wanted servers to sell at the moment.",
@@ -360,6 +371,15 @@ def _key_at_hetzner(run: Run) -> int:
             key = run.clouds.hetzner.add_ssh_key(public, name, {"managed-by": "clawdet"})
             effect.made(key.id)
     return key.id
+
+
+def price_of(run: Run, server: Server) -> str | None:
+    """Give what a server costs per month by its own type and location; None when that cannot be read now."""
+    # What exists must be recorded and looked after, with its price or without.
+    with suppress(CloudError, ConfigError, WaitError):
+        monthly = run.clouds.hetzner.prices().get((server.server_type, server.location))
+        return str(monthly) if monthly is not None else None
+    return None
 
 
 def found(server: Server) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from clawdet_cli.adapters.retry import NotYet, until
 from clawdet_cli.errors import WaitError
 from clawdet_cli.model import Effect, EffectOutcome, Status
 from clawdet_cli.stages.firewall import is_ours
-from clawdet_cli.stages.provision import found
+from clawdet_cli.stages.provision import found, price_of
 from clawdet_cli.stages.runner import Run, Stage
 
 T = TypeVar("T")
@@ -57,7 +57,8 @@ def _ordered_server(run: Run, effect: Effect) -> Seen:
     own = all(server.labels.get(key) == effect.data["labels"].get(key) for key in ("managed-by", "user", "run"))
     if not own or effect.run_id != run.instance.run_id:
         return Seen(EffectOutcome.LEFT, f"server {server.id} has the name but not this run's labels: left alone")
-    monthly = effect.data["monthly"] if server.server_type == effect.data["type"] else run.instance.monthly
+    as_ordered = (server.server_type, server.location) == (effect.data["type"], effect.data["location"])
+    monthly = effect.data["monthly"] if as_ordered else price_of(run, server)
     changes = {**found(server), "monthly": monthly}
     return Seen(EffectOutcome.DONE, f"server {server.id} was ordered and is kept", str(server.id), changes)
 

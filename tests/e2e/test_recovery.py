@@ -1,5 +1,6 @@
 """What happened behind clawdet's back: a lost database, things removed or changed by hand, a crash in between."""
 
+import json
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -293,6 +294,66 @@ def test_an_ssh_key_that_cannot_be_used_does_not_stop_a_destroy(alice: Operator,
     assert alice.holdings() == (0, 0, 0)
     (left,) = alice.cloud("hetzner", "/ssh_keys")["ssh_keys"]
     alice.cloud("hetzner", f"/ssh_keys/{left['id']}", "DELETE")
+
+
+def late_order(operator: Operator, monkeypatch: pytest.MonkeyPatch, *afterwards: dict[str, Any]) -> None:
+    """Have the first order carried out a moment after its sender has given up on it."""
+    monkeypatch.setattr(hetzner, "ANSWER_SECONDS", 0.3)
+    for fault in ({"kind": "delay", "seconds": 1.5}, *afterwards):
+        operator.control("hetzner", "POST", "faults", {"method": "POST", "path": "/v1/servers", **fault})
+
+
+SOLD_OUT = {
+    "kind": "answer",
+    "status": 412,
+    "body": {"error": {"code": "resource_unavailable", "message": "sold out"}},
+}
+
+
+def test_an_order_whose_answer_was_lost_stays_open_when_its_repeat_is_refused(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late_order(operator, monkeypatch, {**SOLD_OUT, "times": None})
+    error = error_of(provision(operator), 5, "cloud")
+    assert error["left_behind"][0].startswith("perhaps a server clawdet-alice")
+    until(lambda: operator.servers() or None, deadline=Deadline.after(20), what="the late order", every=0.1)
+    assert "server clawdet-alice" in " ".join(destroyed(operator)["removed"])
+    assert operator.servers() == []
+
+
+def test_a_server_of_an_earlier_order_is_recorded_with_its_own_type_and_price(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late_order(operator, monkeypatch, SOLD_OUT, {"kind": "drop_before", "times": 3})
+    said = provision(operator, "--server-type", "cpx32,cx23", "--location", "nbg1")
+    assert said.code == 0, said.out
+    assert operator.servers()[0]["server_type"]["name"] == "cpx32"
+    shown = operator.clawdet("provision", "bob", "--sandbox", "--dry-run", "--json", "--server-type", "cpx32")
+    price = shown.document["plan"]["candidates"][0]["monthly_eur"]
+    assert (recorded(operator, "server_type"), float(recorded(operator, "monthly"))) == ("cpx32", price)
+    assert said.document["instance"]["open_effects"] == []
+
+
+def test_an_order_that_a_dead_run_left_is_recorded_with_the_price_of_the_server_that_came(alice: Operator) -> None:
+    price, data = recorded(alice, "monthly"), {"type": "cx53", "location": "nbg1", "monthly": "99.99"}
+    labels = alice.servers()[0]["labels"]
+    rewrite(alice, "server_id = NULL, server_type = NULL, monthly = NULL, status = 'failed'")
+    with closing(sqlite3.connect(alice.info()["state_file"])) as database, database:
+        database.execute(
+            "INSERT INTO effects (user, run_id, stage, kind, name, data, begun_at)"
+            " SELECT user, run_id, 'create_server', 'create_server', 'clawdet-alice', ?, ?"
+            " FROM instances WHERE user = 'alice'",
+            (json.dumps({**data, "labels": labels}), now_text()),
+        )
+    assert provision(alice).code == 0
+    assert recorded(alice, "monthly") == price
+
+
+def test_a_server_that_was_rescaled_by_hand_is_recorded_with_its_new_price(alice: Operator) -> None:
+    price, kind = recorded(alice, "monthly"), recorded(alice, "server_type")
+    rewrite(alice, "server_type = 'cx53', monthly = '99.99', status = 'failed'")
+    assert provision(alice).code == 0
+    assert (recorded(alice, "server_type"), recorded(alice, "monthly")) == (kind, price)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from clawdet_cli.adapters import retry
 from clawdet_cli.adapters.answers import unknown_shape
 from clawdet_cli.adapters.retry import Lost, NotYet, ask, change, until
-from clawdet_cli.errors import CloudError, WaitError
+from clawdet_cli.errors import ClawdetError, CloudError, WaitError
 from clawdet_cli.model import Deadline
 
 Step = Exception | object
@@ -107,3 +107,11 @@ class TestChange:
         with pytest.raises(CloudError) as caught:
             self.change(script(CloudError("no")), script())
         assert not caught.value.unsettled
+
+    @pytest.mark.parametrize("repeated", [(CloudError("sold out"),), (NotYet("limit of requests", pause=9),) * 2])
+    def test_a_refusal_of_the_repeat_does_not_settle_the_call_whose_answer_was_lost(
+        self, repeated: tuple[Exception, ...]
+    ) -> None:
+        with pytest.raises(ClawdetError) as caught:
+            change(script(Lost("cut"), *repeated), script(None), deadline=Deadline.after(1), what="x")
+        assert caught.value.unsettled
