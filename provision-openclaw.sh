@@ -1229,11 +1229,15 @@ token() {
   printf '%s\n' "${line#*=}"
 }
 
+# The newest last, below a few earlier ones: whoever looks at the same time finds his own.
 nonce() { # nonce VALUE
+  local file=$WEB/.well-known/clawdet-nonce
   [[ ${1:-} =~ ^[a-z0-9]{8,64}$ ]] || die 'a nonce is 8 to 64 characters of a-z and 0-9' 2
   [[ -d $WEB ]] || die 'there is no landing page yet; the machine is not configured'
   install -d -m 0755 "$WEB/.well-known"
-  put "$WEB/.well-known/clawdet-nonce" 0644 <<<"$1"
+  exec 8<"$WEB/.well-known"
+  flock -w 30 8 || die 'another nonce is being published'
+  { [[ ! -f $file ]] || tail -n 31 "$file" && echo "$1"; } | put "$file" 0644
 }
 
 # --- host-key, switch-host-key ----------------------------------------------------------------------------------------

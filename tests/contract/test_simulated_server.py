@@ -552,6 +552,9 @@ class TestWeb:
             assert shell.run(bootstrap.installed("nonce", "short"))[0] == 2
         status, body, headers = rig.get(ready, "/.well-known/clawdet-nonce?x")
         assert (status, body, headers["Content-Type"]) == (200, b"abcdef123456\n", "text/plain; charset=utf-8")
+        with rig.shell(ready) as shell:
+            shell.run(bootstrap.installed("nonce", "another12345"))
+        assert rig.get(ready, "/.well-known/clawdet-nonce")[1] == b"abcdef123456\nanother12345\n"
 
     def test_the_gateway_wants_the_token(self, rig: Rig, ready: MachineSpec) -> None:
         protected = "/app/control-ui-config.json"

@@ -13,7 +13,7 @@ import pytest
 
 from clawdet_cli import lease
 from clawdet_cli.adapters import retry
-from clawdet_cli.stages import preflight
+from clawdet_cli.stages import preflight, verify
 from clawdet_cli.stages import provision as stages
 from tests.e2e.operator import Operator
 from tests.e2e.test_bad_input import error_of, provision
@@ -66,6 +66,26 @@ def test_the_second_run_waits_when_it_is_told_to(operator: Operator) -> None:
         assert said.code == 0, said.err
         assert "waiting for clawdet provision (process" in said.err
         assert "alice is already complete" in said.out
+    assert not_complete(operator, "alice") == []
+
+
+def test_who_looks_at_an_instance_does_not_disturb_the_run_that_makes_it(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish, looks = verify._Evidence.nonce, 0
+
+    def and_somebody_looks(evidence: Any) -> str:
+        nonlocal looks
+        nonce = publish(evidence)
+        if evidence.run.state.owners:
+            looks += 1
+            operator.clawdet("status", "alice", "--live", "--sandbox")
+        return nonce
+
+    monkeypatch.setattr(verify._Evidence, "nonce", and_somebody_looks)
+    said = provision(operator)
+    assert said.code == 0, said.err
+    assert looks == 2
     assert not_complete(operator, "alice") == []
 
 

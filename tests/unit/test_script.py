@@ -50,9 +50,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def call(code: str, **values: str) -> str:
-    """Run code with the script's functions, and with these values as its input."""
-    functions = TEXT[: TEXT.index('\ncase "$VERB')]
+def call(code: str, /, *, text: str = TEXT, **values: str) -> str:
+    """Run code with the functions of the script's text, and with these values as its input."""
+    functions = text[: text.index('\ncase "$VERB')]
     given = "".join(f"IN[{key}]={_quoted(value)}\n" for key, value in values.items())
     done = subprocess.run(
         ["bash"], input=f"{functions}\n{given}\n{code}", capture_output=True, text=True, check=False, timeout=60
@@ -185,6 +185,17 @@ def test_no_request_is_made_for_a_malformed_host(host: str) -> None:
 def test_a_malformed_nonce_is_refused(value: str) -> None:
     done = run("nonce", value)
     assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_nonce_stays_beside_those_of_others_who_look_at_the_same_time(tmp_path: Path) -> None:
+    text = TEXT.replace("WEB=/var/www/clawdet", f"WEB={tmp_path}")
+    call('for i in $(seq 20); do nonce "first000$i" & nonce "second00$i" & done; wait', text=text)
+    published = tmp_path / ".well-known/clawdet-nonce"
+    assert len(set(published.read_text().split())) == 32
+    call("nonce newest00", text=text)
+    assert published.read_text().split()[-1] == "newest00"
+    assert len(published.read_text().split()) == 32
+    assert published.stat().st_mode & 0o777 == 0o644
 
 
 @needs_root

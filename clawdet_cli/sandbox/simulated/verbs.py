@@ -13,6 +13,7 @@ from clawdet_cli.sandbox.simulated.phases import SCRIPT
 
 ARCHITECTURE = "x86_64"
 _BLOB = re.compile(r"[A-Za-z0-9+/]{60,80}={0,2}")
+_EARLIER_NONCES = 31
 _NONCE_LENGTHS = range(8, 65)
 _REPORT_SECONDS = 1.8
 
@@ -121,5 +122,6 @@ def _nonce(guest: Guest, value: str) -> str:
         raise ScriptError("a nonce is 8 to 64 characters of a-z and 0-9", 2)
     if not guest.disk.exists(at.LANDING_PAGE):
         raise ScriptError("there is no landing page yet; the machine is not configured")
-    guest.disk.write(at.NONCE, value + "\n")
+    earlier = guest.disk.text(at.NONCE).splitlines()[-_EARLIER_NONCES:]
+    guest.disk.write(at.NONCE, "".join(f"{one}\n" for one in (*earlier, value)))
     return ""
