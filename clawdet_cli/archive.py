@@ -12,6 +12,7 @@ from typing import Any
 from clawdet_cli.errors import RecordError, StateError, UsageError
 from clawdet_cli.lease import holder_of
 from clawdet_cli.model import ZONE, Status, is_member, is_user
+from clawdet_cli.private import new_private_file
 from clawdet_cli.state import MIGRATIONS, State
 
 VERSION = 1
@@ -80,7 +81,7 @@ def backup(state: State, target: Path) -> None:
     Raises StateError when the file exists or cannot be written.
     """
     try:
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
+        os.close(new_private_file(target))
     except FileExistsError:
         raise StateError(f"{target} exists already: nothing was copied.", next_steps=["name a new file"]) from None
     except OSError as error:

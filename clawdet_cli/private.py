@@ -3,6 +3,7 @@
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from clawdet_cli.errors import RecordError
@@ -16,7 +17,10 @@ def private_folder(folder: Path, *, link: bool = False) -> None:
     """
     # One by one, since `parents=True` would leave the upper ones to the umask.
     for one in reversed((folder, *folder.parents)):
-        one.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            one.mkdir(mode=0o700)
+            # Of a umask that takes rights from the owner too.
+            one.chmod(0o700)
     seen = folder.stat() if link else folder.lstat()
     if not stat.S_ISDIR(seen.st_mode):
         raise RecordError(f"{folder} is a link, and links are not followed there.", next_steps=[f"ls -ld {folder}"])
@@ -27,9 +31,16 @@ def private_folder(folder: Path, *, link: bool = False) -> None:
         )
 
 
+def new_private_file(path: Path) -> int:
+    """Make a file (0600) that was not there, and give its descriptor, to write to. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
 def write_private(path: Path, text: str) -> None:
     """Write a file (0600) at once or not at all. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with os.fdopen(new_private_file(temporary), "w") as file:
         file.write(text)
     temporary.replace(path)

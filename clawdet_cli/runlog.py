@@ -11,7 +11,7 @@ from typing import Self
 
 from clawdet_cli.errors import StateError
 from clawdet_cli.model import Event, now_text
-from clawdet_cli.private import private_folder
+from clawdet_cli.private import new_private_file, private_folder
 from clawdet_cli.secret import hide
 from clawdet_cli.terminal import harmless
 
@@ -31,7 +31,7 @@ class RunLog:
         try:
             private_folder(folder, link=True)
             private_folder(self.path.parent)
-            descriptor = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
+            descriptor = new_private_file(self.path)
             # A VPS's words may be anything, and the locale's encoding may hold less than that.
             self._file = os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
             yesterday = _stamp((datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="milliseconds"))

@@ -5,7 +5,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from clawdet_cli import stopping
 from clawdet_cli.errors import RecordError, StateError
 from clawdet_cli.model import POOL, Check, Effect, EffectOutcome, Instance, StageRun, Status, now_text
-from clawdet_cli.private import private_folder
+from clawdet_cli.private import new_private_file, private_folder
 from clawdet_cli.secret import hide
 
 T = TypeVar("T")
@@ -119,7 +119,9 @@ class State:
         with self._translated():
             private_folder(path.parent, link=True)
             # Made by us with its mode, since SQLite would use the umask; -wal and -shm take the same mode.
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
+            with suppress(FileExistsError):
+                os.close(new_private_file(path))
+            os.close(os.open(path, os.O_RDWR | os.O_NOFOLLOW))
             self._connection = self._connect()
             try:
                 self._migrate()

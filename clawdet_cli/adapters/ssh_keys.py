@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from clawdet_cli.errors import ConfigError
 from clawdet_cli.model import HostKey
-from clawdet_cli.private import private_folder
+from clawdet_cli.private import new_private_file, private_folder
 from clawdet_cli.secret import Secret
 
 _OTHER_KEY = "or use a key of clawdet's own: leave out --ssh-key and CLAWDET_SSH_KEY"
@@ -102,7 +102,7 @@ def _make(path: Path) -> None:
         private_folder(path.parent)
         # Complete before it has its name, and never over another's: two commands may start together.
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = new_private_file(temporary)
         try:
             with open(descriptor, "wb") as file:  # noqa: PTH123  # Path.open() takes no descriptor
                 file.write(_openssh(Ed25519PrivateKey.generate()))

@@ -13,6 +13,7 @@ from clawdet_cli.cli.help import HelpCommand, HelpGroup
 from clawdet_cli.cli.options import Call, with_call
 from clawdet_cli.errors import StateError, UsageError
 from clawdet_cli.model import checked_user
+from clawdet_cli.private import new_private_file
 
 app = typer.Typer(cls=HelpGroup, rich_markup_mode=None)
 
@@ -129,7 +130,7 @@ def _read(file: Path) -> Any:
 
 def _write_new(file: Path, text: str) -> None:
     try:
-        with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600), "w") as opened:
+        with os.fdopen(new_private_file(file), "w") as opened:
             opened.write(text)
     except FileExistsError:
         raise StateError(f"{file} exists already: nothing was written.", next_steps=["name a new file"]) from None

@@ -171,5 +171,6 @@ def write_private(path: Path, content: str) -> None:
     temporary = path.with_suffix(".new")
     temporary.unlink(missing_ok=True)
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        os.fchmod(file.fileno(), 0o600)  # whatever the umask takes from the owner
         file.write(content)
     temporary.replace(path)

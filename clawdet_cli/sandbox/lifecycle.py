@@ -73,7 +73,9 @@ def up(
     for path in (folder, cache):
         disks.check_path(path)
         for one in reversed((path, *path.parents)):
-            one.mkdir(mode=0o700, exist_ok=True)  # with parents=True, the umask would decide about those above
+            with contextlib.suppress(FileExistsError):
+                one.mkdir(mode=0o700)  # with parents=True, the umask would decide about those above
+                one.chmod(0o700)
     files = Files(folder)
     with _alone(folder):
         running = files.read_info()
@@ -155,6 +157,7 @@ def _start(files: Files, arguments: list[str]) -> SandboxInfo:
     search_path = os.pathsep.join(filter(None, (str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH"))))
     log = os.open(files.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
+        os.fchmod(log, 0o600)
         # The shell ends at once, so that the process is nobody's child and outlives its caller cleanly.
         started = subprocess.run(
             [
@@ -166,6 +169,7 @@ def _start(files: Files, arguments: list[str]) -> SandboxInfo:
             stderr=log,
             cwd="/",  # the folder it was called from may be unmounted or deleted one day
             env=_without_secrets(os.environ) | {"PYTHONPATH": search_path},
+            umask=_umask_of_others(),
             start_new_session=True,
             text=True,
             check=True,
@@ -260,6 +264,13 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _umask_of_others() -> int:
+    """Give the umask, but for what it takes from the owner: the sandbox has to read what it wrote."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask & 0o077
 
 
 def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:

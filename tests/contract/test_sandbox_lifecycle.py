@@ -73,6 +73,17 @@ def command_lines() -> str:
     return "\n".join(lines)
 
 
+def test_no_umask_keeps_the_owner_from_what_was_written(box: Box) -> None:
+    before = os.umask(0o777)
+    try:
+        box.up()
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in (box.folder, box.cache, *box.folder.rglob("*"))}
+    assert [path for path, mode in modes.items() if not mode & 0o400 or mode & 0o022] == []
+    assert stat.S_IMODE(box.folder.stat().st_mode) == stat.S_IMODE(box.cache.stat().st_mode) == 0o700
+
+
 def test_up_twice_is_one_sandbox_whose_clouds_know_its_tokens(box: Box) -> None:
     info = box.up()
     assert box.up() == info == sandbox.info(box.folder)

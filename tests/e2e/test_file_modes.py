@@ -15,10 +15,10 @@ from tests.e2e.test_recovery import emptied
 __all__ = ["emptied"]
 
 
-@pytest.fixture
-def generous_umask() -> Iterator[None]:
-    """Let everybody do everything with new files."""
-    before = os.umask(0)
+@pytest.fixture(params=[0, 0o277, 0o777], ids="{:o}".format)
+def strange_umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let everybody do everything with new files, or not even their owner."""
+    before = os.umask(request.param)
     yield
     os.umask(before)
 
@@ -28,16 +28,20 @@ def as_process(operator: Operator) -> Operator:
     return replace(operator, in_process=False)
 
 
-def open_to_others(folder: Path) -> list[str]:
-    """Name what somebody else may read, write or enter; the sandbox's own folder is not the product's."""
+def not_the_owners(folder: Path) -> list[str]:
+    """Name what somebody else may use, or its owner may not; the sandbox's own folder is not the product's."""
     found = [folder, *(path for path in folder.rglob("*") if "cloud" not in path.relative_to(folder).parts)]
     modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in found}
     assert len(modes) > 4, "nothing was written"
-    return [f"{path} {mode:o}" for path, mode in modes.items() if mode & 0o077]
+    return [f"{path} {mode:o}" for path, mode in modes.items() if mode != wanted(path)]
 
 
-@pytest.mark.usefixtures("generous_umask")
-def test_a_generous_umask_opens_nothing(operator: Operator, tmp_path: Path) -> None:
+def wanted(path: Path) -> int:
+    return 0o700 if path.is_dir() else 0o600
+
+
+@pytest.mark.usefixtures("strange_umask")
+def test_no_umask_decides_who_may_read_what_is_written(operator: Operator, tmp_path: Path) -> None:
     for said in (
         provision(operator),
         as_process(operator).clawdet("ssh", "alice", "--sandbox", "--", "uname -m"),
@@ -48,8 +52,8 @@ def test_a_generous_umask_opens_nothing(operator: Operator, tmp_path: Path) -> N
     ):
         assert said.code == 0, said.err
     folder = Path(operator.info()["state_file"]).parent
-    assert open_to_others(folder) == []
-    assert [path.name for path in tmp_path.iterdir() if path.stat().st_mode & 0o077] == []
+    assert not_the_owners(folder) == []
+    assert [path.name for path in tmp_path.iterdir() if stat.S_IMODE(path.stat().st_mode) != 0o600] == []
 
 
 @pytest.mark.parametrize(

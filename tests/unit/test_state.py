@@ -44,7 +44,7 @@ def ask(path: Path, query: str, *values: Any) -> list[Any]:
 
 
 class TestFile:
-    @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+    @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o277, 0o777])
     def test_only_the_owner_can_read_it(self, tmp_path: Path, umask: int) -> None:
         path = tmp_path / "new" / "home" / "clawdet.db"
         before = os.umask(umask)
