@@ -1,5 +1,7 @@
 """The right to change one instance: one run at a time, on one machine or on several that share the state folder.
 
+Where machines share it, `State` keeps the database with locks alone: its transactions are what leases rest on.
+
 A lease falls to the next run when its owner is dead. On the same machine the owner's process itself is looked at, so
 one that merely sleeps keeps it; of another machine there is only the heartbeat. Whoever lost a lease makes no further
 change: `State` compares the owner in the same transaction as each intent.

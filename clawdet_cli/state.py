@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clawdet_cli import stopping
+from clawdet_cli import filesystem, stopping
 from clawdet_cli.errors import RecordError, StateError
 from clawdet_cli.model import POOL, Check, Effect, EffectOutcome, Instance, StageRun, Status, now_text
 from clawdet_cli.private import new_private_file, private_folder
@@ -66,6 +66,12 @@ MIGRATIONS: Sequence[str] = (
 )
 """Append only: a released migration is never edited, because databases exist that ran it."""
 
+SHARED = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gfs2", "ocfs2", "beegfs", "vboxsf"}
+"""File systems that several machines may see: WAL wants memory in common, which they have not, and locks will do.
+So will locks on `virtiofs` and all of FUSE, of which nothing tells whether others see it."""
+LOCKLESS = {"fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse", "fuse.goofys", "fuse.davfs", "davfs"}
+"""Those whose locks hold on one machine only: two would work on one user, and lose what the other wrote."""
+
 _OPEN_EFFECTS = "SELECT id, user, run_id, stage, kind, name, data, begun_at FROM effects WHERE outcome IS NULL"
 _COLUMNS = tuple(field.name for field in fields(Instance) if field.name not in {"checks", "stages", "open_effects"})
 
@@ -107,6 +113,18 @@ def _instance(
     )
 
 
+def _journal_mode(folder: Path) -> str:
+    """Choose how SQLite keeps several processes apart there. Raises RecordError where it cannot."""
+    kind = filesystem.kind_of(folder)
+    if kind in LOCKLESS:
+        raise RecordError(
+            f"{folder} is on a network file system ({kind}) without locks between machines: two runs could spoil the"
+            " database.",
+            next_steps=["name a folder on a local disk, or on NFS or SMB: --state FOLDER"],
+        )
+    return "DELETE" if kind in SHARED or kind.startswith(("fuse", "virtiofs")) else "WAL"
+
+
 class State:
     """The database of one state folder."""
 
@@ -118,6 +136,7 @@ class State:
         """The leases that this run took, by user; `lease` keeps it."""
         with self._translated():
             private_folder(path.parent, link=True)
+            self._journal = _journal_mode(path.parent)
             # Made by us with its mode, since SQLite would use the umask; -wal and -shm take the same mode.
             with suppress(FileExistsError):
                 os.close(new_private_file(path))
@@ -315,7 +334,7 @@ class State:
         )
         connection.row_factory = sqlite3.Row
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA journal_mode = {self._journal}")
             connection.execute("PRAGMA synchronous = FULL")
         except sqlite3.Error:
             connection.close()
@@ -365,7 +384,7 @@ class State:
         """Say what helps, by what SQLite says is wrong."""
         match getattr(error, "sqlite_errorcode", 0) & 0xFF:
             case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-                move = f"mv {self.path} {self.path}.broken && rm -f {self.path}-wal {self.path}-shm"
+                move = f"mv {self.path} {self.path}.broken && rm -f {self.path}-wal {self.path}-shm {self.path}-journal"
                 return [move, "clawdet state rebuild    (records again what the clouds hold)"]
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 return [f"see which program has it open: fuser {self.path}", "or wait, and run the command again"]

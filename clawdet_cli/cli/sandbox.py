@@ -300,7 +300,7 @@ def _translated() -> Iterator[ModuleType]:
 
 def _forget(home: Path) -> list[str]:
     """Remove the local record of what the sandbox held: it would tell of servers that are gone."""
-    ours = [home / name for name in ("clawdet.db", "clawdet.db-wal", "clawdet.db-shm")]
+    ours = [home / name for name in ("clawdet.db", "clawdet.db-wal", "clawdet.db-shm", "clawdet.db-journal")]
     ours += [*home.glob("ssh/id_ed25519*"), *home.glob("ssh/known_hosts-*"), *home.glob("logs/*.log")]
     found = [path for path in ours if path.exists()]
     for path in found:

@@ -223,7 +223,14 @@ def test_down_asks_and_forgets_the_local_record(
     assert cli.main(["provision", "alice", "--sandbox"]) == 0
     home = tmp_path / "state" / "sandbox"
     (home / "ssh").mkdir()
-    for name in ("clawdet.db", "clawdet.db-wal", "ssh/id_ed25519", "ssh/known_hosts-1", "of-somebody-else"):
+    for name in (
+        "clawdet.db",
+        "clawdet.db-wal",
+        "clawdet.db-journal",
+        "ssh/id_ed25519",
+        "ssh/known_hosts-1",
+        "of-somebody-else",
+    ):
         (home / name).touch()
     capsys.readouterr()
     assert cli.main(["sandbox", "down"]) == 2

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from clawdet_cli import filesystem
 from clawdet_cli import state as module
 from clawdet_cli.errors import RecordError, StateError
 from clawdet_cli.model import Check, EffectOutcome, Instance, StageRun, Status
@@ -63,6 +64,30 @@ class TestFile:
         assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
         assert connection.execute("PRAGMA busy_timeout").fetchone()[0] >= 1000
+
+    @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "virtiofs", "fuse", "fuse.glusterfs"])
+    def test_where_machines_may_share_it_there_are_locks_in_place_of_shared_memory(
+        self, path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with closing(State(path)) as state:
+            state.add(instance())
+        monkeypatch.setattr(filesystem, "kind_of", lambda _: kind)
+        with closing(State(path)) as state:
+            assert state._connection.execute("PRAGMA journal_mode").fetchone()[0] == "delete"
+            state.record("alice", ipv4="192.0.2.1")
+            with closing(State(path)) as another:
+                assert another.instance("alice") == state.instance("alice")
+            assert [file.name for file in path.parent.iterdir()] == ["clawdet.db"]
+
+    @pytest.mark.parametrize("kind", sorted(module.LOCKLESS))
+    def test_where_locks_hold_on_one_machine_only_it_is_not_used(
+        self, path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(filesystem, "kind_of", lambda _: kind)
+        with pytest.raises(RecordError, match=f"network file system .{kind}. without locks") as caught:
+            State(path)
+        assert "--state FOLDER" in caught.value.next_steps[0]
+        assert list(path.parent.iterdir()) == []
 
     def test_everything_is_there_when_it_is_opened_again(self, path: Path) -> None:
         full = instance(
