@@ -378,6 +378,8 @@ class Verdict(StrEnum):
     GOES_WITHOUT = "goes without"
     """It lacks one that clawdet can do without, in the way that the text tells."""
     TOO_MUCH = "too much"
+    UNKNOWN = "unknown"
+    """No answer told whether it has it."""
 
 
 @dataclass(frozen=True)

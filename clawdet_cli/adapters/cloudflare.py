@@ -126,8 +126,11 @@ class Cloudflare:
         found = self._ask("list the zones", ZONE_READ, lambda: self._client.zones.list(per_page=50).result)
         return [zone.name for zone in found]
 
-    def may(self, right: str, zone: Zone) -> bool:
-        """Find out whether the token has a right in the zone, by a request that changes nothing whatever the answer."""
+    def may(self, right: str, zone: Zone) -> bool | None:
+        """Find out whether the token has a right in the zone, by a request that changes nothing whatever the answer.
+
+        None when no answer tells: something else than Cloudflare's API answered, or nothing did.
+        """
         client = self._client
         requests: dict[str, Callable[[], object]] = {
             DNS_EDIT: lambda: client.dns.records.delete(NOBODYS_ID, zone_id=zone.id),
@@ -139,12 +142,21 @@ class Cloudflare:
             SETTINGS_EDIT: lambda: client.zones.settings.edit(NO_SETTING, zone_id=zone.id, value="on"),
             TOKENS_READ: lambda: client.user.tokens.list(per_page=5).result,
         }
+
+        def answered() -> None:
+            try:
+                _whole(requests[right]())
+            except cloudflare.NotFoundError as error:
+                if not _errors(error):
+                    raise ValueError("a page that is not there, in place of a thing that is not") from None
+
         try:
-            self._ask(f"let the token use the right '{right}'", right, lambda: _or_none(requests[right]))
-        except ConfigError:
-            return False
-        except CloudError:
-            pass  # it was let in, and refused for what it asked
+            self._ask(f"let the token use the right '{right}'", right, answered)
+        except ConfigError as refused:
+            return None if refused.unsettled is None else False
+        except CloudError as refused:
+            # It was let in, and refused for what it asked.
+            return True if refused.unsettled is False else None
         return True
 
     def edge_ranges(self) -> frozenset[str]:

@@ -42,7 +42,11 @@ def refusal(
         f"HTTP status {status}, without a code"
     ]
     kind, outcome, steps = _meaning(codes, status, right)
-    return kind(f"Asked Cloudflare to {what}, and {outcome}.", details=details, next_steps=steps)
+    refused = kind(f"Asked Cloudflare to {what}, and {outcome}.", details=details, next_steps=steps)
+    if errors:
+        # Cloudflare's own words, not those of something in between.
+        refused.unsettled = False
+    return refused
 
 
 def _meaning(codes: set[int], status: int, right: str) -> tuple[type[ClawdetError], str, list[str]]:

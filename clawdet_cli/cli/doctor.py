@@ -11,7 +11,7 @@ HELP = """\
 Each right is tried with a request that changes nothing, whatever the answer: deleting what cannot exist, signing what
 cannot be signed. What a token has too much of works, and is what a thief would get: make a narrower one.
 
-The exit code is 0 unless a right is lacking that clawdet cannot do without (3)."""
+The exit code is 0 unless a right is lacking that clawdet cannot do without (3), or no answer told of one (7)."""
 
 EPILOG = "In CI, before anything is made: clawdet doctor --json"
 
@@ -26,7 +26,8 @@ def doctor(call: Call) -> None:
         with view.working("Trying what the tokens may do"):
             found = operations.rights(configured.settings, view.watch)
     lacking = any(right.verdict is Verdict.LACKS for right in found)
-    content = {"doctor": {"ok": not lacking, "rights": documents.rights(found)}}
+    unknown = any(right.verdict is Verdict.UNKNOWN for right in found)
+    content = {"doctor": {"ok": not lacking and not unknown, "rights": documents.rights(found)}}
     output.result(call, content, screens.rights(found), label=configured.label)
-    if lacking:
-        raise typer.Exit(3)
+    if lacking or unknown:
+        raise typer.Exit(3 if lacking else 7)

@@ -233,7 +233,7 @@ def rights(values: Sequence[Right]) -> Screen:
     """Lay out what the tokens may do, and how to make better ones."""
     from clawdet_cli.settings import CLOUDFLARE_HOW_TO, HETZNER_HOW_TO  # not above: --help must stay fast
 
-    styles = {Verdict.HAS: "green", Verdict.LACKS: "red", Verdict.GOES_WITHOUT: "yellow", Verdict.TOO_MUCH: "yellow"}
+    styles = dict.fromkeys(Verdict, "yellow") | {Verdict.HAS: "green", Verdict.LACKS: "red"}
 
     def screen(paint: Paint) -> Iterator[str]:
         for token in dict.fromkeys(value.token for value in values):
@@ -244,7 +244,7 @@ def rights(values: Sequence[Right]) -> Screen:
                     yield f"  {verdict} {value.name:<25} {clean(value.text)}"
             yield ""
         bad = {value.token for value in values if value.verdict in {Verdict.LACKS, Verdict.TOO_MUCH}}
-        if not bad:
+        if not bad and not any(value.verdict is Verdict.UNKNOWN for value in values):
             yield "Both tokens have what clawdet needs, and nothing more that could be found out."
         for token, how in (("HCLOUD_TOKEN", HETZNER_HOW_TO), ("CLOUDFLARE_API_TOKEN", CLOUDFLARE_HOW_TO)):
             if token in bad:

@@ -62,16 +62,21 @@ def _of_cloudflare(cloudflare: Cloudflare, zone_name: str) -> Iterator[Right]:
         return
     yield Right(CLOUDFLARE, ZONE_READ, Verdict.HAS, f"to find {zone_name}")
     for right, text in NEEDED.items():
-        yield Right(CLOUDFLARE, right, Verdict.HAS if cloudflare.may(right, zone) else Verdict.LACKS, text)
+        yield _judged(right, cloudflare.may(right, zone), (Verdict.HAS, text), (Verdict.LACKS, text))
     for right, text in OPTIONAL.items():
-        has = cloudflare.may(right, zone)
-        yield Right(
-            CLOUDFLARE, right, Verdict.HAS if has else Verdict.GOES_WITHOUT, "to check the SSL mode" if has else text
-        )
+        has, without = (Verdict.HAS, "to check the SSL mode"), (Verdict.GOES_WITHOUT, text)
+        yield _judged(right, cloudflare.may(right, zone), has, without)
     for right, text in UNWANTED.items():
-        if cloudflare.may(right, zone):
-            yield Right(CLOUDFLARE, right, Verdict.TOO_MUCH, text)
+        may = cloudflare.may(right, zone)
+        if may is not False:
+            yield _judged(right, may, (Verdict.TOO_MUCH, text), (Verdict.LACKS, ""))
     others = [name for name in cloudflare.zone_names() if name != zone_name]
     if others:
         named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
         yield Right(CLOUDFLARE, "other zones", Verdict.TOO_MUCH, f"it reaches {named}: clawdet needs {zone_name} alone")
+
+
+def _judged(right: str, may: bool | None, having: tuple[Verdict, str], lacking: tuple[Verdict, str]) -> Right:
+    if may is None:
+        return Right(CLOUDFLARE, right, Verdict.UNKNOWN, "Cloudflare gave no answer that tells: ask again later")
+    return Right(CLOUDFLARE, right, *(having if may else lacking))

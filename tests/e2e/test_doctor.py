@@ -105,6 +105,39 @@ def test_what_a_token_has_too_much_of_is_named(owner: Operator) -> None:
     assert "A better CLOUDFLARE_API_TOKEN: make one at" in ask(owner).out
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "right"),
+    [
+        ("DELETE", "dns_records/[0-9]+", "DNS Edit"),
+        ("POST", "certificates", "SSL and Certificates Edit"),
+        ("GET", "settings/ssl", "Zone Settings Read"),
+        ("GET", "user/tokens", "API Tokens Read"),
+    ],
+)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": 200, "body": "<html>Welcome to the airport</html>"},
+        {"status": 404, "body": "<html>Not found</html>"},
+        {"status": 403, "body": "<html>Not from here</html>"},
+        {"status": 200, "body": {"success": False, "errors": [], "result": None}},
+    ],
+    ids=["page", "no page", "forbidden page", "nothing"],
+)
+def test_an_answer_that_does_not_tell_is_called_unknown(
+    owner: Operator, method: str, path: str, right: str, answer: dict[str, Any]
+) -> None:
+    grant_here(owner, *NEEDED)
+    fault = {"kind": "answer", "method": method, "path": f"/client/v4/(.*/)?{path}", "times": None, **answer}
+    owner.control("cloudflare", "POST", "faults", fault)
+    said = ask(owner, "--json")
+    assert said.code == 7, said.out
+    assert not said.document["doctor"]["ok"]
+    assert [name for name, verdict in verdicts(said).items() if verdict != "has"] == [right]
+    assert verdicts(said)[right] == "unknown"
+    assert "Both tokens have" not in ask(owner).out
+
+
 def judged(owner: Operator, hetzner_token: str) -> dict[str, Verdict]:
     """Judge another token of Hetzner's beside the sandbox's Cloudflare token."""
     info, soon = owner.info(), Deadline.after(60)
