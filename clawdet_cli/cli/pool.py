@@ -16,9 +16,9 @@ from clawdet_cli.model import PoolPlan, is_member
 
 app = typer.Typer(cls=HelpGroup, rich_markup_mode=None)
 
-HELP = """A server of the pool is ordered, installed, patched and up, and holds nothing of any user. 'clawdet provision' takes
-one that fits, gives it the user's name, certificate and keys, and a new SSH host key and gateway token; it orders one
-as always where none fits or none is well. Each of them costs its price per month while it waits."""
+HELP = """A server of the pool is ordered, installed, patched and up, and holds nothing of any user. 'clawdet
+provision' takes one that fits, gives it the user's name, certificate and keys, and a new SSH host key and gateway
+token; it orders one as always where none fits or none is well. Each costs its price per month while it waits."""
 
 
 @app.callback()
