@@ -47,8 +47,9 @@ def provision(bed: Bed, user: str, *options: str) -> Measured:
 
 def fill_pool(bed: Bed) -> float:
     """Have one server waiting in the pool; give how long that took."""
+    openclaw = ("--openclaw-version", bed.openclaw_version)
     began = time.perf_counter()
-    _refuse(bed.operator.clawdet("pool", "fill", "1", "--sandbox", "--yes", env=KEY))
+    _refuse(bed.operator.clawdet("pool", "fill", "1", "--sandbox", "--yes", *openclaw, env=KEY))
     return time.perf_counter() - began
 
 

@@ -47,6 +47,8 @@ def operator(simulated_sandbox: Operator) -> Iterator[Operator]:
         return
     with closing(sqlite3.connect(simulated_sandbox.info()["state_file"])) as database:
         left = database.execute("SELECT user FROM instances WHERE status != 'destroyed'").fetchall()
+    if any(user.startswith("pool.") for (user,) in left):
+        simulated_sandbox.clawdet("pool", "drain", "--yes", "--sandbox")
     for (user,) in left:
         simulated_sandbox.clawdet("destroy", user, "--yes", "--sandbox")
 

@@ -20,13 +20,15 @@ from tests.e2e.device import Device
 from tests.e2e.operator import Operator
 from tests.kill import boundaries
 from tests.kill.__main__ import play
-from tests.kill.invariants import in_clouds, not_complete, not_empty, rows
+from tests.kill.invariants import in_clouds, not_complete, not_empty, not_waiting, rows
 from tests.kill.launcher import Boundary, Ended, Launcher
 
 PROVISION = ("provision", "alice", "--sandbox", "--quiet")
 RECONCILE = ("reconcile", "--fix", "--sandbox", "--quiet")
 APPROVE = ("approve", "alice", "--yes", "--sandbox", "--quiet")
 DESTROY = ("destroy", "alice", "--sandbox", "--yes", "--quiet")
+FILL = ("pool", "fill", "1", "--sandbox", "--yes", "--quiet")
+DRAIN = ("pool", "drain", "--sandbox", "--yes", "--quiet")
 SAMPLED_PAIRS = 10
 
 CALLS = {
@@ -53,6 +55,7 @@ COMMANDS = {
     "make_host_key": r".*provision-openclaw\.sh host-key",
     "switch_host_key": r".*provision-openclaw\.sh switch-host-key .*",
     "approve_device": r"openclaw devices approve .*",
+    "claim_server": r".*provision-openclaw\.sh claim .*",
     "put_nonce": r".*provision-openclaw\.sh nonce .*",
 }
 READING = (
@@ -114,11 +117,16 @@ class Life:
         token = self.operator.clawdet("token", "alice", "--sandbox", "--json").document["token"]
         Device(f"alice.{info['zone']}", info["edge_address"], info["ca_file"]).connect(token)
 
+    def waiting(self) -> None:
+        """Begin with a server that waits in the pool."""
+        ended = self.run(*FILL)
+        assert ended.code == 0, ended.err
+
     def emptied(self) -> list[str]:
         """Destroy what there is, and tell what is left."""
-        ended = self.run(*DESTROY)
+        ended = [self.run(*DESTROY), self.run(*DRAIN)]
         left = not_empty(self.operator)
-        return left + ([f"destroy ended with {ended.code}: {ended.err}"] if ended.code else [])
+        return left + [f"destroy or drain ended with {one.code}: {one.err}" for one in ended if one.code]
 
 
 SCENES: dict[str, tuple[Callable[[Life], None], tuple[str, ...]]] = {
@@ -127,6 +135,9 @@ SCENES: dict[str, tuple[Callable[[Life], None], tuple[str, ...]]] = {
     "provision-again": (Life.laid_bare, PROVISION),
     "reconcile": (Life.drifted, RECONCILE),
     "approve": (Life.knocked_at, APPROVE),
+    "claim": (Life.waiting, PROVISION),
+    "fill": (Life.nothing, FILL),
+    "drain": (Life.waiting, DRAIN),
     "destroy": (Life.complete, DESTROY),
 }
 ONLY_IN_CLOUDS = {"provision-anew", "provision-again"}
@@ -146,6 +157,7 @@ def life(operator: Operator, launcher: Launcher) -> Iterator[Life]:
     # Whatever a failed test left, the next one begins with empty clouds.
     operator.reset()
     started.run(*DESTROY)
+    started.run(*DRAIN)
 
 
 Undisturbed = Callable[[str], Ended]
@@ -250,7 +262,10 @@ def kind_of_command(asked: str) -> str:
 def again(life: Life, scene: str) -> list[str]:
     """Run the same command once more: it must end well, and leave one of each thing or nothing."""
     ended = life.run(*SCENES[scene][1])
-    wrong = not_empty(life.operator) if scene == "destroy" else not_complete(life.operator, "alice")
+    if scene in {"destroy", "drain"}:
+        wrong = not_empty(life.operator)
+    else:
+        wrong = not_waiting(life.operator) if scene == "fill" else not_complete(life.operator, "alice")
     if scene == "approve":
         found = life.operator.clawdet("approve", "alice", "--sandbox", "--json").document["devices"]
         wrong += [] if (len(found["pending"]), len(found["paired"])) == (0, 1) else [f"devices: {found}"]
@@ -259,6 +274,9 @@ def again(life: Life, scene: str) -> list[str]:
 
 def the_other_way(life: Life, scene: str) -> list[str]:
     """Destroy what a provision had begun; a destroy that had begun is not turned round."""
+    if scene == "drain":
+        ended = life.run(*FILL)
+        return not_waiting(life.operator) + ([f"ended with {ended.code}: {ended.err}"] if ended.code else [])
     if scene != "destroy":
         return []
     held = {kind: [thing["id"] for thing in things] for kind, things in in_clouds(life.operator).items()}

@@ -56,6 +56,25 @@ def not_complete(operator: Operator, *users: str) -> list[str]:
     return wrong
 
 
+def not_waiting(operator: Operator) -> list[str]:
+    """Tell what is wrong where exactly one server should wait in the pool, and nothing else should be."""
+    found, wrong = in_clouds(operator), unfinished(operator)
+    counts = {kind: len(things) for kind, things in found.items()}
+    wanted = {"servers": 1, "records": 0, "certificates": 0, "ssh_keys": 1, "primary_ips": 2, "firewalls": 1}
+    if counts != wanted:
+        wrong.append(f"the clouds hold {counts}")
+    living = rows(operator, "SELECT * FROM instances WHERE status != 'destroyed'")
+    if len(living) != 1:
+        return [*wrong, f"the database holds {[row['user'] for row in living]}"]
+    (row,) = living
+    labels = {**_OURS, "pool": row["user"].removeprefix("pool."), "run": row["run_id"]}
+    for server in found["servers"]:
+        labels["host-key"] = pin_label(row["host_key"] or "none AA==")
+        wrong += [] if server["labels"] == labels else [f"labels are {server['labels']} and should be {labels}"]
+        wrong += [] if server["id"] == row["server_id"] else [f"server {row['server_id']} is recorded"]
+    return wrong + ([] if (row["status"], bool(row["monthly"])) == ("complete", True) else [f"it is {row['status']}"])
+
+
 def not_empty(operator: Operator) -> list[str]:
     """Tell what is wrong where nothing should be left, in the clouds or under way."""
     wrong = [f"{kind}: {json.dumps(things)}" for kind, things in in_clouds(operator).items() if things]

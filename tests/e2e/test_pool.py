@@ -1,0 +1,285 @@
+"""The warm pool: `clawdet pool ...`, and provisions that take what waits there."""
+
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clawdet_cli.adapters.ssh_keys import pin_label
+from tests.e2e.operator import Operator, Said
+from tests.e2e.test_bad_input import error_of, provision
+from tests.e2e.test_reconcile import differing, reconcile
+from tests.kill.invariants import not_complete, not_empty, rows
+
+
+def fill(operator: Operator, count: int = 1, *flags: str) -> list[dict[str, Any]]:
+    """Fill the pool, and give what it holds then."""
+    said = operator.clawdet("pool", "fill", str(count), "--sandbox", "--yes", "--json", *flags)
+    assert said.code == 0, said.out + said.err
+    return list(said.document["pool"])
+
+
+def pool(operator: Operator, *flags: str) -> list[dict[str, Any]]:
+    said = operator.clawdet("pool", "status", "--sandbox", "--json", *flags)
+    assert said.code == 0, said.err
+    return list(said.document["pool"])
+
+
+def drain(operator: Operator, *arguments: str) -> Said:
+    return operator.clawdet("pool", "drain", *arguments, "--sandbox", "--yes", "--json")
+
+
+def commands(operator: Operator) -> list[str]:
+    return list(operator.control("hetzner", "GET", "servers/commands")["commands"])
+
+
+def orders(operator: Operator) -> int:
+    requests = operator.control("hetzner", "GET", "requests")["requests"]
+    return sum((one["method"], one["path"], one["status"]) == ("POST", "/v1/servers", 201) for one in requests)
+
+
+def aged(operator: Operator, days: int) -> None:
+    """Make what waits in the pool older, in the database alone."""
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(operator.info()["state_file"])) as database, database:
+        database.execute(
+            "UPDATE instances SET created_at = strftime('%Y-%m-%dT%H:%M:%S+00:00', 'now', ?) WHERE user LIKE 'pool.%'",
+            (f"-{days} days",),
+        )
+
+
+def test_a_server_waits_and_is_taken_without_an_order(operator: Operator) -> None:
+    (waiting,) = fill(operator)
+    assert (waiting["ready"], waiting["status"], waiting["reason"]) == (True, "complete", None)
+    (server,) = operator.servers()
+    assert server["name"] == f"clawdet-{waiting['name']}"
+    assert server["labels"]["pool"] == waiting["name"].removeprefix("pool.")
+    assert "user" not in server["labels"]
+    assert operator.holdings() == (1, 0, 0)
+    before, prepared = server["labels"]["host-key"], server["id"]
+    for cloud in ("hetzner", "cloudflare"):
+        operator.control(cloud, "DELETE", "requests")
+    operator.control("hetzner", "DELETE", "servers/commands")
+
+    said = provision(operator)
+    assert said.code == 0, said.err
+    assert not_complete(operator, "alice") == []
+    (server,) = operator.servers()
+    assert (server["id"], server["name"]) == (prepared, "clawdet-alice")
+    assert "pool" not in server["labels"]
+    assert server["labels"]["host-key"] != before, "the SSH host key is the one of the pool"
+    assert orders(operator) == 0
+    assert not any(" prepare " in command for command in commands(operator)), "it was prepared once more"
+    assert pool(operator) == []
+    assert reconcile(operator, code=0)["clean"]
+
+
+def test_the_gateway_gets_a_new_token_and_is_not_started_again(operator: Operator) -> None:
+    (waiting,) = fill(operator)
+    token_of_pool = gateway_token(operator, waiting["server_id"])
+    said = provision(operator, "--events")
+    assert said.code == 0, said.err
+    token = operator.clawdet("token", "alice", "--sandbox", "--json").document["token"]
+    assert token != token_of_pool
+    assert token == gateway_token(operator, waiting["server_id"])
+    assert '"step": "gateway-start", "status": "skipped"' in said.err.replace('"text": "", ', "")
+
+
+def gateway_token(operator: Operator, server: int) -> str:
+    """Read it where only root of the server can."""
+    found = list(operator.state.rglob(f"*{server}*/**/secrets.json"))
+    assert len(found) == 1, found
+    import json
+
+    (values,) = json.loads(found[0].read_text()).values()
+    return str(values["OPENCLAW_GATEWAY_TOKEN"])
+
+
+def test_two_runs_at_once_never_get_the_same_one(operator: Operator) -> None:
+    fill(operator, 2)
+    said = operator.clawdet("provision", "alice", "bob", "carol", "--sandbox", "--yes", "--parallel", "3", "--json")
+    assert said.code == 0, said.out
+    assert not_complete(operator, "alice", "bob", "carol") == []
+    assert len({one["server_id"] for one in said.document["instances"]}) == 3
+    assert orders(operator) >= 1
+    assert pool(operator) == []
+
+
+def test_a_copy_of_the_database_does_not_give_the_same_one_away_twice(
+    operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(operator)
+    copy = tmp_path / "copy"
+    shutil.copytree(operator.state / "sandbox" / "ssh", copy / "ssh")
+    shutil.copy(operator.info()["state_file"], copy / "clawdet.db")
+    reached = threading.Event()
+
+    def nothing(*_: object) -> None:
+        reached.set()
+        raise KeyboardInterrupt
+
+    # Stopped where the machine is alice's already, and Hetzner still shows the pool's labels.
+    from clawdet_cli.stages import claim
+
+    with monkeypatch.context() as patched:
+        patched.setattr(claim, "hand_over", nothing)
+        said = provision(operator)
+    assert (said.code, reached.is_set()) == (130, True)
+    kept = Path(operator.info()["state_file"])
+    mine = kept.read_bytes()
+    for wal in kept.parent.glob("clawdet.db-*"):
+        wal.unlink()
+    kept.write_bytes((copy / "clawdet.db").read_bytes())
+    other = operator.clawdet("provision", "bob", "--sandbox", "--yes")
+    assert other.code == 0, other.err
+    assert "is not taken: it is not well, or another run's." in other.err
+    assert {server["name"].partition(".")[0] for server in operator.servers()} == {"clawdet-pool", "clawdet-bob"}
+    assert operator.clawdet("destroy", "bob", "--sandbox", "--yes").code == 0
+    for wal in kept.parent.glob("clawdet.db-*"):
+        wal.unlink()
+    kept.write_bytes(mine)
+    said = provision(operator)
+    assert said.code == 0, said.err
+    assert not_complete(operator, "alice") == []
+
+
+def test_one_that_is_unwell_is_left_and_a_server_is_ordered(operator: Operator) -> None:
+    (waiting,) = fill(operator)
+    operator.cloud("hetzner", f"/servers/{waiting['server_id']}/actions/poweroff", "POST")
+    said = provision(operator)
+    assert said.code == 0, said.err
+    assert f"clawdet-{waiting['name']} of the pool is not taken: it is 'off' with address" in said.err
+    assert len(operator.servers()) == 2
+    (left,) = pool(operator)
+    assert (left["ready"], left["status"]) == (False, "destroying")
+    row = next(row for row in differing(reconcile(operator, code=4)) if row["kind"] == "pool")
+    assert row["decision"].startswith("clawdet pool fill N")
+    # A fill puts another one in its place.
+    (waiting,) = fill(operator)
+    assert waiting["ready"]
+    assert len(operator.servers()) == 2
+    assert waiting["server_id"] != left["server_id"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (("--server-type", "cx33"), "it is a cpx22 in nbg1, which is not asked for"),
+        (("--location", "hel1"), "it is a cpx22 in nbg1, which is not asked for"),
+        (("--image", "debian-12"), "it runs ubuntu-24.04, not debian-12"),
+        (("--openclaw-version", "2026.9.2"), "it has OpenClaw 2026.9.6, not 2026.9.2"),
+        (("--pool-days", "0"), "it was prepared more than 0 days ago"),
+    ],
+)
+def test_what_is_not_what_was_asked_for_stays(flags: tuple[str, str], reason: str, operator: Operator) -> None:
+    (waiting,) = fill(operator)
+    (seen,) = pool(operator, *flags)
+    assert (seen["ready"], seen["reason"]) == (False, reason)
+    said = provision(operator, *flags)
+    assert said.code == 0, said.err
+    assert {server["name"] for server in operator.servers()} == {"clawdet-alice", f"clawdet-{waiting['name']}"}
+
+
+def test_what_is_too_old_is_replaced_by_a_fill(operator: Operator) -> None:
+    (old,) = fill(operator)
+    aged(operator, 8)
+    (seen,) = pool(operator)
+    assert seen["reason"] == "it was prepared more than 7 days ago"
+    (new,) = fill(operator)
+    assert new["ready"]
+    assert new["server_id"] != old["server_id"]
+    assert len(operator.servers()) == 1
+
+
+def test_a_fill_goes_on_with_what_was_begun(operator: Operator) -> None:
+    operator.control("hetzner", "PUT", "servers/knobs", {"fail_step": {"prepare": "openclaw"}})
+    said = operator.clawdet("pool", "fill", "1", "--sandbox", "--yes", "--json")
+    assert said.code == 6, said.out
+    assert "clawdet pool status" in said.document["failures"][0]["next_steps"][0]
+    assert said.document["failures"][0]["left_behind"]
+    (begun,) = operator.servers()
+    operator.reset()
+    (waiting,) = fill(operator)
+    assert (waiting["ready"], waiting["server_id"]) == (True, begun["id"])
+
+
+def test_filling_again_makes_nothing(operator: Operator) -> None:
+    first = fill(operator, 2)
+    assert {one["name"] for one in fill(operator, 2)} == {one["name"] for one in first}
+    assert len(fill(operator, 1)) == 2, "a fill takes nothing away that is ready"
+
+
+def test_a_drain_removes_all_or_what_is_named(operator: Operator) -> None:
+    one, two = fill(operator, 2)
+    said = drain(operator, one["name"])
+    assert said.code == 0, said.err
+    assert [left["name"] for left in said.document["pool"]] == [two["name"]]
+    (server,) = operator.servers()
+    assert server["name"] == f"clawdet-{two['name']}"
+    said = drain(operator)
+    assert said.code == 0, said.err
+    assert said.document["pool"] == []
+    assert not_empty(operator) == []
+    assert drain(operator).code == 0
+
+
+def test_a_drain_does_not_touch_what_another_database_has_given_away(operator: Operator) -> None:
+    (waiting,) = fill(operator)
+    labels = {"managed-by": "clawdet", "user": "zoe", "run": "abcdefabcdef"}
+    operator.cloud("hetzner", f"/servers/{waiting['server_id']}", "PUT", {"labels": labels, "name": "clawdet-zoe"})
+    said = drain(operator)
+    assert said.code == 4, said.out
+    assert "is not the pool's any more by its labels" in said.document["failures"][0]["what"]
+    (server,) = operator.servers()
+    assert server["name"] == "clawdet-zoe"
+    assert provision(operator).code == 0
+    operator.cloud("hetzner", f"/servers/{waiting['server_id']}", "DELETE")
+
+
+def test_nothing_waits_and_nobody_is_named(operator: Operator) -> None:
+    said = operator.clawdet("pool", "status", "--sandbox")
+    assert (said.code, said.out.splitlines()[1:]) == (0, [
+        "",
+        "Nothing waits in the pool.",
+        "Have a server wait: clawdet pool fill 1 --sandbox",
+    ]) or "Nothing waits in the pool." in said.out
+    error = error_of(operator.clawdet("pool", "drain", "alice", "--sandbox", "--yes", "--json"), 2, "usage")
+    assert "no name of the pool's" in error["what"]
+    error = error_of(operator.clawdet("pool", "drain", "pool.abcdefgh", "--sandbox", "--yes", "--json"), 4, "state")
+    assert error["what"] == "pool.abcdefgh is not in the pool."
+    error = error_of(operator.clawdet("pool", "drain", "--sandbox", "--json"), 2, "usage")
+    error_of(operator.clawdet("destroy", "pool.abcdefgh", "--sandbox", "--yes", "--json"), 2, "usage")
+
+
+def test_a_lost_database_learns_of_the_pool_and_gives_nothing_of_it_away(operator: Operator) -> None:
+    (waiting,) = fill(operator)
+    for file in Path(operator.info()["state_file"]).parent.glob("clawdet.db*"):
+        file.unlink()
+    (row,) = [row for row in differing(reconcile(operator, code=4)) if row["kind"] == "server"]
+    assert (row["category"], row["user"], row["monthly_eur"]) == ("orphan", waiting["name"], waiting["monthly_eur"])
+    assert operator.clawdet("state", "rebuild", "--sandbox").code == 0
+    (found,) = pool(operator)
+    assert (found["name"], found["ready"], found["server_id"]) == (waiting["name"], False, waiting["server_id"])
+    said = provision(operator)
+    assert said.code == 0, said.err
+    assert len(operator.servers()) == 2
+    assert drain(operator).code == 0
+    assert not_complete(operator, "alice") == []
+
+
+def test_the_record_of_the_pool_can_be_carried_elsewhere(operator: Operator, tmp_path: Path) -> None:
+    (waiting,) = fill(operator)
+    file = tmp_path / "export.json"
+    assert operator.clawdet("state", "export", str(file), "--sandbox").code == 0
+    for database in Path(operator.info()["state_file"]).parent.glob("clawdet.db*"):
+        database.unlink()
+    assert operator.clawdet("state", "import", str(file), "--sandbox").code == 0
+    assert pool(operator)[0]["ready"]
+    assert provision(operator).code == 0
+    assert [server["id"] for server in operator.servers()] == [waiting["server_id"]]
+    assert rows(operator, "SELECT status FROM instances WHERE user LIKE 'pool.%'") == [{"status": "destroyed"}]
+    assert pin_label(rows(operator, "SELECT host_key FROM instances WHERE user = 'alice'")[0]["host_key"])
