@@ -1,5 +1,6 @@
 """Folders and files of the operator's alone, whatever the umask is and whoever was there before."""
 
+import errno
 import os
 import secrets
 import stat
@@ -22,6 +23,8 @@ def private_folder(folder: Path, *, link: bool = False) -> None:
             # Of a umask that takes rights from the owner too.
             one.chmod(0o700)
     seen = folder.stat() if link else folder.lstat()
+    if stat.S_ISREG(seen.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     if not stat.S_ISDIR(seen.st_mode):
         raise RecordError(f"{folder} is a link, and links are not followed there.", next_steps=[f"ls -ld {folder}"])
     if seen.st_mode & 0o022 or (os.geteuid() not in {0, seen.st_uid}):
