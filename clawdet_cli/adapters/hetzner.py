@@ -429,19 +429,18 @@ class Hetzner:
             watch=self._watch,
         )
 
-    def label_server(self, server_id: int, labels: Mapping[str, str], name: str | None = None) -> None:
+    def label_server(self, server_id: int, labels: Mapping[str, str], name: str | None = None) -> Server:
         """Replace a server's labels and, in the same call, its name if one is given."""
 
-        def look() -> bool | None:
+        def look() -> Server | None:
             found = self.server(server_id)
             done = found is not None and dict(found.labels) == dict(labels) and name in {None, found.name}
-            return True if done else None
+            return found if done else None
 
-        def update() -> bool:
-            self._client.servers.update(ApiServer(id=server_id), name=name, labels=dict(labels))
-            return True
+        def update() -> Server:
+            return _server(self._client.servers.update(ApiServer(id=server_id), name=name, labels=dict(labels)))
 
-        self._change(f"label server {server_id}", update, look)
+        return self._change(f"label server {server_id}", update, look)
 
     def delete_server(self, server_id: int) -> None:
         """Delete a server and wait until it is gone; one that is gone already is no failure.

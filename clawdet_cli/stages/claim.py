@@ -21,7 +21,6 @@ from clawdet_cli import bootstrap, stopping
 from clawdet_cli.adapters import ssh
 from clawdet_cli.errors import (
     ClawdetError,
-    CloudError,
     GuestError,
     RecordError,
     StateError,
@@ -96,11 +95,7 @@ def hand_over(run: Run, server: Server) -> Server:
     newest = instance.next_host_key or instance.host_key or ""
     labels = {**instance.labels, **instance.zone_label, LABEL: ssh.pin_label(newest)}
     with run.effect("label_server", server.name, keys=labels):
-        run.clouds.hetzner.label_server(server.id, labels, instance.server_name)
-    found = run.clouds.hetzner.server(server.id)
-    if found is None:
-        raise CloudError(f"The server {instance.server_name} is gone from Hetzner.")
-    return found
+        return run.clouds.hetzner.label_server(server.id, labels, instance.server_name)
 
 
 def is_of_pool(server: Server) -> bool:

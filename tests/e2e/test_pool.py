@@ -1,13 +1,17 @@
 """The warm pool: `clawdet pool ...`, and provisions that take what waits there."""
 
+import json
 import shutil
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clawdet_cli.adapters.ssh_keys import pin_label
+from clawdet_cli.stages import claim
 from tests.e2e.operator import Operator, Said
 from tests.e2e.test_bad_input import error_of, provision
 from tests.e2e.test_reconcile import differing, reconcile
@@ -42,9 +46,6 @@ def orders(operator: Operator) -> int:
 
 def aged(operator: Operator, days: int) -> None:
     """Make what waits in the pool older, in the database alone."""
-    import sqlite3
-    from contextlib import closing
-
     with closing(sqlite3.connect(operator.info()["state_file"])) as database, database:
         database.execute(
             "UPDATE instances SET created_at = strftime('%Y-%m-%dT%H:%M:%S+00:00', 'now', ?) WHERE user LIKE 'pool.%'",
@@ -93,8 +94,6 @@ def gateway_token(operator: Operator, server: int) -> str:
     """Read it where only root of the server can."""
     found = list(operator.state.rglob(f"*{server}*/**/secrets.json"))
     assert len(found) == 1, found
-    import json
-
     (values,) = json.loads(found[0].read_text()).values()
     return str(values["OPENCLAW_GATEWAY_TOKEN"])
 
@@ -123,8 +122,6 @@ def test_a_copy_of_the_database_does_not_give_the_same_one_away_twice(
         raise KeyboardInterrupt
 
     # Stopped where the machine is alice's already, and Hetzner still shows the pool's labels.
-    from clawdet_cli.stages import claim
-
     with monkeypatch.context() as patched:
         patched.setattr(claim, "hand_over", nothing)
         said = provision(operator)
@@ -242,11 +239,14 @@ def test_a_drain_does_not_touch_what_another_database_has_given_away(operator: O
 
 def test_nothing_waits_and_nobody_is_named(operator: Operator) -> None:
     said = operator.clawdet("pool", "status", "--sandbox")
-    assert (said.code, said.out.splitlines()[1:]) == (0, [
-        "",
-        "Nothing waits in the pool.",
-        "Have a server wait: clawdet pool fill 1 --sandbox",
-    ]) or "Nothing waits in the pool." in said.out
+    assert (said.code, said.out.splitlines()[1:]) == (
+        0,
+        [
+            "",
+            "Nothing waits in the pool.",
+            "Have a server wait: clawdet pool fill 1 --sandbox",
+        ],
+    ) or "Nothing waits in the pool." in said.out
     error = error_of(operator.clawdet("pool", "drain", "alice", "--sandbox", "--yes", "--json"), 2, "usage")
     assert "no name of the pool's" in error["what"]
     error = error_of(operator.clawdet("pool", "drain", "pool.abcdefgh", "--sandbox", "--yes", "--json"), 4, "state")
