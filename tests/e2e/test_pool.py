@@ -239,14 +239,8 @@ def test_a_drain_does_not_touch_what_another_database_has_given_away(operator: O
 
 def test_nothing_waits_and_nobody_is_named(operator: Operator) -> None:
     said = operator.clawdet("pool", "status", "--sandbox")
-    assert (said.code, said.out.splitlines()[1:]) == (
-        0,
-        [
-            "",
-            "Nothing waits in the pool.",
-            "Have a server wait: clawdet pool fill 1 --sandbox",
-        ],
-    ) or "Nothing waits in the pool." in said.out
+    assert said.code == 0, said.err
+    assert "Nothing waits in the pool.\nHave a server wait: clawdet pool fill 1 --sandbox\n" in said.out
     error = error_of(operator.clawdet("pool", "drain", "alice", "--sandbox", "--yes", "--json"), 2, "usage")
     assert "no name of the pool's" in error["what"]
     error = error_of(operator.clawdet("pool", "drain", "pool.abcdefgh", "--sandbox", "--yes", "--json"), 4, "state")
@@ -281,5 +275,5 @@ def test_the_record_of_the_pool_can_be_carried_elsewhere(operator: Operator, tmp
     assert pool(operator)[0]["ready"]
     assert provision(operator).code == 0
     assert [server["id"] for server in operator.servers()] == [waiting["server_id"]]
-    assert rows(operator, "SELECT status FROM instances WHERE user LIKE 'pool.%'") == [{"status": "destroyed"}]
+    assert pool(operator) == []
     assert pin_label(rows(operator, "SELECT host_key FROM instances WHERE user = 'alice'")[0]["host_key"])
