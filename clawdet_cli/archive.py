@@ -6,12 +6,13 @@ import re
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from clawdet_cli.errors import RecordError, StateError, UsageError
 from clawdet_cli.lease import holder_of
-from clawdet_cli.model import ZONE, Status, is_member, is_user
+from clawdet_cli.model import ZONE, EffectOutcome, Status, is_member, is_user
 from clawdet_cli.private import new_private_file
 from clawdet_cli.state import MIGRATIONS, State
 
@@ -23,6 +24,11 @@ NUMBERED = {"stage_runs", "effects"}
 
 
 _HOST_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{20,100}={0,2}", re.ASCII)
+_PUBLIC_KEY = re.compile(r"[a-z0-9@.-]{3,60} [A-Za-z0-9+/]{20,4000}={0,2}", re.ASCII)
+_ID = re.compile(r"[0-9A-Za-z-]{1,64}", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
+_MONEY = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
+_WORD = re.compile(r"[0-9A-Za-z._:/ -]{1,255}", re.ASCII)
 _USABLE: Mapping[str, Callable[[Any], bool]] = {
     "status": lambda value: value in set(Status),
     "zone": lambda value: not value or ZONE.fullmatch(value) is not None,
@@ -30,8 +36,46 @@ _USABLE: Mapping[str, Callable[[Any], bool]] = {
     "ipv4": lambda value: re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3}){3}", value, re.ASCII) is not None,
     "host_key": lambda value: _HOST_KEY.fullmatch(value) is not None,
     "next_host_key": lambda value: _HOST_KEY.fullmatch(value) is not None,
+    "zone_id": lambda value: _ID.fullmatch(value) is not None,
+    "record_id": lambda value: _ID.fullmatch(value) is not None,
+    "certificate_id": lambda value: _ID.fullmatch(value) is not None,
+    "monthly": lambda value: _MONEY.fullmatch(value) is not None,
 }
 """What becomes a part of a path, a command line or a file here: an export may come from anywhere."""
+
+
+def _is(pattern: re.Pattern[str]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= 10_000
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(_is_text(text) for text in value.values())
+
+
+EFFECTS: Mapping[str, tuple[re.Pattern[str], Mapping[str, Callable[[Any], bool]]]] = {
+    "create_server": (
+        _WORD,
+        {"labels": _are_texts, "type": _is(_WORD), "location": _is(_WORD), "monthly": _is(_MONEY)},
+    ),
+    "create_dns_record": (_WORD, {"comment": _is_text}),
+    "sign_certificate": (_WORD, {"csr": _is_text}),
+    "add_ssh_key": (_WORD, {"public_key": _is(_PUBLIC_KEY)}),
+    "delete_dns_record": (_ID, {}),
+    "revoke_certificate": (_ID, {}),
+    "delete_server": (_NUMBER, {}),
+    "delete_ssh_key": (_NUMBER, {}),
+    "delete_firewall": (_NUMBER, {}),
+    "update_dns_record": (_ID, {}),
+    "approve_device": (_WORD, {}),
+    **dict.fromkeys(("create_firewall", "set_firewall_rules", "attach_firewall", "label_server"), (_WORD, {})),
+    **dict.fromkeys(("join_boot", "upload", "start", "put_nonce", "make_vps_key"), (_WORD, {})),
+    **dict.fromkeys(("make_host_key", "switch_host_key"), (_WORD, {})),
+}
+"""What an effect may be called, and which of its data the next run reads when it looks what came of it; by kind."""
 
 
 def export(state: State) -> dict[str, Any]:
@@ -161,6 +205,30 @@ def _check_row(where: str, row: Mapping[str, Any], users: set[str]) -> None:
             whole = False
         if not whole:
             raise _unusable(f"{where}.data is {row['data']!r}")
+        _check_effect(where, row, json.loads(row["data"]))
+
+
+def _check_effect(where: str, row: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Look at what the next run would go by: names become a part of paths, and its data of what is recorded."""
+    if row["kind"] not in EFFECTS:
+        raise _unusable(f"{where}.kind is {row['kind']!r}")
+    name, needed = EFFECTS[row["kind"]]
+    if not name.fullmatch(row["name"]):
+        raise _unusable(f"{where}.name is {row['name']!r}")
+    for field, usable in needed.items():
+        if not usable(data.get(field)):
+            raise _unusable(f"{where}.data has {data.get(field)!r} for {field!r}")
+    if not _is_time(row["begun_at"]):
+        raise _unusable(f"{where}.begun_at is {row['begun_at']!r}")
+    if row["outcome"] is not None and row["outcome"] not in set(EffectOutcome):
+        raise _unusable(f"{where}.outcome is {row['outcome']!r}")
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def _unusable(why: str) -> UsageError:

@@ -4,6 +4,7 @@ An effect is adopted when its name and run id match (a certificate: its journall
 and told of.
 """
 
+import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,7 +39,7 @@ def recover(run: Run) -> None:
     for effect in run.state.open_effects(run.instance.user):
         try:
             seen = LOOKS[effect.kind](run, effect)
-        except (KeyError, ValueError, TypeError):
+        except (LookupError, ValueError, TypeError, AttributeError):
             # Of a newer clawdet, or imported: what nobody can read must not keep a destroy from working.
             seen = Seen(EffectOutcome.LEFT, "what was noted of it cannot be read: clawdet reconcile looks for it")
         run.settle(effect, seen.outcome, seen.result, seen.changes)
@@ -92,7 +93,9 @@ def _signed_certificate(run: Run, effect: Effect) -> Seen:
 
 
 def _added_ssh_key(run: Run, effect: Effect) -> Seen:
-    key = run.clouds.hetzner.ssh_key(effect.data["public_key"])
+    public = effect.data["public_key"]
+    base64.b64decode(public.split()[1])  # what is no key cannot be asked for
+    key = run.clouds.hetzner.ssh_key(public)
     if key is None:
         return Seen(EffectOutcome.ABSENT, "it was not added")
     return Seen(EffectOutcome.DONE, f"key {key.id} was added and is kept", str(key.id))

@@ -357,7 +357,8 @@ def test_a_server_that_was_rescaled_by_hand_is_recorded_with_its_new_price(alice
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("of_a_newer_clawdet", "x"), ("create_server", "x"), ("delete_server", "x")]
+    ("kind", "name"),
+    [("of_a_newer_clawdet", "x"), ("create_server", "x"), ("delete_server", "x"), ("add_ssh_key", "x")],
 )
 def test_what_the_journal_has_and_nobody_can_read_does_not_stop_a_destroy(
     kind: str, name: str, alice: Operator
@@ -365,8 +366,8 @@ def test_what_the_journal_has_and_nobody_can_read_does_not_stop_a_destroy(
     with closing(sqlite3.connect(alice.info()["state_file"])) as database, database:
         database.execute(
             "INSERT INTO effects (user, run_id, stage, kind, name, data, begun_at)"
-            " SELECT user, run_id, 'create_server', ?, ?, '{}', ? FROM instances WHERE user = 'alice'",
-            (kind, name, now_text()),
+            " SELECT user, run_id, 'create_server', ?, ?, ?, ? FROM instances WHERE user = 'alice'",
+            (kind, name, json.dumps({"public_key": "x"}), now_text()),
         )
     said = alice.clawdet("destroy", "alice", "--sandbox", "--yes")
     assert said.code == 0, said.err

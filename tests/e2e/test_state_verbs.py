@@ -32,6 +32,11 @@ def state(operator: Operator, *arguments: str) -> Said:
     return operator.clawdet("state", *arguments, "--sandbox", "--json")
 
 
+def effect(whole: Any, kind: str) -> Any:
+    """Give the row of an effect in an export."""
+    return next(row for row in whole["effects"] if row["kind"] == kind)
+
+
 class TestRebuild:
     def test_a_lost_database_comes_back_and_the_instance_goes_on_as_it_was(self, alice: Operator) -> None:
         fields = (
@@ -166,6 +171,17 @@ class TestExport:
             (lambda whole: whole["instances"][0].update(extra=1), "too many fields or too few: extra"),
             (lambda whole: whole["instances"][0].pop("zone"), "too many fields or too few: zone"),
             (lambda whole: whole["effects"][0].update(data="[]"), "effects[0].data is '[]'"),
+            (lambda whole: whole["effects"][0].update(kind="format_disk"), "effects[0].kind is 'format_disk'"),
+            (lambda whole: whole["effects"][0].update(outcome="fine"), "effects[0].outcome is 'fine'"),
+            (lambda whole: whole["effects"][0].update(begun_at="then"), "effects[0].begun_at is 'then'"),
+            (lambda whole: effect(whole, "add_ssh_key").update(data="{}"), "data has None for 'public_key'"),
+            (lambda whole: effect(whole, "create_server").update(data='{"labels": []}'), "data has [] for 'labels'"),
+            (
+                lambda whole: effect(whole, "add_ssh_key").update(kind="delete_dns_record", name="../../zones/x"),
+                "name is '../../zones/x'",
+            ),
+            (lambda whole: whole["instances"][0].update(record_id="../x"), "instances[0].record_id is '../x'"),
+            (lambda whole: whole["instances"][0].update(monthly="free"), "instances[0].monthly is 'free'"),
             (lambda whole: whole["effects"][0].update(user="bob"), "effects[0].user is 'bob', of whom"),
             (lambda whole: whole["instances"].append(dict(whole["instances"][0])), "names a user twice"),
         ],

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from clawdet_cli.adapters import cloudflare, hetzner
+from clawdet_cli.archive import EFFECTS
 from clawdet_cli.stages.recover import LOOKS
 from tests.kill import boundaries
 
@@ -35,6 +36,10 @@ def changing_methods() -> set[str]:
 
 def test_the_journal_can_look_after_every_kind_of_effect_and_no_other() -> None:
     assert set(LOOKS) == boundaries.kinds()
+
+
+def test_an_import_knows_every_kind_of_effect_and_no_other() -> None:
+    assert set(EFFECTS) == boundaries.kinds()
 
 
 def test_the_adapters_change_the_clouds_by_the_methods_that_are_known_here() -> None:
