@@ -20,7 +20,7 @@ from typing import Any
 from clawdet_cli.sandbox import leftovers, tools
 from clawdet_cli.sandbox.errors import SandboxError
 from clawdet_cli.sandbox.info import Files, SandboxInfo, write_private
-from clawdet_cli.sandbox.process import is_alive
+from clawdet_cli.sandbox.process import is_alive, without_secrets
 from clawdet_cli.sandbox.real import disks, images
 from clawdet_cli.sandbox.real.artifacts import CaddyWanted, NodeWanted, Processor, build
 from clawdet_cli.sandbox.real.namespace import DOWNLOAD_ADDRESS
@@ -168,7 +168,7 @@ def _start(files: Files, arguments: list[str]) -> SandboxInfo:
             stdout=subprocess.PIPE,
             stderr=log,
             cwd="/",  # the folder it was called from may be unmounted or deleted one day
-            env=_without_secrets(os.environ) | {"PYTHONPATH": search_path},
+            env=without_secrets() | {"PYTHONPATH": search_path},
             umask=_umask_of_others(),
             start_new_session=True,
             text=True,
@@ -271,8 +271,3 @@ def _umask_of_others() -> int:
     umask = os.umask(0o077)
     os.umask(umask)
     return umask & 0o077
-
-
-def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """Leave out what the caller may have set for the real clouds: a sandbox outlives its caller."""
-    return {name: value for name, value in environment.items() if not name.endswith(("_TOKEN", "_KEY", "_SECRET"))}

@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clawdet_cli.sandbox.errors import SandboxError
@@ -13,10 +13,26 @@ SECONDS = 120.0
 """What a program of the system may take; whoever packs or downloads asks for more."""
 
 
+_SECRETS = ("_TOKEN", "_KEY", "_SECRET", "_PASSWORD", "_CREDENTIALS")
+
+
+def without_secrets(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Leave out what the caller may have set for real clouds and providers: no child needs it, and some outlive him."""
+    return {name: value for name, value in environment.items() if not name.endswith(_SECRETS)}
+
+
 def run(command: Sequence[str], *, stdin: str = "", seconds: float = SECONDS) -> str:
     """Run a program to its end and return its output; raise SandboxError with its last words when it fails."""
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=seconds)
+        done = subprocess.run(
+            command,
+            input=stdin,
+            env=without_secrets(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
     except subprocess.TimeoutExpired:
         raise SandboxError(f"{command[0]} had not ended after {seconds:g} s, and was stopped.") from None
     if done.returncode:
@@ -27,7 +43,9 @@ def run(command: Sequence[str], *, stdin: str = "", seconds: float = SECONDS) ->
 async def run_async(command: Sequence[str], *, stdin: str = "") -> str:
     """Run a program without holding up the event loop; raise SandboxError when it fails."""
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=pipe, stdout=pipe, stderr=pipe, env=without_secrets()
+    )
     try:
         async with asyncio.timeout(SECONDS):
             out, err = await process.communicate(stdin.encode())

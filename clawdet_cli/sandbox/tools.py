@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clawdet_cli.sandbox.errors import SandboxError
-from clawdet_cli.sandbox.process import run
+from clawdet_cli.sandbox.process import run, without_secrets
 
 # Program -> Debian package.
 _PROGRAMS = {
@@ -87,7 +87,7 @@ def _apt_get(arguments: list[str]) -> None:
     try:
         done = subprocess.run(
             ["apt-get", "-qq", *arguments],
-            env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+            env=without_secrets() | {"DEBIAN_FRONTEND": "noninteractive"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -20,3 +20,12 @@ def test_neither_does_one_hold_up_the_event_loop_for_ever(monkeypatch: pytest.Mo
 def test_its_last_words_are_told_when_it_fails() -> None:
     with pytest.raises(SandboxError, match="sh failed with exit code 3: no such luck"):
         process.run(["sh", "-c", "echo no such luck >&2; exit 3"])
+
+
+@pytest.mark.parametrize("name", ["HCLOUD_TOKEN", "ANTHROPIC_API_KEY", "SOME_SECRET", "DB_PASSWORD"])
+def test_no_program_gets_what_its_caller_has_for_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "canary")
+    command = ["sh", "-c", "env"]
+    for said in (process.run(command), asyncio.run(process.run_async(command))):
+        assert "PATH=" in said
+        assert "canary" not in said
