@@ -154,10 +154,14 @@ step() { # step NAME TEXT
 }
 
 # Shows a program's output only when it fails, so that the log stays readable.
+# A mirror's address may carry a password, and the query of a signed one is as good as one.
+masked() { sed -E 's,(https?://)[^/?#[:space:]"]*@,\1***@,g'; }
+public_url() { printf '%s\n' "${1%%\?*}" | masked; } # public_url URL
+
 quiet() {
   local code=0 output=${output:-output}
   "$@" >"$SCRATCH/$output.log" 2>&1 </dev/null || code=$?
-  ((code == 0)) || tail -n 25 "$SCRATCH/$output.log" | sed 's/^/  | /'
+  ((code == 0)) || tail -n 25 "$SCRATCH/$output.log" | masked | sed 's/^/  | /'
   return "$code"
 }
 
@@ -419,8 +423,8 @@ do_downloads() {
   have_node || { fetch "${IN[node_url]}" "$SCRATCH/node" & node=$!; }
   have_caddy || { fetch "${IN[caddy_url]}" "$SCRATCH/caddy.tar.gz" & caddy=$!; }
   # Each is waited for by itself: a bare `wait` would hide a failure.
-  [[ -z $node ]] || wait "$node" || die "cannot download from ${IN[node_url]%%\?*}"
-  [[ -z $caddy ]] || wait "$caddy" || die "cannot download from ${IN[caddy_url]%%\?*}"
+  [[ -z $node ]] || wait "$node" || die "cannot download from $(public_url "${IN[node_url]}")"
+  [[ -z $caddy ]] || wait "$caddy" || die "cannot download from $(public_url "${IN[caddy_url]}")"
 }
 
 have_node() {

@@ -187,6 +187,23 @@ def test_a_malformed_nonce_is_refused(value: str) -> None:
     assert (done.returncode, done.stdout) == (2, "")
 
 
+@pytest.mark.parametrize("which", ["node", "caddy"])
+def test_a_download_that_fails_shows_no_password_and_no_signature(which: str, tmp_path: Path) -> None:
+    url = "https://alice:pass@word@mirror.test/folder/archive.tar.gz?signature=canary"
+    failing = (
+        f"SCRATCH={tmp_path}; have_node() {{ [[ {which} != node ]]; }}; have_caddy() {{ [[ {which} != caddy ]]; }}"
+    )
+    said = call(f"{failing}; fetch() {{ false; }}; (do_downloads) 2>&1 || true", **{f"{which}_url": url})
+    assert "cannot download from https://***@mirror.test/folder/archive.tar.gz\n" in said
+    assert not re.search("alice|pass|word|canary", said)
+
+
+def test_what_a_failed_program_said_shows_no_password_of_a_mirror(tmp_path: Path) -> None:
+    words = "echo 404 for https://alice:pass@mirror.test/openclaw and https://plain.test/@scope/x; exit 1"
+    said = call(f"SCRATCH={tmp_path}; quiet bash -c {_quoted(words)} || true")
+    assert said == "  | 404 for https://***@mirror.test/openclaw and https://plain.test/@scope/x\n"
+
+
 def test_a_nonce_stays_beside_those_of_others_who_look_at_the_same_time(tmp_path: Path) -> None:
     text = TEXT.replace("WEB=/var/www/clawdet", f"WEB={tmp_path}")
     call('for i in $(seq 20); do nonce "first000$i" & nonce "second00$i" & done; wait', text=text)
