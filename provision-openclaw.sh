@@ -26,6 +26,7 @@ readonly CONFIGURE_STEPS=(certificate workspace gateway-secrets gateway-config g
   caddy-start gateway-ready promises)
 
 readonly PORT=18789
+readonly NPM_END_TRIES=100 # ten a second
 readonly OPENCLAW_HOME=/var/lib/openclaw
 readonly OPENCLAW_STATE=$OPENCLAW_HOME/.openclaw
 readonly RECORD=/var/lib/clawdet
@@ -49,10 +50,14 @@ die() { # die TEXT [CODE]
 }
 
 on_exit() {
-  local code=$?
+  local code=$? signal=TERM tries=0
   trap - ERR EXIT
-  # Its whole group, and to its end: what it would still write is cleared away below.
-  while [[ -n $NPM ]] && kill -- "-$NPM" 2>/dev/null; do sleep 0.1; done
+  # Its whole group, and to its end: what it would still write is cleared away below. What hears nothing is killed, and
+  # what not even that ends, as on a disk that hangs, is not waited for.
+  while [[ -n $NPM ]] && kill "-$signal" -- "-$NPM" 2>/dev/null && ((++tries < 2 * NPM_END_TRIES)); do
+    ((tries < NPM_END_TRIES)) || signal=KILL
+    sleep 0.1
+  done
   [[ -z $INPUT_FILE ]] || rm -f -- "$INPUT_FILE"
   [[ -z $SCRATCH ]] || clear_leftovers
   if ((code != 0)) && [[ $VERB == prepare || $VERB == configure ]]; then

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -202,6 +203,15 @@ def test_what_a_failed_program_said_shows_no_password_of_a_mirror(tmp_path: Path
     words = "echo 404 for https://alice:pass@mirror.test/openclaw and https://plain.test/@scope/x; exit 1"
     said = call(f"SCRATCH={tmp_path}; quiet bash -c {_quoted(words)} || true")
     assert said == "  | 404 for https://***@mirror.test/openclaw and https://plain.test/@scope/x\n"
+
+
+def test_a_program_of_npms_that_does_not_hear_is_killed_at_the_end() -> None:
+    text = TEXT.replace("NPM_END_TRIES=100", "NPM_END_TRIES=3")
+    deaf = "set -m; (trap '' TERM; exec sleep 40) >/dev/null 2>&1 & NPM=$!; set +m; echo $NPM"
+    began = time.monotonic()
+    number = call(deaf, text=text).strip()
+    assert time.monotonic() - began < 20
+    assert not Path(f"/proc/{number}").exists()
 
 
 def test_a_nonce_stays_beside_those_of_others_who_look_at_the_same_time(tmp_path: Path) -> None:
