@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from clawdet_cli.model import (
@@ -47,6 +47,8 @@ class Seen:
     """Users that another run is working on."""
 
 
+LONGEST_NAME = 80
+LONGEST_SENTENCE = 500
 REFRESH = "clawdet firewall refresh"
 
 
@@ -59,7 +61,17 @@ def compare(seen: Seen) -> tuple[list[Finding], dict[str, int]]:
         if instance.user not in seen.busy:
             findings += found
     orphans, foreign = _unclaimed(seen, claimed)
-    return findings + orphans, foreign
+    return [_bounded(finding) for finding in findings + orphans], foreign
+
+
+def _bounded(finding: Finding) -> Finding:
+    """Shorten what an API says: names have no end there, and a row of them would hide the others."""
+    name, what = _beginning(finding.name, LONGEST_NAME), _beginning(finding.what, LONGEST_SENTENCE)
+    return replace(finding, name=name, what=what)
+
+
+def _beginning(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 @dataclass

@@ -214,3 +214,14 @@ def test_an_orphan_of_a_user_unknown_here_is_removed_by_destroy_in_its_zone() ->
     (finding,) = differing(seen(servers=[SERVER, orphan]))
     assert finding.decision == "clawdet destroy bob --zone example.org"
     assert "this database knows none such (another one may)" in finding.what
+
+
+def test_what_an_api_says_without_end_is_shortened_and_names_of_80_characters_are_not() -> None:
+    servers = [replace(SERVER, name="x" * 10_000, labels={**SERVER.labels, "user": "bob"})]
+    (orphan,) = [one for one in differing(seen((), servers=servers, records={}, certificates={})) if one.user == "bob"]
+    assert orphan.name == "x" * 79 + "…"
+    content = replace(RECORD, content="y" * 10_000)
+    (drifted,) = differing(seen(records={"example.com": [content]}))
+    assert (len(drifted.what), drifted.what[-1]) == (500, "…")
+    whole = replace(SERVER, name="x" * 80, labels={**SERVER.labels, "user": "bob"})
+    assert "x" * 80 in [one.name for one in differing(seen((), servers=[whole]))]
