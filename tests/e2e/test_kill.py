@@ -18,6 +18,7 @@ import pytest
 from clawdet_cli.stages.recover import SETTLE_SECONDS
 from tests.e2e.device import Device
 from tests.e2e.operator import Operator
+from tests.e2e.test_bundle_simulated import CONTENT, GOOD
 from tests.kill import boundaries
 from tests.kill.__main__ import play
 from tests.kill.invariants import in_clouds, not_complete, not_empty, not_waiting, rows
@@ -49,7 +50,7 @@ CALLS = {
 }
 COMMANDS = {
     "join_boot": r"if \[ ! -d /run/clawdet/boot .*",
-    "upload": r"umask 077; rm -f /run/clawdet/\*/input; .*",
+    "upload": r"umask 077; (rm -f /run/clawdet/\*/input; |mkdir -p /run/clawdet/bundles && cat >).*",
     "start": r'if \[ "\$\(systemctl show .* echo started',
     "make_vps_key": r".*provision-openclaw\.sh certificate-request .*",
     "make_host_key": r".*provision-openclaw\.sh host-key",
@@ -59,6 +60,7 @@ COMMANDS = {
     "put_nonce": r".*provision-openclaw\.sh nonce .*",
 }
 READING = (
+    r"if grep -qsx lock_sha256=.*",
     *(r"uname -m", r"n=0; while .*", r".*provision-openclaw\.sh (report|token)"),
     r"openclaw devices list --json",
 )
@@ -71,10 +73,12 @@ class Life:
     def __init__(self, operator: Operator, launcher: Launcher) -> None:
         self.operator = operator
         self.launcher = launcher
+        self.settings: dict[str, str] = {}
+        """What the scene has in the environment of its commands."""
 
     def run(self, *arguments: str, **options: Any) -> Ended:
         """Run a command as a process of its own."""
-        return self.launcher.run(arguments, self.operator.environment(), **options)
+        return self.launcher.run(arguments, self.operator.environment(self.settings), **options)
 
     def nothing(self) -> None:
         """Begin with empty clouds."""
@@ -83,6 +87,13 @@ class Life:
         """Begin with a complete instance."""
         ended = self.run(*PROVISION)
         assert ended.code == 0, ended.err
+
+    def bundled(self) -> None:
+        """Begin with empty clouds, and a bundle in a file that is to be copied."""
+        file = self.operator.state / GOOD.file_name
+        file.write_bytes(CONTENT)
+        Path(f"{file}.json").write_text(GOOD.text())
+        self.settings = {"CLAWDET_BUNDLE": str(file)}
 
     def server_lost(self) -> None:
         """Begin with an instance whose server somebody deleted, and whose old address somebody else got."""
@@ -124,6 +135,7 @@ class Life:
 
     def emptied(self) -> list[str]:
         """Destroy what there is, and tell what is left."""
+        self.settings = {}
         ended = [self.run(*DESTROY), self.run(*DRAIN)]
         left = not_empty(self.operator)
         return left + [f"destroy or drain ended with {one.code}: {one.err}" for one in ended if one.code]
@@ -133,6 +145,7 @@ SCENES: dict[str, tuple[Callable[[Life], None], tuple[str, ...]]] = {
     "provision": (Life.nothing, PROVISION),
     "provision-anew": (Life.server_lost, PROVISION),
     "provision-again": (Life.laid_bare, PROVISION),
+    "provision-bundle": (Life.bundled, PROVISION),
     "reconcile": (Life.drifted, RECONCILE),
     "approve": (Life.knocked_at, APPROVE),
     "claim": (Life.waiting, PROVISION),
@@ -187,6 +200,9 @@ def undisturbed(life: Life, recorded: dict[str, Ended]) -> Undisturbed:
 def numbered(scene: str, ended: Ended) -> list[tuple[int, str]]:
     """Give the effects that are tried in a scene, with their place in the run."""
     effects = [(number, what) for number, what in enumerate(ended.passed, 1) if not what.startswith("recover ")]
+    if scene == "provision-bundle":
+        # All others are those of `provision`.
+        return [(number, what) for number, what in effects if what == "upload bundle"]
     if scene in ONLY_IN_CLOUDS:
         return [(number, what) for number, what in effects if what.split()[0] in CALLS]
     return effects
@@ -208,7 +224,6 @@ NOT_IN_A_SCENE = {
         "stages/provision.py",
         "delete_dns_record",
     ): "wants another run to take the name within one call: test_two_runs.py",
-    ("stages/bundle.py", "upload"): "fills memory of the VPS, and is done again: test_bundle_simulated.py",
 }
 """Places whose kind is tried in another one, with where they happen without a kill."""
 
