@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,6 +72,9 @@ SHARED = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre",
 So will locks on `virtiofs` and all of FUSE, of which nothing tells whether others see it."""
 LOCKLESS = {"fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse", "fuse.goofys", "fuse.davfs", "davfs"}
 """Those whose locks hold on one machine only: two would work on one user, and lose what the other wrote."""
+
+LEAST_ROOM = 65536
+"""Bytes: with less than these left on the disk, an I/O error of the database is for want of room."""
 
 _OPEN_EFFECTS = "SELECT id, user, run_id, stage, kind, name, data, begun_at FROM effects WHERE outcome IS NULL"
 _COLUMNS = tuple(field.name for field in fields(Instance) if field.name not in {"checks", "stages", "open_effects"})
@@ -376,12 +380,25 @@ class State:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            reason = f"{error}: the disk is full" if self._is_unnamed_full_disk(error) else f"{error}"
             raise RecordError(
-                f"The database {self.path} cannot be used: {error}.", next_steps=self._ways_out(error)
+                f"The database {self.path} cannot be used: {reason}.", next_steps=self._ways_out(error)
             ) from error
+
+    def _is_unnamed_full_disk(self, error: Exception) -> bool:
+        """Say whether there is no room, which SQLite calls an I/O error where it cannot make its shared memory."""
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_IOERR:
+            return False
+        try:
+            return shutil.disk_usage(self.path.parent).free < LEAST_ROOM
+        except OSError:
+            return False
 
     def _ways_out(self, error: Exception) -> list[str]:
         """Say what helps, by what SQLite says is wrong."""
+        make_room = f"make room, then run the command again: df -h {self.path.parent}"
+        if self._is_unnamed_full_disk(error):
+            return [make_room]
         match getattr(error, "sqlite_errorcode", 0) & 0xFF:
             case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
                 move = f"mv {self.path} {self.path}.broken && rm -f {self.path}-wal {self.path}-shm {self.path}-journal"
@@ -389,7 +406,7 @@ class State:
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 return [f"see which program has it open: fuser {self.path}", "or wait, and run the command again"]
             case sqlite3.SQLITE_FULL:
-                return [f"make room, then run the command again: df -h {self.path.parent}"]
+                return [make_room]
         return [
             f"see who may write to it: ls -ld {self.path.parent} {self.path}",
             "or name another folder with --state",

@@ -3,11 +3,13 @@
 What the command says is in `faults_local.txt`, to be read as somebody would who is woken by it.
 """
 
+import os
 import re
 import sqlite3
 import subprocess
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +233,71 @@ def test_what_was_done_when_the_disk_failed_is_named_and_found_again(
     leave_nothing(operator)
 
 
+@pytest.fixture
+def small_disk(operator: Operator, tmp_path: Path) -> Iterator[Operator]:
+    """The same operator with a state folder on a file system of its own, and the same clouds."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount one; SQLite's own limit is tried above")
+    folder, disk = Path(operator.info()["state_file"]).parent, tmp_path / "disk"
+    disk.mkdir(mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=700", "clawdet-test", disk], check=True)
+    try:
+        own = disk / "sandbox"
+        own.mkdir(mode=0o700)
+        (own / "cloud").symlink_to(folder / "cloud")
+        yield replace(operator, state=disk, known={})
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+DISK_BYTES = 4 * 1024 * 1024
+
+
+def fill(operator: Operator) -> None:
+    """Leave no byte on the disk of the state folder."""
+    with (operator.state / "filler").open("ab", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(b"x" * 512)
+
+
+def full_disk_said(name: str, said: Said, operator: Operator) -> None:
+    assert said.code == 4, said.err
+    said_as_written(name, said, operator)
+    (operator.state / "filler").unlink()
+
+
+@pytest.mark.parametrize("command", [PROVISION, DESTROY], ids=["provision", "destroy"])
+def test_a_disk_that_is_full_from_the_start_is_told_before_anything_is_done(
+    command: tuple[str, ...], small_disk: Operator
+) -> None:
+    operator = small_disk
+    if command == DESTROY:
+        assert operator.clawdet(*PROVISION).code == 0
+    before = operator.holdings()
+    fill(operator)
+    said = operator.clawdet(*command)
+    assert operator.holdings() == before
+    full_disk_said(f"disk full at the start of {command[0]}", said, operator)
+    assert operator.clawdet(*command).code == 0
+    leave_nothing(operator)
+
+
+@pytest.mark.parametrize("moment", AFTER)
+def test_a_disk_that_is_full_when_something_was_done_is_told_and_gone_on_with(
+    moment: str, small_disk: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, destroying = small_disk, moment == "the server was deleted"
+    if destroying:
+        assert operator.clawdet(*PROVISION).code == 0
+    with monkeypatch.context() as patched:
+        breaks_after(moment, lambda: fill(operator), patched)
+        said = operator.clawdet(*(DESTROY if destroying else PROVISION))
+    full_disk_said(f"disk full when {moment}", said, operator)
+    assert ledger_differs(operator) == []
+    follow(operator, said)
+    leave_nothing(operator)
+
+
 def test_a_database_that_somebody_else_locks_is_told_and_the_server_named(
     operator: Operator, opened: list[State], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,5 +366,7 @@ def test_a_clock_that_jumped_changes_nothing(when: str, operator: Operator) -> N
 def test_every_text_belongs_to_a_fault() -> None:
     disk = {f"{what} when {moment}" for what in BROKEN for moment in AFTER}
     databases = {f"{how} database" for how in ("overwritten", "cut short", "no database at all")}
+    full = {f"disk full at the start of {verb}" for verb in ("provision", "destroy")}
+    full |= {f"disk full when {moment}" for moment in AFTER}
     restarting = {f"restarts for ever in {phase}" for phase in ("prepare", "configure")}
-    assert set(TEXTS) == {*ON_THE_VPS, *restarting, *disk, *databases, "locked when the server was ordered"}
+    assert set(TEXTS) == {*ON_THE_VPS, *restarting, *full, *disk, *databases, "locked when the server was ordered"}
