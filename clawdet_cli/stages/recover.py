@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from clawdet_cli import uptime
 from clawdet_cli.adapters.retry import NotYet, until
 from clawdet_cli.errors import WaitError
 from clawdet_cli.model import Effect, EffectOutcome, Status
@@ -164,11 +165,20 @@ LOOKS: Mapping[str, Callable[[Run, Effect], Seen]] = {
 """One for each kind of effect in the stages; a test compares them with the code."""
 
 
+def _age(effect: Effect) -> float:
+    """Give the seconds since an intent, by the clock on the wall only when it is of another boot or machine.
+
+    One that jumps ahead would make an order of a moment ago look as old as if nothing could be on its way any more.
+    """
+    if effect.data.get("boot") and effect.data["boot"] == uptime.boot():
+        return uptime.seconds() - float(effect.data["uptime"])
+    return (datetime.now(UTC) - datetime.fromisoformat(effect.begun_at)).total_seconds()
+
+
 def _if_it_comes(run: Run, effect: Effect, look: Callable[[], T | None]) -> T | None:
     """Look until the thing is there, or nothing can be on its way any more."""
-    age = (datetime.now(UTC) - datetime.fromisoformat(effect.begun_at)).total_seconds()
     # A clock that was set back must not make this wait longer.
-    patience = run.deadline.within(SETTLE_SECONDS - min(max(age, 0.0), SETTLE_SECONDS))
+    patience = run.deadline.within(SETTLE_SECONDS - min(max(_age(effect), 0.0), SETTLE_SECONDS))
 
     def there() -> T:
         thing = look()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from clawdet_cli import stopping
+from clawdet_cli import stopping, uptime
 from clawdet_cli.adapters import Clouds
 from clawdet_cli.adapters.ssh import CommandResult, ConnectionLost, Ssh
 from clawdet_cli.errors import (
@@ -117,7 +117,8 @@ class Run:
         stays open in the journal, and the next run looks at it. A stop waits until the result is written.
         """
         with stopping.held(lambda: self.note("stopping after this step; asked once more, at once")):
-            begun = self.state.begin_effect(self.instance, self.stage, kind, name, data)
+            begun_on = {"boot": uptime.boot(), "uptime": uptime.seconds()}
+            begun = self.state.begin_effect(self.instance, self.stage, kind, name, {**data, **begun_on})
             self.open_effects.append(begun)
             pending = Pending()
             try:

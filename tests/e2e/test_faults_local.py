@@ -10,15 +10,17 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
-from clawdet_cli import operations
+from clawdet_cli import lease, model, operations, runlog, uptime
 from clawdet_cli.adapters.cloudflare import Cloudflare
 from clawdet_cli.adapters.hetzner import Hetzner
 from clawdet_cli.adapters.ssh import ConnectionLost, Ssh
+from clawdet_cli.stages import recover
 from clawdet_cli.stages.phase import MOST_RESTARTS, Phase
 from clawdet_cli.state import State
 from tests.e2e.faults import follow, leave_nothing, ledger_differs, whole
@@ -360,6 +362,59 @@ def test_a_clock_that_jumped_changes_nothing(when: str, operator: Operator) -> N
     assert (said.code, said.err) == (0, "")
     assert recorded(operator, "server_id") == operator.servers()[0]["id"]
     assert not_complete(operator, "alice") == []
+    leave_nothing(operator)
+
+
+def jumping(monkeypatch: pytest.MonkeyPatch, hours: float) -> list[str]:
+    """Have the clock on the wall jump with every stage; give the names of the stages so far."""
+    stages: list[str] = []
+    begin = State.begin_stage
+
+    class Jumping(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + timedelta(hours=hours * (len(stages) % 2))
+
+    def begun(state: State, instance: Any, name: str) -> int:
+        stages.append(name)
+        return begin(state, instance, name)
+
+    for module in (model, lease, recover, runlog):
+        monkeypatch.setattr(module, "datetime", Jumping)
+    monkeypatch.setattr(State, "begin_stage", begun)
+    return stages
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_clock_that_jumps_between_the_stages_changes_nothing(
+    hours: float, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = jumping(monkeypatch, hours)
+    for command in (PROVISION, PROVISION, DESTROY):
+        said = operator.clawdet(*command)
+        assert (said.code, said.err) == (0, "")
+        assert ledger_differs(operator) == []
+    assert {"await_ssh", "verify", "prove_absence"} <= set(stages)
+    with closing(sqlite3.connect(operator.info()["state_file"])) as database:
+        ((least, most),) = database.execute("SELECT MIN(seconds), MAX(seconds) FROM stage_runs").fetchall()
+    assert 0 <= least <= most < 600
+    leave_nothing(operator)
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_an_order_of_a_moment_ago_is_waited_for_though_the_clock_jumped(hours: float, operator: Operator) -> None:
+    assert operator.clawdet(*PROVISION).code == 0
+    with closing(State(Path(operator.info()["state_file"]))) as state:
+        row = state.instance("alice")
+        assert row is not None
+        began = {"boot": uptime.boot(), "uptime": uptime.seconds()}
+        data = {"labels": row.labels, "monthly": "5.99", "type": "cx23", "location": "nbg1", **began}
+        effect = state.begin_effect(row, "create_server", "create_server", "clawdet-of-a-moment-ago", data)
+    then = datetime.now(UTC) - timedelta(hours=hours)
+    old = replace(effect, begun_at=then.isoformat())
+    assert 0 <= recover._age(old) < recover.SETTLE_SECONDS
+    elsewhere = replace(old, data={**data, "boot": "another"})
+    assert recover._age(elsewhere) == pytest.approx(hours * 3600, abs=5)
     leave_nothing(operator)
 
 

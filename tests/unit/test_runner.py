@@ -3,9 +3,11 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import ANY
 
 import pytest
 
+from clawdet_cli import uptime
 from clawdet_cli.adapters import Clouds, connect
 from clawdet_cli.adapters.ssh import Ssh
 from clawdet_cli.errors import (
@@ -270,8 +272,9 @@ def test_an_effect_is_in_the_database_before_it_is_made_and_its_result_with_it(s
     seen: list[list[Effect]] = []
     order(story.run, before_the_answer=lambda: seen.append(story.state.open_effects("alice")))
     assert [(effect.kind, effect.name, effect.data) for effect in seen[0]] == [
-        ("create_server", "clawdet-alice", {"monthly": "7.99"})
+        ("create_server", "clawdet-alice", {"monthly": "7.99", "boot": uptime.boot(), "uptime": ANY})
     ]
+    assert 0 <= uptime.seconds() - seen[0][0].data["uptime"] < 60
     assert story.state.open_effects("alice") == []
     assert story.run.open_effects == []
     assert story.recorded.server_id == story.run.instance.server_id == 4711
