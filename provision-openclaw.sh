@@ -58,6 +58,8 @@ on_exit() {
     ((tries < NPM_END_TRIES)) || signal=KILL
     sleep 0.1
   done
+  # Before room is made by clearing away; what failed for want of it mostly says so in lines above, or not at all.
+  ((code == 0)) || ! disk_is_full || REASON="the disk is full: make room on /, then run this again (${REASON:-exit $code})"
   [[ -z $INPUT_FILE ]] || rm -f -- "$INPUT_FILE"
   [[ -z $SCRATCH ]] || clear_leftovers
   if ((code != 0)) && [[ $VERB == prepare || $VERB == configure ]]; then
@@ -66,6 +68,11 @@ on_exit() {
     printf '@result failed step=%s code=%d\n' "${STEP:-input}" "$code"
   fi
   exit "$code"
+}
+
+disk_is_full() {
+  local room
+  room=$(df -BM --output=avail / 2>/dev/null | tail -n 1 | tr -dc 0-9) && [[ -n $room ]] && ((room < 10))
 }
 
 on_error() { [[ -n $REASON ]] || REASON="line $1: ${2%%$'\n'*} (exit $3)"; }

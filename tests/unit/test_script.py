@@ -235,6 +235,22 @@ def test_a_report_can_always_be_made() -> None:
     assert {"openclaw_unit", "gateway_ready", "listener_owner", "certificate_sha256", "landing"} <= set(keys)
 
 
+@pytest.mark.parametrize(("room", "told"), [("0M", True), ("9M", True), ("10M", False), ("5000M", False), ("", False)])
+def test_a_failure_on_a_full_disk_says_so_whatever_failed(room: str, told: bool) -> None:
+    functions = TEXT[: TEXT.index('\ncase "$VERB')]
+    code = f"""
+    df() {{ printf 'Avail\\n {room}\\n'; }}
+    clear_leftovers() {{ df() {{ printf 'Avail\\n 9000M\\n'; }}; }}
+    VERB=prepare STEP=node SCRATCH=/nowhere REASON='line 1: tar (exit 2)'
+    exit 1
+    """
+    done = subprocess.run(["bash"], input=functions + code, capture_output=True, text=True, check=False, timeout=60)
+    why = "line 1: tar (exit 2)"
+    full = f"the disk is full: make room on /, then run this again ({why})"
+    assert done.stdout == f"@step fail node 1 {full if told else why}\n@result failed step=node code=1\n"
+    assert done.returncode == 1
+
+
 @pytest.mark.parametrize(
     ("host", "good"),
     [
