@@ -9,26 +9,29 @@
 #   provision-openclaw.sh nonce VALUE                publish VALUE at /.well-known/clawdet-nonce
 #   provision-openclaw.sh host-key                   print the SSH host key, and the one that is to take its place
 #   provision-openclaw.sh switch-host-key BASE64     let that one take its place
+#   provision-openclaw.sh claim RUN                  take a prepared machine for one run, and print what it is
 #
 # INPUT is a file of key=value lines (see required_keys), deleted as soon as it is read; prepare also wants package.json
 # and package-lock.json beside it. prepare and configure print, beside text for people, one line per step:
 #   @steps N NAME...   @step begin NAME TEXT   @step done NAME MILLISECONDS   @step skip NAME   @step fail NAME CODE TEXT
 # and last `@result ok KEY=VALUE...` or `@result failed step=NAME code=N` (step `input` when it never came to a step).
-# Exit codes: 0 done, 1 a step failed, 2 wrong usage or input, 3 the machine does not fit, 129/130/143 stopped, 137 killed.
+# Exit codes: 0 done, 1 a step failed, 2 wrong usage or input, 3 the machine does not fit, 4 it is another run's,
+# 129/130/143 stopped, 137 killed.
 set -Eeuo pipefail
 umask 077
 export LC_ALL=C.UTF-8 HOME="${HOME:-/root}"
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
-readonly PREPARE_STEPS=(machine tool packages swap bundle downloads node npm caddy sshd updates users metadata gateway-token
-  units openclaw prepared)
-readonly CONFIGURE_STEPS=(certificate workspace gateway-secrets gateway-config gateway-start landing-page caddy-config
-  caddy-start gateway-ready promises)
+readonly PREPARE_STEPS=(machine tool packages swap bundle downloads node npm caddy sshd updates users metadata units
+  patches openclaw gateway prepared gateway-ready)
+readonly CONFIGURE_STEPS=(certificate gateway-start gateway-ready gateway-config workspace landing-page caddy-config
+  caddy-start promises)
 
 readonly PORT=18789
 readonly NPM_END_TRIES=100 # ten a second
 readonly OPENCLAW_HOME=/var/lib/openclaw
 readonly OPENCLAW_STATE=$OPENCLAW_HOME/.openclaw
+readonly CONFIG=$OPENCLAW_STATE/openclaw.json
 readonly RECORD=/var/lib/clawdet
 readonly TLS=/etc/caddy/tls
 readonly WEB=/var/www/clawdet
@@ -39,7 +42,7 @@ readonly CADDY_UNIT=/etc/systemd/system/caddy.service
 
 # --- failure, input ---------------------------------------------------------------------------------------------------
 
-VERB=${1:-} STEP='' REASON='' INPUT_FILE='' SCRATCH='' NPM='' REFUSED=''
+VERB=${1:-} STEP='' REASON='' INPUT_FILE='' SCRATCH='' NPM='' REFUSED='' READY='' HEALTH='' LIFE=''
 declare -A IN=()
 
 die() { # die TEXT [CODE]
@@ -86,7 +89,7 @@ trap 'REASON="stopped by SIGTERM"; exit 143' TERM
 
 usage() {
   VERB=''
-  sed -n '4,11s/^# *//p' "${BASH_SOURCE[0]}" >&2
+  sed -n '4,12s/^# *//p' "${BASH_SOURCE[0]}" >&2
   exit 2
 }
 
@@ -105,7 +108,7 @@ required_keys() {
 
 optional_keys() {
   case $1 in
-    prepare) echo caddy_archive_sha256 caddy_archive_sha512 npm_registry lock_within bundle_url bundle_sha256 bundle_tree_sha256 ;;
+    prepare) echo caddy_archive_sha256 caddy_archive_sha512 npm_registry lock_within bundle_url bundle_sha256 bundle_tree_sha256 pool ;;
     configure) echo model landing_title origin_pull_ca_base64 key_ANTHROPIC_API_KEY key_OPENAI_API_KEY key_XAI_API_KEY key_OPENROUTER_API_KEY ;;
   esac
 }
@@ -118,6 +121,7 @@ valid_value() { # valid_value KEY VALUE
     *_sha256) [[ $2 =~ ^[0-9a-f]{64}$ ]] ;;
     *_sha512) [[ $2 =~ ^[0-9a-f]{128}$ ]] ;;
     lock_within) [[ $2 =~ ^[0-9]{1,4}$ ]] ;;
+    pool) [[ $2 == yes ]] ;;
     host) valid_host "$2" ;;
     user | landing_title) [[ $2 =~ ^[^[:cntrl:]]{1,100}$ && $2 == *[![:space:]]* ]] ;;
     *_base64) [[ ${#2} -le 60000 && $2 =~ ^[A-Za-z0-9+/]+={0,2}$ ]] ;;
@@ -257,9 +261,8 @@ missing_packages() {
   [[ ! -v IN[bundle_url] ]] || command -v zstd >/dev/null || echo zstd
 }
 have_packages() { [[ -z $(missing_packages) ]]; }
-do_packages() {
-  local packages try
-  mapfile -t packages < <(missing_packages)
+apt_update() {
+  local try
   export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
   # The lock of the package lists has no time-out of its own; a fresh machine may be updating them.
   for try in 1 2 3 4 5 6; do
@@ -267,7 +270,20 @@ do_packages() {
     ((try < 6)) || die 'apt-get update failed six times'
     sleep $((try * 3))
   done
-  quiet apt-get -y install --no-install-recommends -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 "${packages[@]}"
+}
+apt() { quiet apt-get -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Options::=--force-confold "$@"; }
+do_packages() {
+  local packages
+  mapfile -t packages < <(missing_packages)
+  apt_update
+  apt install --no-install-recommends "${packages[@]}"
+}
+# For a machine that will wait for its user: later there is no time for them.
+have_patches() { [[ ! -v IN[pool] || -n $(find "$RECORD/patches" -mmin -1440 2>/dev/null) ]]; }
+do_patches() {
+  apt_update
+  apt upgrade
+  put "$RECORD/patches" 0644 </dev/null
 }
 
 # First in its folder, since sshd keeps the first value that it reads.
@@ -569,16 +585,8 @@ do_openclaw() {
   openclaw_wrapper | put /usr/local/bin/openclaw 0755
 }
 
-token_line() { as_openclaw sed -n '/^OPENCLAW_GATEWAY_TOKEN=.\{24,\}$/p' "$OPENCLAW_STATE/.env" 2>/dev/null | tail -n 1; }
-have_gateway_token() {
-  [[ -n $(token_line) && $(as_openclaw stat -c %a "$OPENCLAW_STATE/.env") == 600 ]]
-}
-do_gateway_token() {
-  as_openclaw mkdir -p -m 0700 "$OPENCLAW_STATE"
-  {
-    as_openclaw sed '/^OPENCLAW_GATEWAY_TOKEN=/d' "$OPENCLAW_STATE/.env" 2>/dev/null || true
-    printf 'OPENCLAW_GATEWAY_TOKEN=%s\n' "$(openssl rand -hex 24)"
-  } | put_as_openclaw "$OPENCLAW_STATE/.env"
+gateway_token() {
+  as_openclaw sed -n 's/.*"OPENCLAW_GATEWAY_TOKEN": "\(.*\)".*/\1/p' "$OPENCLAW_STATE/secrets.json" 2>/dev/null | tail -n 1
 }
 
 hardening() {
@@ -721,10 +729,12 @@ prepare() {
   step updates 'Have security updates installed by themselves'
   step users 'Create the service users'
   step metadata 'Close the metadata service to all but root'
-  step gateway-token 'Make the gateway token'
   step units 'Install the services'
+  step patches 'Install security updates'
   step openclaw "Install OpenClaw ${IN[openclaw_version]}"
+  step gateway 'Start the gateway'
   step prepared 'Check what was installed'
+  step gateway-ready 'Wait for the gateway'
   printf '@result ok openclaw_version=%s node_version=%s caddy_version=%s node_sha256=%s caddy_sha256=%s lock_sha256=%s script_sha256=%s%s%s\n' \
     "${IN[openclaw_version]}" "${IN[node_version]}" "${IN[caddy_version]}" \
     "${IN[node_executable_sha256]}" "${IN[caddy_executable_sha256]}" "${IN[lock_sha256]}" "$(sha 256 "$TOOL")" \
@@ -821,40 +831,57 @@ do_workspace() {
   done
 }
 
-# The .env as it should be: the given keys in place of their old lines, and everything else as it is.
-wanted_secrets() {
-  local name given=(OPENCLAW_NOTHING)
-  for name in ANTHROPIC_API_KEY OPENAI_API_KEY XAI_API_KEY OPENROUTER_API_KEY; do
-    [[ ! -v IN[key_$name] ]] || given+=("$name")
-  done
-  current_secrets | grep -vE "^($(IFS='|' && echo "${given[*]}"))=" || true
-  for name in "${given[@]:1}"; do printf '%s=%s\n' "$name" "${IN[key_$name]}"; done
-}
-current_secrets() { as_openclaw cat "$OPENCLAW_STATE/.env"; }
-have_gateway_secrets() { have_gateway_token && [[ "$(wanted_secrets)" == "$(current_secrets)" ]]; }
-do_gateway_secrets() {
-  local text
-  have_gateway_token || do_gateway_token
-  text=$(wanted_secrets)
-  printf '%s\n' "$text" | put_as_openclaw "$OPENCLAW_STATE/.env"
+environment() { as_openclaw cat "$OPENCLAW_STATE/.env" 2>/dev/null || true; }
+
+# Plans openclaw.json, and secrets.json with the gateway token and the providers' keys. The gateway watches only the first,
+# which names the values' place: a new one (`r...`) makes it read them. Given keys come by standard input.
+#   plan    print `kept` or `changed`
+#   write   add the new place to the old one in secrets.json, and leave the new openclaw.json beside the old
+#   finish  leave only the place that openclaw.json names, and take out of .env what is kept there now
+# So more than one place says that the gateway may not have heard of the last. Only our keys are forced, the model only when
+# the operator asks for another than last time. Without `meta` OpenClaw would put its backup back at the next start.
+config_program() {
+  cat <<'JS'
+const fs = require('fs');
+const [folder, mode, host, version, model, lastModel, fresh] = process.argv.slice(1);
+const [file, store, env] = ['openclaw.json', 'secrets.json', '.env'].map((name) => `${folder}/${name}`);
+const TOKEN = 'OPENCLAW_GATEWAY_TOKEN';
+const KEYS = { anthropic: 'ANTHROPIC_API_KEY', openai: 'OPENAI_API_KEY', xai: 'XAI_API_KEY', openrouter: 'OPENROUTER_API_KEY' };
+const same = require('util').isDeepStrictEqual;
+const random = (bytes) => require('crypto').randomBytes(bytes).toString('hex');
+const read = (path) => (fs.existsSync(path) ? fs.readFileSync(path, 'utf8') : '');
+const write = (path, text) => {
+  fs.rmSync(`${path}.new`, { force: true });
+  fs.writeFileSync(`${path}.new`, text, { mode: 0o600 });
+  fs.renameSync(`${path}.new`, path);
+};
+const json = (value) => JSON.stringify(value, null, 2) + '\n';
+const split = (line) => line.match(/^(\w+)=(["']?)(.*)\2\s*$/) ?? [];
+const values = (text) =>
+  Object.fromEntries(text.split('\n').map(split).filter(([, name]) => [TOKEN, ...Object.values(KEYS)].includes(name)).map(([, name, , value]) => [name, value]));
+
+const text = read(file);
+const old = text ? require(`/opt/openclaw/${version}/node_modules/json5`).parse(text) : undefined;
+const dotenv = values(read(env));
+const held = JSON.parse(read(store) || 'null') ?? { ['r' + random(4)]: dotenv };
+const named = String(old?.gateway?.auth?.token?.id).split('/')[1];
+const place = held[named] ? named : Object.keys(held).at(-1);
+
+if (mode === 'finish') {
+  if (place !== named) process.exit();
+  if (TOKEN in dotenv) {
+    const gone = Object.keys(dotenv).filter((name) => name === TOKEN || Object.values(held).some((one) => one[name] === dotenv[name]));
+    const rest = read(env).split('\n').filter((line) => !gone.includes(split(line)[1])).join('\n');
+    if (rest.trim()) write(env, rest);
+    else fs.rmSync(env);
+  }
+  write(store, json({ [place]: held[place] }));
+  process.exit();
 }
 
-# Prints `kept`, or `changed` and leaves the new openclaw.json beside the old. Only our keys are forced, the model only when
-# the operator asks for another than last time. Without `meta` OpenClaw would put its backup back at the next start.
-plan_config() {
-  as_openclaw /usr/local/bin/node - "$OPENCLAW_STATE/openclaw.json" "${IN[host]}" "$(installed openclaw_version)" \
-    "${IN[model]:-}" "$(cat "$RECORD/model" 2>/dev/null)" <<'JS'
-const fs = require('fs');
-const [file, host, version, model, lastModel] = process.argv.slice(2);
+const secrets = { ...held[place], ...values(fs.readFileSync(0, 'utf8')) };
+if (fresh || !(secrets[TOKEN]?.length >= 24)) secrets[TOKEN] = random(24);
 const origin = `https://${host}`;
-const ours = {
-  gateway: {
-    mode: 'local', port: 18789, bind: 'loopback', publicOrigin: origin,
-    auth: { mode: 'token', token: { source: 'env', provider: 'default', id: 'OPENCLAW_GATEWAY_TOKEN' } },
-    trustedProxies: ['127.0.0.1', '::1'],
-    controlUi: { enabled: true, basePath: '/app', allowedOrigins: [origin] },
-  },
-};
 const atFirst = {
   discovery: { mdns: { mode: 'off' } },
   update: { checkOnStart: false },
@@ -869,39 +896,114 @@ const atFirst = {
     entries: { main: {} },
   },
 };
+const ours = (at) => {
+  const from = (name) => ({ source: 'file', provider: 'clawdet', id: `/${at}/${name}` });
+  const result = {
+    secrets: { providers: { clawdet: { source: 'file', path: store, mode: 'json' } } },
+    gateway: {
+      mode: 'local', port: 18789, bind: 'loopback', publicOrigin: origin,
+      auth: { mode: 'token', token: from(TOKEN) },
+      trustedProxies: ['127.0.0.1', '::1'],
+      controlUi: { enabled: true, basePath: '/app', allowedOrigins: [origin] },
+    },
+  };
+  for (const [provider, name] of Object.entries(KEYS)) {
+    if (!secrets[name]) continue;
+    result.models ??= { providers: {} };
+    result.models.providers[provider] = { models: old?.models?.providers?.[provider]?.models ?? [], apiKey: from(name) };
+  }
+  if (model && (!old || model !== lastModel)) result.agents = { defaults: { model: { primary: model } } };
+  return result;
+};
 const isObject = (value) => Object.prototype.toString.call(value) === '[object Object]';
-const merged = (old, add) => {
-  if (!isObject(old) || !isObject(add)) return add;
-  const result = { ...old };
-  for (const key of Object.keys(add)) result[key] = merged(old[key], add[key]);
+const merged = (was, add) => {
+  if (!isObject(was) || !isObject(add)) return add;
+  const result = { ...was };
+  for (const key of Object.keys(add)) result[key] = merged(was[key], add[key]);
   return result;
 };
 
-let old;
-if (fs.existsSync(file)) old = require(`/opt/openclaw/${version}/node_modules/json5`).parse(fs.readFileSync(file, 'utf8'));
-if (model && (!old || model !== lastModel)) ours.agents = { defaults: { model: { primary: model } } };
-const next = merged(old ?? atFirst, ours);
-if (require('util').isDeepStrictEqual(old, next)) {
+const settled = place === named && Object.keys(held).length === 1 && !(TOKEN in dotenv) && (fs.statSync(store).mode & 0o777) === 0o600;
+if (settled && same(secrets, held[place]) && same(old, merged(old, ours(place)))) {
   console.log('kept');
 } else {
-  next.meta = { ...old?.meta, lastTouchedVersion: version };
-  fs.writeFileSync(`${file}.clawdet`, JSON.stringify(next, null, 2) + '\n', { mode: 0o600 });
+  const at = 'r' + random(4);
+  if (mode === 'write') {
+    write(store, json({ ...held, [at]: secrets }));
+    write(`${file}.clawdet`, json({ ...merged(old ?? atFirst, ours(at)), meta: { ...old?.meta, lastTouchedVersion: version } }));
+  }
   console.log('changed');
 }
 JS
 }
-have_gateway_config() { [[ $(plan_config) == kept ]]; }
+plan_config() { # plan_config plan|write|finish
+  local name fresh=''
+  # Whoever kept the machine ready knows its first token.
+  [[ $VERB != configure || ! -f $RECORD/claim || -f $RECORD/claim.used ]] || fresh=yes
+  for name in ANTHROPIC OPENAI XAI OPENROUTER; do
+    name=${name}_API_KEY
+    [[ ! -v IN[key_$name] ]] || printf '%s=%s\n' "$name" "${IN[key_$name]}"
+  done | as_openclaw /usr/local/bin/node -e "$(config_program)" "$OPENCLAW_STATE" "$1" "${IN[host]:-unclaimed.invalid}" \
+    "${IN[openclaw_version]:-$(installed openclaw_version)}" "${IN[model]:-}" "$(cat "$RECORD/model" 2>/dev/null)" "$fresh"
+}
+config_digest() { as_openclaw sha256sum "$1" | cut -d ' ' -f 1; }
+change_config() {
+  [[ $(plan_config write) == changed ]] || die 'openclaw.json or secrets.json cannot be read; correct it or move it away'
+  # What is wholly ours needs no check. One that its user has changed is checked before it takes the place of one that works.
+  if as_openclaw test -e "$CONFIG"; then
+    as_openclaw cp -T "$CONFIG" "$CONFIG.before"
+    [[ $(config_digest "$CONFIG") == "$(cat "$RECORD/config.sha256" 2>/dev/null)" ]] ||
+      as_openclaw OPENCLAW_CONFIG_PATH="$CONFIG.clawdet" /usr/local/bin/openclaw config validate --json >"$SCRATCH/validate" 2>&1 || {
+      sed 's/^/  | /' "$SCRATCH/validate"
+      as_openclaw rm -f "$CONFIG.clawdet"
+      plan_config finish
+      die 'OpenClaw refuses the configuration; its reasons are above'
+    }
+  fi
+  put "$RECORD/config.sha256" 0600 <<<"$(config_digest "$CONFIG.clawdet")"
+  as_openclaw mv -fT "$CONFIG.clawdet" "$CONFIG"
+}
+settle_config() {
+  plan_config finish
+  as_openclaw rm -f "$CONFIG.before"
+  [[ $VERB != configure || ! -f $RECORD/claim ]] || put "$RECORD/claim.used" 0644 </dev/null
+}
+
+gateway_log() { journalctl --unit=openclaw-gateway --quiet --no-pager --output=cat "$@"; }
+# What the running gateway made of the new openclaw.json: `applied`, `refused` and why, or nothing: it has to be restarted.
+await_reload() { # await_reload CURSOR
+  local try end news
+  for try in 1 2 3; do
+    # It may have been written before the gateway watched it.
+    ((try == 1)) || as_openclaw touch "$CONFIG"
+    end=$((SECONDS + 3))
+    while ((SECONDS < end)); do
+      news=$(gateway_log ${1:+--after-cursor="$1"})
+      case $news in
+        *'config hot reload applied'* | *'config change applied'*) echo applied && return ;;
+        *'config reload skipped (invalid'*) sed -n 's/.*config reload skipped/refused/p' <<<"$news" && return ;;
+        *'requires gateway restart'* | *'hot reload failed'* | *'reload.mode=off'*) return ;;
+      esac
+      sleep 0.05
+    done
+  done
+}
+have_gateway_config() { [[ $(plan_config plan) == kept ]]; }
 do_gateway_config() {
-  local file=$OPENCLAW_STATE/openclaw.json
-  [[ $(plan_config) == changed ]] || die 'openclaw.json cannot be read; correct it or move it away'
-  # The first one is wholly ours: the gateway checks it while it starts, and ends with 78 where it is wrong. One that its
-  # user has changed is checked before it takes the place of one that works.
-  [[ ! -e $file ]] || as_openclaw OPENCLAW_CONFIG_PATH="$file.clawdet" /usr/local/bin/openclaw config validate --json >"$SCRATCH/validate" 2>&1 || {
-    sed 's/^/  | /' "$SCRATCH/validate"
-    as_openclaw rm -f "$file.clawdet"
-    die 'OpenClaw refuses the configuration; its reasons are above'
-  }
-  as_openclaw mv -fT "$file.clawdet" "$file"
+  local outcome cursor
+  cursor=$(gateway_log --lines=1 --show-cursor | sed -n 's/^-- cursor: //p')
+  change_config
+  outcome=$(await_reload "$cursor")
+  case $outcome in
+    applied) ;;
+    refused*)
+      as_openclaw mv -fT "$CONFIG.before" "$CONFIG"
+      plan_config finish
+      die "OpenClaw refuses the configuration: ${outcome#refused }"
+      ;;
+    *) start_gateway && do_gateway_ready ;;
+  esac
+  settle_config
 }
 
 unit_is() { [[ $(systemctl show -P "$2" "$1") == "$3" ]]; } # unit_is UNIT PROPERTY VALUE
@@ -917,15 +1019,9 @@ listener_owner() {
   echo "$owner"
 }
 
-# What a running gateway was started with; another value means that it must be restarted.
-gateway_stamp() {
-  { cat "$GATEWAY_UNIT" && current_secrets && echo "${IN[host]}"; } | sha256sum | cut -d ' ' -f 1
-}
-have_gateway_start() {
-  unit_is openclaw-gateway ActiveState active && systemctl is-enabled --quiet openclaw-gateway &&
-    [[ $(cat "$RECORD/gateway.stamp" 2>/dev/null) == "$(gateway_stamp)" ]]
-}
-do_gateway_start() {
+# What a running gateway was started with and cannot take over; another value means that it must be restarted.
+gateway_stamp() { { cat "$GATEWAY_UNIT" && environment; } | sha256sum | cut -d ' ' -f 1; }
+start_gateway() {
   local pid
   if [[ $(listener_owner) == other ]]; then
     pid=$(listener_pids | head -n 1)
@@ -935,6 +1031,21 @@ do_gateway_start() {
   systemctl reset-failed openclaw-gateway 2>/dev/null || true
   systemctl restart openclaw-gateway
   put "$RECORD/gateway.stamp" 0600 <<<"$(gateway_stamp)"
+}
+# As early as prepare: it takes long to start, and takes its user over while it runs.
+have_gateway() { as_openclaw test -e "$CONFIG" && unit_is openclaw-gateway ActiveState active; }
+do_gateway() {
+  as_openclaw mkdir -p -m 0700 "$OPENCLAW_STATE"
+  as_openclaw test -e "$CONFIG" || { change_config && settle_config; }
+  start_gateway
+}
+have_gateway_start() {
+  unit_is openclaw-gateway ActiveState active && unit_is openclaw-gateway NRestarts 0 &&
+    systemctl is-enabled --quiet openclaw-gateway && [[ $(cat "$RECORD/gateway.stamp" 2>/dev/null) == "$(gateway_stamp)" ]]
+}
+do_gateway_start() {
+  have_gateway_config || { change_config && settle_config; }
+  start_gateway
 }
 
 html() { # html TEXT: escaped for a page
@@ -1117,7 +1228,8 @@ do_caddy_start() {
 # The last lines of a unit's journal, without the gateway token and the keys.
 journal() { # journal UNIT
   local line secret secrets
-  mapfile -t secrets < <(current_secrets | sed -n 's/^[A-Z0-9_]*=\(.\{8,\}\)$/\1/p')
+  mapfile -t secrets < <({ environment && as_openclaw cat "$OPENCLAW_STATE/secrets.json" 2>/dev/null; } |
+    sed -nE 's/^ *"?[A-Z0-9_]+(=|": ")([^"]{8,})"?,?$/\2/p')
   while IFS= read -r line; do
     for secret in "${secrets[@]}"; do line=${line//"$secret"/(secret)}; done
     printf '  | %s\n' "$line"
@@ -1127,6 +1239,8 @@ journal() { # journal UNIT
 local_get() { curl --noproxy '*' --silent --show-error --fail --output /dev/null --max-time 10 "$@"; }
 gateway_is_ready() { local_get "http://127.0.0.1:$PORT/readyz" 2>/dev/null; }
 
+# In prepare only who waits for his user waits for the gateway.
+have_gateway_ready() { [[ -n $READY || $VERB == prepare && ! -v IN[pool] ]]; }
 do_gateway_ready() {
   local deadline=$((SECONDS + 180))
   until gateway_is_ready; do
@@ -1135,8 +1249,9 @@ do_gateway_ready() {
       die 'the gateway ended; its last lines are above'
     fi
     ((SECONDS < deadline)) || { journal openclaw-gateway && die 'the gateway was not ready within 180 seconds'; }
-    sleep 0.25
+    sleep 0.1
   done
+  READY=yes
 }
 
 own_address() {
@@ -1145,11 +1260,18 @@ own_address() {
 listeners() { ss -ltnH "sport = :$PORT" | awk '{sub(/:[0-9]+$/, "", $4); print $4}' | sort -u | paste -s -d ,; }
 gateway_life() { printf '%s,%s' "$(systemctl show -P NRestarts openclaw-gateway)" "$(systemctl show -P MainPID openclaw-gateway)"; }
 
+# Begun as early as can be: it takes longer than what is left to be done.
+ask_health() {
+  LIFE=$(gateway_life)
+  output=health quiet /usr/local/bin/openclaw gateway health --json & HEALTH=$!
+}
+uptime_seconds() { cut -d . -f 1 /proc/uptime; }
+
 do_promises() {
-  local life address pin path health
-  life=$(gateway_life)
-  [[ $life == 0,* ]] || die "the gateway was restarted ${life%,*} times"
-  quiet /usr/local/bin/openclaw gateway health --json & health=$!
+  local address pin path
+  [[ $LIFE == 0,* ]] || die "the gateway was restarted ${LIFE%,*} times"
+  printf 'header = "Authorization: Bearer %s"\n' "$(gateway_token)" | local_get --config - "http://127.0.0.1:$PORT/app/control-ui-config.json" ||
+    die 'the gateway does not take its token'
   [[ $(listeners) =~ ^(127\.0\.0\.1|\[::1\])(,\[::1\])?$ ]] || die "port $PORT listens on $(listeners), not on loopback alone"
   [[ $(listener_owner) == unit && $(listener_pids | wc -l) == 1 ]] || die "port $PORT belongs to another process than the gateway's service"
   # OpenClaw refuses loopback clients behind a proxy (403), hence the machine's own address. Only Cloudflare trusts the
@@ -1165,8 +1287,9 @@ do_promises() {
       die "https://${IN[host]}$path does not answer with 200 on $address"
     fi
   done
-  wait "$health" || die 'the gateway does not answer its command line'
-  [[ $(gateway_life) == "$life" ]] || die 'the gateway does not stay up'
+  wait "$HEALTH" || die 'the gateway does not answer its command line'
+  [[ $(gateway_life) == "$LIFE" ]] || die 'the gateway does not stay up'
+  put "$RECORD/health" 0644 <<<"$LIFE $(uptime_seconds)"
 }
 
 leaf_sha256() { openssl x509 -in "$TLS/origin.pem" -outform DER 2>/dev/null | sha256sum | cut -d ' ' -f 1; }
@@ -1177,15 +1300,15 @@ configure() {
   begin_phase "${CONFIGURE_STEPS[@]}"
   [[ -f $RECORD/prepared ]] || die 'the machine is not prepared' 3
   step certificate 'Install the certificate'
-  step workspace "Write the workspace's first files"
-  step gateway-secrets 'Store the provider keys'
+  step gateway-start 'Start the gateway'
+  step gateway-ready 'Wait for the gateway'
   step gateway-config 'Configure the gateway'
   [[ -z ${IN[model]:-} || ${IN[model]} == "$(cat "$RECORD/model" 2>/dev/null)" ]] || put "$RECORD/model" 0644 <<<"${IN[model]}"
-  step gateway-start 'Start the gateway'
+  ask_health
+  step workspace "Write the workspace's first files"
   step landing-page 'Write the landing page'
   step caddy-config 'Configure Caddy'
   step caddy-start 'Start Caddy'
-  step gateway-ready 'Wait for the gateway'
   step promises 'Check what was promised'
   lines=$(printf 'host=%s\nuser=%s' "${IN[host]}" "${IN[user]}")
   [[ -f $RECORD/configured && $(<"$RECORD/configured") == "$lines" ]] || put "$RECORD/configured" 0644 <<<"$lines"
@@ -1196,7 +1319,7 @@ configure() {
 # --- report, token, nonce ---------------------------------------------------------------------------------------------
 
 report() {
-  local phase=none ready=false health=failed landing=missing asked=''
+  local phase=none ready=false health=failed landing=missing asked='' life='' at=0 openclaw node caddy
   # A missing thing is a finding here, not a failure.
   set +e
   trap - ERR
@@ -1205,9 +1328,17 @@ report() {
   [[ ! -s $WEB/index.html ]] || landing=present
   if gateway_is_ready; then
     ready=true
-    # It takes as long as all the rest, which is found out meanwhile.
-    /usr/local/bin/openclaw gateway health --json </dev/null >/dev/null 2>&1 & asked=$!
+    read -r life at 2>/dev/null <"$RECORD/health"
+    # It takes longer than all the rest, which is found out meanwhile.
+    if [[ $life == "$(gateway_life)" ]] && (($(uptime_seconds) - at < 20)); then
+      health=ok
+    else
+      /usr/local/bin/openclaw gateway health --json </dev/null >/dev/null 2>&1 & asked=$!
+    fi
   fi
+  # Side by side with the rest.
+  exec {openclaw}< <(/usr/local/bin/openclaw --version 2>/dev/null </dev/null | grep -om1 '20[0-9][0-9]\.[0-9.]*[0-9]') \
+    {node}< <(sha 256 /usr/local/bin/node) {caddy}< <(sha 256 /usr/local/bin/caddy)
   print() { printf '%s=%s\n' "$1" "$(tr -d '\n\r' <<<"$2")"; }
   print phase "$phase"
   print host "$(sed -n 's/^host=//p' "$RECORD/configured" 2>/dev/null)"
@@ -1215,11 +1346,11 @@ report() {
   # shellcheck source=/dev/null
   print os "$(. /etc/os-release && echo "$ID-$VERSION_ID")"
   print arch "$(uname -m)"
-  print openclaw_version "$(/usr/local/bin/openclaw --version 2>/dev/null </dev/null | grep -om1 '20[0-9][0-9]\.[0-9.]*[0-9]')"
+  print openclaw_version "$(cat <&"$openclaw")"
   print node_version "$(/usr/local/bin/node --version 2>/dev/null | tr -d v)"
   print caddy_version "$(/usr/local/bin/caddy version 2>/dev/null | cut -d ' ' -f 1 | tr -d v)"
-  print node_sha256 "$(sha 256 /usr/local/bin/node)"
-  print caddy_sha256 "$(sha 256 /usr/local/bin/caddy)"
+  print node_sha256 "$(cat <&"$node")"
+  print caddy_sha256 "$(cat <&"$caddy")"
   print lock_sha256 "$(sha 256 "/opt/openclaw/$(installed openclaw_version)/package-lock.json")"
   print openclaw_unit "$(systemctl show -P ActiveState openclaw-gateway)"
   print openclaw_restarts "$(systemctl show -P NRestarts openclaw-gateway)"
@@ -1239,10 +1370,10 @@ report() {
 }
 
 token() {
-  local line
-  line=$(token_line)
-  [[ -n $line ]] || die 'there is no gateway token; the machine is not prepared'
-  printf '%s\n' "${line#*=}"
+  local token
+  token=$(gateway_token)
+  [[ -n $token ]] || die 'there is no gateway token; the machine is not prepared'
+  printf '%s\n' "$token"
 }
 
 # The newest last, below a few earlier ones: whoever looks at the same time finds his own.
@@ -1293,9 +1424,33 @@ switch_host_key() { # switch_host_key BASE64
   restart_sshd || die 'sshd cannot be started with its new key'
 }
 
+# --- claim ------------------------------------------------------------------------------------------------------------
+
+claim() { # claim RUN
+  local name
+  [[ $1 =~ ^[a-z0-9]{12}$ ]] || die 'a run is 12 characters of a-z and 0-9' 2
+  [[ -f $RECORD/prepared ]] || die 'the machine is not prepared' 3
+  exec 9>/run/clawdet.lock
+  flock -w 10 9 || die 'another run is at work' 3
+  [[ ! -f $RECORD/claim || $(<"$RECORD/claim") == "$1" ]] || die 'the machine was taken by another run' 4
+  { unit_is openclaw-gateway ActiveState active && gateway_is_ready; } || die 'the gateway is not ready' 3
+  metadata_is_closed || die 'the metadata service is open to everybody on this machine' 3
+  if [[ ! -f $RECORD/claim ]]; then
+    [[ ! -f $RECORD/configured ]] || die 'the machine is configured already' 3
+    # What was its own key while it waited may be known to others than its user's operator.
+    rm -f "$RECORD/host-key" "$NEXT_HOST_KEY" "$NEXT_HOST_KEY.pub"
+    put "$RECORD/claim" 0644 <<<"$1"
+  fi
+  for name in openclaw_version node_version caddy_version node_executable_sha256 caddy_executable_sha256 lock_sha256; do
+    printf '%s=%s\n' "${name/_executable/}" "$(installed "$name")"
+  done
+  printf 'script_sha256=%s\n' "$(sha 256 "$TOOL")"
+  host_key
+}
+
 case "$VERB:$#" in
   prepare:2 | configure:2) INPUT_FILE=$2 ;;
-  certificate-request:2 | report:1 | token:1 | nonce:2 | host-key:1 | switch-host-key:2) ;;
+  certificate-request:2 | report:1 | token:1 | nonce:2 | host-key:1 | switch-host-key:2 | claim:2) ;;
   *) usage ;;
 esac
 ((EUID == 0)) || die 'this must run as root' 3

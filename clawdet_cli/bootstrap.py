@@ -33,6 +33,10 @@ MOST_LINE = 1000
 MOST_VALUE, MOST_VALUES = 300, 100
 """Characters of a line `key=value`, and lines."""
 
+_HEREDOC = re.compile(rb"<<'?([A-Z]+)'?( |$)")
+_HEAD = 30
+"""Lines of the script that are never emptied."""
+
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 """What the VPS may say as a number: `int` refuses some of what `str.isdigit` lets through."""
 
@@ -64,12 +68,29 @@ _SHOWN = 120
 
 
 def script() -> bytes:
-    """Give the provisioning script, from the installed package or the checkout."""
+    """Give the provisioning script, from the installed package or the checkout, as it is sent."""
     here = Path(__file__).parent
     for folder in (here, here.parent):
         if (folder / SCRIPT_NAME).is_file():
-            return (folder / SCRIPT_NAME).read_bytes()
+            return uncommented((folder / SCRIPT_NAME).read_bytes())
     raise ConfigError(f"{SCRIPT_NAME} is missing from this installation.", next_steps=["install clawdet again"])
+
+
+def uncommented(text: bytes) -> bytes:
+    """Empty the lines that are only a comment, so that the script fits into user_data; each keeps its number.
+
+    Its head, which is its usage too, and what it writes into files stay as they are.
+    """
+    lines, end = [], b""
+    for number, line in enumerate(text.split(b"\n")):
+        if end:
+            end = b"" if line == end else end
+        elif opened := _HEREDOC.search(line):
+            end = opened[1]
+        elif number >= _HEAD and line.lstrip().startswith(b"# "):
+            line = b""  # noqa: PLW2901
+        lines.append(line)
+    return b"\n".join(lines)
 
 
 def upload(folder: str) -> str:

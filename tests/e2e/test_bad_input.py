@@ -28,18 +28,8 @@ NAMES = [
     "alice\x1b[31m",
 ]
 
-PREPARE = "tool downloads node npm caddy users metadata gateway-token units openclaw prepared".split()
-CONFIGURE = [
-    "certificate",
-    "workspace",
-    "gateway-config",
-    "gateway-start",
-    "landing-page",
-    "caddy-config",
-    "caddy-start",
-    "gateway-ready",
-    "promises",
-]
+PREPARE = "tool downloads node npm caddy users metadata units openclaw gateway prepared".split()
+CONFIGURE = "certificate gateway-ready gateway-config workspace landing-page caddy-config caddy-start promises".split()
 
 
 def provision(operator: Operator, *more: str, user: str = "alice") -> Said:

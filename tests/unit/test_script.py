@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -7,10 +8,11 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from clawdet_cli import pins
+from clawdet_cli import bootstrap, pins
 from clawdet_cli.adapters.ssh_keys import make_host_key
 from clawdet_cli.stages.user_data import user_data
 
@@ -98,7 +100,15 @@ def test_a_wrong_command_line_shows_the_usage(arguments: tuple[str, ...]) -> Non
     done = run(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""
-    for verb in ("prepare INPUT", "certificate-request HOST", "configure INPUT", "report", "token", "nonce VALUE"):
+    for verb in (
+        "prepare INPUT",
+        "certificate-request HOST",
+        "configure INPUT",
+        "report",
+        "token",
+        "nonce VALUE",
+        "claim RUN",
+    ):
         assert f"provision-openclaw.sh {verb}" in done.stderr
 
 
@@ -350,19 +360,199 @@ def test_updates_are_promised_only_where_both_timers_bring_them(off: str, holds:
     assert call(code).strip() == holds
 
 
-def test_given_keys_replace_their_lines_and_everything_else_stays(tmp_path: Path) -> None:
-    env = tmp_path / ".env"
-    env.write_text(
-        "OPENCLAW_GATEWAY_TOKEN=abc\nOPENAI_API_KEY=one\n# mine\nx[$(touch pwned)]=1\nOPENAI_API_KEY=two\nMY_KEY=v\n"
+class Plan:
+    """The program that plans openclaw.json and secrets.json, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.program = call("config_program").replace(
+            "require(`/opt/openclaw/${version}/node_modules/json5`).parse", "JSON.parse"
+        )
+
+    def __call__(
+        self, mode: str, keys: str = "", *, host: str = "a.test", model: str = "", last: str = "", fresh: str = ""
+    ) -> str:
+        arguments = [str(self.folder), mode, host, "2026.9.6", model, last, fresh]
+        done = subprocess.run(
+            ["node", "-e", self.program, *arguments],
+            input=keys,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def change(self, keys: str = "", **more: str) -> None:
+        assert self("write", keys, **more) == "changed"
+        (self.folder / "openclaw.json.clawdet").rename(self.folder / "openclaw.json")
+        assert self("finish") == ""
+
+    def write(self, name: str, content: object) -> None:
+        text = content if isinstance(content, str) else json.dumps(content)
+        (self.folder / name).write_text(text)
+
+    @property
+    def config(self) -> Any:
+        return json.loads((self.folder / "openclaw.json").read_text())
+
+    @property
+    def places(self) -> Any:
+        return json.loads((self.folder / "secrets.json").read_text())
+
+    @property
+    def secrets(self) -> Any:
+        (values,) = self.places.values()
+        return values
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    return Plan(tmp_path)
+
+
+def test_the_first_configuration_names_the_places_of_its_secrets(plan: Plan) -> None:
+    assert plan("plan") == "changed"
+    assert list(plan.folder.iterdir()) == []
+    plan.change("OPENAI_API_KEY=sk-one-0123\n")
+    (place,) = plan.places
+    assert re.fullmatch("r[0-9a-f]{8}", place)
+    assert re.fullmatch("[0-9a-f]{48}", plan.secrets["OPENCLAW_GATEWAY_TOKEN"])
+    assert plan.secrets["OPENAI_API_KEY"] == "sk-one-0123"
+    token = {"source": "file", "provider": "clawdet", "id": f"/{place}/OPENCLAW_GATEWAY_TOKEN"}
+    assert plan.config["gateway"]["auth"] == {"mode": "token", "token": token}
+    file = {"source": "file", "path": str(plan.folder / "secrets.json"), "mode": "json"}
+    assert plan.config["secrets"] == {"providers": {"clawdet": file}}
+    key = {"source": "file", "provider": "clawdet", "id": f"/{place}/OPENAI_API_KEY"}
+    assert plan.config["models"] == {"providers": {"openai": {"models": [], "apiKey": key}}}
+    assert plan.config["meta"] == {"lastTouchedVersion": "2026.9.6"}
+    assert "sk-one" not in (plan.folder / "openclaw.json").read_text()
+    assert {one.name: one.stat().st_mode & 0o777 for one in plan.folder.iterdir()} == {
+        "openclaw.json": 0o600,
+        "secrets.json": 0o600,
+    }
+
+
+def test_what_is_as_it_should_be_is_kept(plan: Plan) -> None:
+    plan.change("OPENAI_API_KEY=sk-one-0123\n", model="openai/x")
+    before = plan.places
+    for keys in ("", "OPENAI_API_KEY=sk-one-0123\n"):
+        assert plan("plan", keys, model="openai/x", last="openai/x") == "kept"
+    assert plan.places == before
+    (plan.folder / "secrets.json").chmod(0o640)
+    assert plan("plan") == "changed"
+
+
+@pytest.mark.parametrize(
+    ("keys", "more"),
+    [
+        ("OPENAI_API_KEY=sk-two-0123\n", {}),
+        ("XAI_API_KEY=xai-0123\n", {}),
+        ("", {"host": "b.test"}),
+        ("", {"fresh": "yes"}),
+        ("", {"model": "xai/x"}),
+    ],
+)
+def test_a_change_goes_to_a_new_place_and_the_old_one_stays_until_the_end(
+    plan: Plan, keys: str, more: dict[str, str]
+) -> None:
+    plan.change("OPENAI_API_KEY=sk-one-0123\n")
+    ((place, values),) = plan.places.items()
+    assert plan("plan", keys, **more) == "changed"
+    assert plan("write", keys, **more) == "changed"
+    assert next(iter(plan.places)) == place
+    assert plan.places[place] == values
+    assert len(plan.places) == 2
+    assert f"/{place}/" in (plan.folder / "openclaw.json").read_text()
+    # Refused: all is as it was.
+    assert plan("finish") == ""
+    assert plan.places == {place: values}
+    plan.change(keys, **more)
+    assert place not in plan.places
+    assert f"/{place}/" not in (plan.folder / "openclaw.json").read_text()
+    same_token = plan.secrets["OPENCLAW_GATEWAY_TOKEN"] == values["OPENCLAW_GATEWAY_TOKEN"]
+    assert same_token == ("fresh" not in more)
+
+
+def test_a_change_that_was_cut_off_is_made_again_in_another_place(plan: Plan) -> None:
+    plan.change()
+    assert plan("write", host="b.test") == "changed"
+    (plan.folder / "openclaw.json.clawdet").rename(plan.folder / "openclaw.json")
+    named = plan.config["gateway"]["auth"]["token"]["id"].split("/")[1]
+    # Nobody knows whether the gateway has heard of it.
+    assert plan("plan", host="b.test") == "changed"
+    plan.change(host="b.test")
+    assert named not in plan.places
+    assert plan("plan", host="b.test") == "kept"
+
+
+def test_what_the_user_changed_stays(plan: Plan) -> None:
+    plan.change("ANTHROPIC_API_KEY=sk-ant-0123\n", model="anthropic/x")
+    config = plan.config
+    config["models"]["providers"]["anthropic"].update(baseUrl="http://127.0.0.1:9999", models=[{"id": "m"}])
+    config["models"]["providers"]["mine"] = {"baseUrl": "http://127.0.0.1:1", "models": []}
+    config["secrets"]["providers"]["own"] = {"source": "env"}
+    config["agents"]["defaults"]["model"]["primary"] = "anthropic/y"
+    config["gateway"]["reload"] = {"mode": "off"}
+    plan.write("openclaw.json", config)
+    assert plan("plan", model="anthropic/x", last="anthropic/x") == "kept"
+    plan.change("ANTHROPIC_API_KEY=sk-ant-4567\n", host="b.test", model="anthropic/x", last="anthropic/x")
+    text = (plan.folder / "openclaw.json").read_text()
+    config["gateway"]["publicOrigin"] = "https://b.test"
+    config["gateway"]["controlUi"]["allowedOrigins"] = ["https://b.test"]
+    assert json.loads(re.sub("/r[0-9a-f]{8}/", "/", text)) == json.loads(
+        re.sub("/r[0-9a-f]{8}/", "/", json.dumps(config))
     )
-    code = f"cd {tmp_path} && current_secrets() {{ cat .env; }} && wanted_secrets"
-    assert call(code, key_OPENAI_API_KEY="sk-new-0123", key_XAI_API_KEY="xai-0123").splitlines() == [
-        "OPENCLAW_GATEWAY_TOKEN=abc",
-        "# mine",
-        "x[$(touch pwned)]=1",
-        "MY_KEY=v",
-        "OPENAI_API_KEY=sk-new-0123",
-        "XAI_API_KEY=xai-0123",
-    ]
-    assert call(code) == env.read_text()
-    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_the_token_and_the_keys_of_an_older_env_move(plan: Plan, cut_off: bool) -> None:
+    token = "0" * 48
+    mine = '# mine\nx[$(touch pwned)]=1\nMY_KEY="v"'
+    plan.write(
+        ".env",
+        f"OPENCLAW_GATEWAY_TOKEN={token}\nOPENAI_API_KEY=one\n{mine}\nOPENAI_API_KEY=two\nXAI_API_KEY='xai-0123'\n",
+    )
+    plan.write("openclaw.json", {"gateway": {"auth": {"token": {"source": "env", "id": "OPENCLAW_GATEWAY_TOKEN"}}}})
+    if cut_off:
+        assert plan("write", "OPENAI_API_KEY=sk-two-0123\n") == "changed"
+    plan.change("OPENAI_API_KEY=sk-two-0123\n")
+    assert plan.secrets == {
+        "OPENCLAW_GATEWAY_TOKEN": token,
+        "OPENAI_API_KEY": "sk-two-0123",
+        "XAI_API_KEY": "xai-0123",
+    }
+    assert (plan.folder / ".env").read_text() == mine + "\n"
+    assert not (plan.folder / "pwned").exists()
+
+
+def test_later_only_the_token_is_taken_out_of_env(plan: Plan) -> None:
+    plan.change("OPENAI_API_KEY=sk-one-0123\n")
+    plan.write(".env", "OPENAI_API_KEY=sk-mine-0123\n")
+    assert plan("plan") == "kept"
+    plan.write(".env", f"OPENAI_API_KEY=sk-mine-0123\nOPENCLAW_GATEWAY_TOKEN={'1' * 48}\n")
+    plan.change()
+    assert (plan.folder / ".env").read_text() == "OPENAI_API_KEY=sk-mine-0123\n"
+    assert plan.secrets["OPENAI_API_KEY"] == "sk-one-0123"
+    assert plan.secrets["OPENCLAW_GATEWAY_TOKEN"] != "1" * 48
+    # Nothing else in it: it goes.
+    plan.write(".env", f"OPENCLAW_GATEWAY_TOKEN={'1' * 48}\n")
+    plan.change()
+    assert not (plan.folder / ".env").exists()
+
+
+def test_what_is_sent_has_no_comments_of_its_own_and_the_same_lines() -> None:
+    sent, whole = bootstrap.script().decode().split("\n"), TEXT.split("\n")
+    assert len(sent) == len(whole)
+    gone = [line for one, line in zip(sent, whole, strict=True) if one != line]
+    assert len(gone) > 50
+    assert all(re.match(r"\s*# ", line) for line in gone)
+    written = call("workspace_file AGENTS.md; config_program; caddyfile", host="alice.example.test", user="alice")
+    done = "\n".join(sent)
+    assert "# How to work here\n" in done
+    assert "\t# The certificate is a file" in done
+    assert "# The certificate is a file" in written
+    assert sent[:12] == whole[:12]

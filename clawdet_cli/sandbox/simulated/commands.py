@@ -91,7 +91,7 @@ _WORDS = {
     "limit": "[0-9]+",
     "first": "[0-9]+",
     "simple": "report|token|host-key",
-    "named": "certificate-request|nonce|switch-host-key",
+    "named": "certificate-request|nonce|switch-host-key|claim",
     "request": "[0-9a-f-]+",
     "mark": "[0-9a-f]{32}",
     "value": "[A-Za-z0-9.+/=-]+",

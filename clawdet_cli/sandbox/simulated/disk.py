@@ -12,12 +12,16 @@ TLS_KEY, TLS_REQUEST, TLS_CERTIFICATE = (f"/etc/caddy/tls/origin.{kind}" for kin
 PULL_CA = "/etc/caddy/tls/pull-ca.pem"
 CADDYFILE = "/etc/caddy/Caddyfile"
 ENVIRONMENT = "/var/lib/openclaw/.openclaw/.env"
+SECRETS = "/var/lib/openclaw/.openclaw/secrets.json"
 CONFIGURATION = "/var/lib/openclaw/.openclaw/openclaw.json"
 DEVICES = "/var/lib/openclaw/.openclaw/state/devices.json"
 WORKSPACE = "/var/lib/openclaw/workspace"
-PREPARED, CONFIGURED, MODEL, OWN_HOST_KEY, GATEWAY_STAMP, CADDY_STAMP, BUNDLE = (
+PREPARED, CONFIGURED, MODEL, OWN_HOST_KEY, GATEWAY_STAMP, CADDY_STAMP, BUNDLE, PATCHES, CLAIM, ROTATED = (
     f"/var/lib/clawdet/{name}"
-    for name in ("prepared", "configured", "model", "host-key", "gateway.stamp", "caddy.stamp", "bundle")
+    for name in (
+        *("prepared", "configured", "model", "host-key", "gateway.stamp", "caddy.stamp", "bundle", "patches"),
+        *("claim", "claim.used"),
+    )
 )
 LANDING_PAGE = "/var/www/clawdet/index.html"
 NONCE = "/var/www/clawdet/.well-known/clawdet-nonce"

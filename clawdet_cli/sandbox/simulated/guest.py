@@ -6,7 +6,7 @@ import json
 import ssl
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from clawdet_cli.sandbox.simulated import disk as at
@@ -102,17 +102,28 @@ class Guest:
         """Whether /readyz answers 200."""
         return self.gateway is not None and asyncio.get_running_loop().time() >= self.gateway.ready_at
 
-    def start_gateway(self) -> None:
+    def start_gateway(self, version: str) -> None:
         """Start, or restart, the gateway on its present configuration."""
         now = asyncio.get_running_loop().time()
         self.gateway = Gateway(
             since=datetime.now(UTC),
             ready_at=now + GATEWAY_READY_SECONDS * self._scale,
-            token=self.values(at.ENVIRONMENT)["OPENCLAW_GATEWAY_TOKEN"],
+            token=self.secrets()["OPENCLAW_GATEWAY_TOKEN"],
             origin=json.loads(self.disk.text(at.CONFIGURATION))["gateway"]["publicOrigin"],
-            version=self.values(at.PREPARED)["openclaw_version"],
+            version=version,
             devices=Devices(self.disk),
         )
+
+    def reload_gateway(self) -> None:
+        """Have the running gateway take over its present configuration: no restart, and no device forgotten."""
+        if self.gateway is not None:
+            origin = json.loads(self.disk.text(at.CONFIGURATION))["gateway"]["publicOrigin"]
+            self.gateway = replace(self.gateway, token=self.secrets()["OPENCLAW_GATEWAY_TOKEN"], origin=origin)
+
+    def secrets(self) -> dict[str, str]:
+        """Return the gateway token and the providers' keys."""
+        kept: dict[str, dict[str, str]] = json.loads(self.disk.text(at.SECRETS) or "{}")
+        return next(reversed(kept.values()), {})
 
     def start_caddy(self) -> None:
         """Start, or restart, Caddy on its present configuration. Raises OSError when the certificate is unusable."""
@@ -133,7 +144,8 @@ class Guest:
     def start_enabled(self) -> None:
         """Start what was enabled before the power went."""
         if self.disk.exists(at.GATEWAY_STAMP):
-            self.start_gateway()
+            # What its unit names: the step `prepared` may not have been reached.
+            self.start_gateway(self.disk.text(f"{at.INSTALLED}/units").split()[-1])
         if self.disk.exists(at.CADDY_STAMP):
             self.start_caddy()
 

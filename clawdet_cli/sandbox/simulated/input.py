@@ -34,6 +34,7 @@ _OPTIONAL: Mapping[str, Mapping[str, str]] = {
         "bundle_url": _URL,
         "bundle_sha256": _DIGEST,
         "bundle_tree_sha256": _DIGEST,
+        "pool": "yes",
     },
     "configure": {
         "model": r"([A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._:@-]*)+)?",

@@ -19,17 +19,18 @@ from clawdet_cli.sandbox.simulated.guest import ADDRESS, Guest
 from clawdet_cli.sandbox.simulated.input import ScriptError, read_input
 
 PREPARE_STEPS = tuple(
-    "machine tool packages swap bundle downloads node npm caddy sshd updates users metadata gateway-token units"
-    " openclaw prepared".split()
+    "machine tool packages swap bundle downloads node npm caddy sshd updates users metadata units patches"
+    " openclaw gateway prepared gateway-ready".split()
 )
 CONFIGURE_STEPS = tuple(
-    "certificate workspace gateway-secrets gateway-config gateway-start landing-page caddy-config caddy-start"
-    " gateway-ready promises".split()
+    "certificate gateway-start gateway-ready gateway-config workspace landing-page caddy-config caddy-start"
+    " promises".split()
 )
 SCRIPT, INPUT, LOCK = "provision-openclaw.sh", "input", "package-lock.json"
 BUNDLES = "/run/clawdet/bundles"
 _IMAGES = ("ubuntu-24.04", "debian-12", "debian-13")
 _PROVIDERS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "XAI_API_KEY", "OPENROUTER_API_KEY")
+_DAY_SECONDS = 86400
 _LONGEST_SCRIPT = 2000  # characters of a failure's text, as one line of the log
 
 
@@ -119,6 +120,83 @@ class _Phase:
         """Return the act and the test of a step that writes a file."""
         return (lambda: self.disk.write(path, text())), (lambda: self.disk.text(path) == text())
 
+    # The gateway's part, which both phases have.
+
+    def _wanted_secrets(self) -> dict[str, str]:
+        """Return the token and the keys as they are to be; those of an older script's .env where it is all there is."""
+        kept = self.guest.secrets()
+        if not kept:
+            old = self.guest.values(at.ENVIRONMENT)
+            kept = {name: old[name] for name in ("OPENCLAW_GATEWAY_TOKEN", *_PROVIDERS) if name in old}
+        kept.update({name: self.given[f"key_{name}"] for name in _PROVIDERS if f"key_{name}" in self.given})
+        if self._takes_over() or "OPENCLAW_GATEWAY_TOKEN" not in kept:
+            kept["OPENCLAW_GATEWAY_TOKEN"] = secrets.token_hex(24)
+        return kept
+
+    def _takes_over(self) -> bool:
+        """Whether whoever kept the machine ready knows its token still."""
+        return self.verb == "configure" and self.disk.exists(at.CLAIM) and not self.disk.exists(at.ROTATED)
+
+    def _wanted_configuration(self, place: str) -> Mapping[str, object]:
+        text = self.disk.text(at.CONFIGURATION)
+        wanted = json.loads(text) if text else {}
+        origin = f"https://{self.given.get('host', 'unclaimed.invalid')}"
+        token = {"source": "file", "provider": "clawdet", "id": f"/{place}/OPENCLAW_GATEWAY_TOKEN"}
+        wanted["gateway"] = {
+            "port": 18789,
+            "publicOrigin": origin,
+            "auth": {"mode": "token", "token": token},
+            "controlUi": {"basePath": "/app"},
+        }
+        model = self.given.get("model")
+        if model and (not text or model != self.disk.text(at.MODEL).strip()):
+            wanted["agents"] = {"defaults": {"model": {"primary": model}}}
+        return dict(wanted)
+
+    def has_configuration(self) -> bool:
+        """Whether openclaw.json and secrets.json are as they are to be."""
+        text, places = self.disk.text(at.CONFIGURATION), list(json.loads(self.disk.text(at.SECRETS) or "{}"))
+        return (
+            bool(text)
+            and len(places) == 1
+            and self._wanted_secrets() == self.guest.secrets()
+            and "OPENCLAW_GATEWAY_TOKEN" not in self.guest.values(at.ENVIRONMENT)
+            and json.loads(text) == self._wanted_configuration(places[0])
+        )
+
+    def write_configuration(self) -> None:
+        """Write both, with the values in a new place."""
+        place, wanted = f"r{secrets.token_hex(4)}", self._wanted_secrets()
+        self.disk.write(at.CONFIGURATION, json.dumps(self._wanted_configuration(place), indent=1))
+        self.disk.write(at.SECRETS, json.dumps({place: wanted}, indent=2) + "\n")
+        self._clear_environment(wanted)
+        if self.given.get("model"):
+            self.disk.write(at.MODEL, self.given["model"] + "\n")
+        if self._takes_over():
+            self.disk.write(at.ROTATED, "")
+
+    def _clear_environment(self, moved: Mapping[str, str]) -> None:
+        lines = self.disk.text(at.ENVIRONMENT).splitlines()
+        if any(line.startswith("OPENCLAW_GATEWAY_TOKEN=") for line in lines):
+            kept = [line for line in lines if line.partition("=")[0] not in moved]
+            self.disk.host_path(at.ENVIRONMENT).unlink()
+            if kept:
+                self.disk.write(at.ENVIRONMENT, "\n".join(kept) + "\n")
+
+    def gateway_stamp(self) -> str:
+        """Return what a running gateway cannot take over."""
+        return self.guest.stamp(f"{at.INSTALLED}/units", at.ENVIRONMENT)
+
+    def start_gateway(self) -> None:
+        """Start, or restart, the gateway."""
+        self.guest.start_gateway(self.disk.text(f"{at.INSTALLED}/units").split()[-1])
+        self.disk.write(at.GATEWAY_STAMP, self.gateway_stamp())
+
+    async def await_gateway(self) -> None:
+        """Wait until it is ready."""
+        if self.guest.gateway is not None:
+            await asyncio.sleep(max(0.0, self.guest.gateway.ready_at - asyncio.get_running_loop().time()))
+
 
 class _Prepare(_Phase):
     refused = ""
@@ -152,8 +230,8 @@ class _Prepare(_Phase):
             _Step("updates", "Have security updates installed by themselves", 0.1, *self.mark("updates", "on")),
             _Step("users", "Create the service users", 0.1, *self.mark("users", "openclaw caddy")),
             _Step("metadata", "Close the metadata service to all but root", 0.1, *self.mark("metadata", "closed")),
-            _Step("gateway-token", "Make the gateway token", 0.1, self._token, self._has_token),
-            _Step("units", "Install the services", 0.4, *self.mark("units", versions)),
+            _Step("units", "Install the services", 0.3, *self.mark("units", versions)),
+            _Step("patches", "Install security updates", 6.0, self._patches, self._has_patches),
             _Step(
                 "openclaw",
                 f"Install OpenClaw {given['openclaw_version']}",
@@ -161,7 +239,9 @@ class _Prepare(_Phase):
                 self._openclaw,
                 openclaw,
             ),
-            _Step("prepared", "Check what was installed", 0.6, self._prepared),
+            _Step("gateway", "Start the gateway", 0.4, self._gateway, self._gateway_is_there),
+            _Step("prepared", "Check what was installed", 0.2, self._prepared),
+            _Step("gateway-ready", "Wait for the gateway", 0, self.await_gateway, self._waits_for_nobody),
         ]
 
     def result(self) -> str:
@@ -239,11 +319,26 @@ class _Prepare(_Phase):
             self.mark(name, self._program("tree"))[0]()
         self.disk.host_path(at.BUNDLE).unlink(missing_ok=True)
 
-    def _has_token(self) -> bool:
-        return len(self.guest.values(at.ENVIRONMENT).get("OPENCLAW_GATEWAY_TOKEN", "")) >= 24
+    def _has_patches(self) -> bool:
+        try:
+            age = time.time() - self.disk.host_path(at.PATCHES).stat().st_mtime
+        except FileNotFoundError:
+            return "pool" not in self.given
+        return "pool" not in self.given or age < _DAY_SECONDS
 
-    def _token(self) -> None:
-        self.disk.write(at.ENVIRONMENT, f"OPENCLAW_GATEWAY_TOKEN={secrets.token_hex(24)}\n")
+    def _patches(self) -> None:
+        self.disk.write(at.PATCHES, "")
+
+    def _gateway_is_there(self) -> bool:
+        return self.disk.exists(at.CONFIGURATION) and self.guest.gateway is not None
+
+    def _gateway(self) -> None:
+        if not self.disk.exists(at.CONFIGURATION):
+            self.write_configuration()
+        self.start_gateway()
+
+    def _waits_for_nobody(self) -> bool:
+        return "pool" not in self.given or self.guest.gateway_is_ready
 
     def _prepared(self) -> None:
         names = "openclaw_version node_version caddy_version node_executable_sha256 caddy_executable_sha256 lock_sha256"
@@ -254,23 +349,20 @@ class _Configure(_Phase):
     def steps(self) -> list[_Step]:
         return [
             _Step("certificate", "Install the certificate", 0.1, self._certificate, self._has_certificate),
+            _Step("gateway-start", "Start the gateway", 0.5, self._start_gateway, self._gateway_runs),
+            _Step("gateway-ready", "Wait for the gateway", 0, self.await_gateway),
+            _Step("gateway-config", "Configure the gateway", 1.2, self._configuration, self.has_configuration),
             _Step(
                 "workspace",
                 "Write the workspace's first files",
-                0.1,
+                0.2,
                 self._workspace,
                 lambda: self.disk.exists(f"{at.WORKSPACE}/AGENTS.md"),
             ),
-            _Step(
-                "gateway-secrets", "Store the provider keys", 0.1, *self.file(at.ENVIRONMENT, self._wanted_environment)
-            ),
-            _Step("gateway-config", "Configure the gateway", 2.2, self._configuration, self._has_configuration),
-            _Step("gateway-start", "Start the gateway", 0.5, self._start_gateway, self._gateway_runs),
             _Step("landing-page", "Write the landing page", 0.1, *self.file(at.LANDING_PAGE, self._landing_page)),
-            _Step("caddy-config", "Configure Caddy", 0.2, self._caddy_config, self._has_caddy_config),
-            _Step("caddy-start", "Start Caddy", 0.3, self._start_caddy, self._caddy_runs),
-            _Step("gateway-ready", "Wait for the gateway", 0, self._gateway_ready),
-            _Step("promises", "Check what was promised", 2.7, self._promises),
+            _Step("caddy-config", "Configure Caddy", 0.1, self._caddy_config, self._has_caddy_config),
+            _Step("caddy-start", "Start Caddy", 0.7, self._start_caddy, self._caddy_runs),
+            _Step("promises", "Check what was promised", 0.5, self._promises),
         ]
 
     def begin(self) -> None:
@@ -310,39 +402,17 @@ class _Configure(_Phase):
             if not self.disk.exists(f"{at.WORKSPACE}/{name}"):
                 self.disk.write(f"{at.WORKSPACE}/{name}", f"# {name}: a simulated server has no agent\n")
 
-    def _wanted_environment(self) -> str:
-        values = self.guest.values(at.ENVIRONMENT)
-        values.update({name: self.given[f"key_{name}"] for name in _PROVIDERS if f"key_{name}" in self.given})
-        return "".join(f"{name}={value}\n" for name, value in values.items())
-
-    def _wanted_configuration(self) -> Mapping[str, object]:
-        text = self.disk.text(at.CONFIGURATION)
-        wanted = json.loads(text) if text else {}
-        origin = f"https://{self.given['host']}"
-        wanted["gateway"] = {"port": 18789, "publicOrigin": origin, "controlUi": {"basePath": "/app"}}
-        model = self.given.get("model")
-        if model and (not text or model != self.disk.text(at.MODEL).strip()):
-            wanted["agents"] = {"defaults": {"model": {"primary": model}}}
-        return dict(wanted)
-
-    def _has_configuration(self) -> bool:
-        text = self.disk.text(at.CONFIGURATION)
-        return bool(text) and json.loads(text) == self._wanted_configuration()
-
     def _configuration(self) -> None:
-        self.disk.write(at.CONFIGURATION, json.dumps(self._wanted_configuration(), indent=1))
-        if self.given.get("model"):
-            self.disk.write(at.MODEL, self.given["model"] + "\n")
-
-    def _gateway_stamp(self) -> str:
-        return self.guest.stamp(f"{at.INSTALLED}/units", at.ENVIRONMENT) + self.given["host"]
+        self.write_configuration()
+        self.guest.reload_gateway()
 
     def _gateway_runs(self) -> bool:
-        return self.guest.gateway is not None and self.disk.text(at.GATEWAY_STAMP) == self._gateway_stamp()
+        return self.guest.gateway is not None and self.disk.text(at.GATEWAY_STAMP) == self.gateway_stamp()
 
     def _start_gateway(self) -> None:
-        self.guest.start_gateway()
-        self.disk.write(at.GATEWAY_STAMP, self._gateway_stamp())
+        if not self.has_configuration():
+            self.write_configuration()
+        self.start_gateway()
 
     def _landing_page(self) -> str:
         user, host = html.escape(self.given["user"]), html.escape(self.given["host"])
@@ -380,10 +450,6 @@ class _Configure(_Phase):
     def _start_caddy(self) -> None:
         self.guest.start_caddy()
         self.disk.write(at.CADDY_STAMP, self._caddy_stamp())
-
-    async def _gateway_ready(self) -> None:
-        if self.guest.gateway is not None:
-            await asyncio.sleep(max(0.0, self.guest.gateway.ready_at - asyncio.get_running_loop().time()))
 
     def _promises(self) -> None:
         if not self.guest.gateway_is_ready or self.guest.caddy is None:

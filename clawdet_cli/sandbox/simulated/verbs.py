@@ -1,5 +1,7 @@
 """The verbs of the installed script that answer at once."""
 
+import asyncio
+import hashlib
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +16,13 @@ from clawdet_cli.sandbox.simulated.phases import SCRIPT
 ARCHITECTURE = "x86_64"
 _BLOB = re.compile(r"[A-Za-z0-9+/]{60,80}={0,2}")
 _EARLIER_NONCES = 31
+
+_RUN = re.compile(r"[a-z0-9]{12}")
+_INSTALLED = (
+    *("openclaw_version", "node_version", "caddy_version", "node_executable_sha256", "caddy_executable_sha256"),
+    "lock_sha256",
+)
+_LOCK_SECONDS = 10.0
 _NONCE_LENGTHS = range(8, 65)
 _REPORT_SECONDS = 1.8
 
@@ -41,6 +50,8 @@ async def run_verb(guest: Guest, verb: str, argument: str) -> Said:
                 text = _token(guest)
             case "host-key":
                 text = _host_key(guest)
+            case "claim":
+                text = await _claim(guest, argument)
             case "switch-host-key":
                 text = _switch_host_key(guest, argument)
             case _:
@@ -90,7 +101,7 @@ async def _report(guest: Guest) -> str:
 
 
 def _token(guest: Guest) -> str:
-    token = guest.values(at.ENVIRONMENT).get("OPENCLAW_GATEWAY_TOKEN")
+    token = guest.secrets().get("OPENCLAW_GATEWAY_TOKEN")
     if not token:
         raise ScriptError("there is no gateway token; the machine is not prepared")
     return token + "\n"
@@ -103,6 +114,37 @@ def _host_key(guest: Guest) -> str:
             guest.disk.write(at.NEXT_HOST_KEY, host_keys.new())
         following = host_keys.public_half(guest.disk.text(at.NEXT_HOST_KEY))
     return f"current={current}\nnext={following}\n"
+
+
+async def _claim(guest: Guest, run: str) -> str:
+    if not _RUN.fullmatch(run):
+        raise ScriptError("a run is 12 characters of a-z and 0-9", 2)
+    disk = guest.disk
+    if not disk.exists(at.PREPARED):
+        raise ScriptError("the machine is not prepared", 3)
+    try:
+        async with asyncio.timeout(_LOCK_SECONDS):
+            await guest.phase_lock.acquire()
+    except TimeoutError:
+        raise ScriptError("another run is at work", 3) from None
+    try:
+        holder = disk.text(at.CLAIM).strip()
+        if holder not in {"", run}:
+            raise ScriptError("the machine was taken by another run", 4)
+        if not guest.gateway_is_ready:
+            raise ScriptError("the gateway is not ready", 3)
+        if not holder:
+            if disk.exists(at.CONFIGURED):
+                raise ScriptError("the machine is configured already", 3)
+            for path in (at.OWN_HOST_KEY, at.NEXT_HOST_KEY):
+                disk.host_path(path).unlink(missing_ok=True)
+            disk.write(at.CLAIM, run + "\n")
+    finally:
+        guest.phase_lock.release()
+    prepared = guest.values(at.PREPARED)
+    values = {name.replace("_executable", ""): prepared[name] for name in _INSTALLED}
+    values["script_sha256"] = hashlib.sha256(disk.text(at.TOOL).encode()).hexdigest()
+    return "".join(f"{name}={value}\n" for name, value in values.items()) + _host_key(guest)
 
 
 def _switch_host_key(guest: Guest, blob: str) -> str:
