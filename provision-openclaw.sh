@@ -1299,6 +1299,8 @@ configure() {
   read_input "${1:-}"
   begin_phase "${CONFIGURE_STEPS[@]}"
   [[ -f $RECORD/prepared ]] || die 'the machine is not prepared' 3
+  # An older one would not find what this one writes.
+  have_tool || do_tool
   step certificate 'Install the certificate'
   step gateway-start 'Start the gateway'
   step gateway-ready 'Wait for the gateway'

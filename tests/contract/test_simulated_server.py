@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import http.client
 import json
+import re
 import shutil
 import socket
 import ssl
@@ -169,6 +170,13 @@ class Rig:
         pem = self.origin_ca.sign_csr(csr, [HOST], 7).certificate
         values = {"host": HOST, "user": USER, "certificate_base64": base64.b64encode(pem.encode()).decode(), **changes}
         return "".join(f"{key}={value}\n" for key, value in values.items())
+
+    def file(self, path: str) -> Path:
+        """Give where a file of the first server lies."""
+        return self.folder / "servers/1/files" / path
+
+    def secrets(self) -> Any:
+        return json.loads(self.file("var/lib/openclaw/.openclaw/secrets.json").read_text())
 
     def tls(self, sock: socket.socket, name: str = HOST) -> ssl.SSLSocket:
         context = ssl.create_default_context(cafile=str(self.origin_ca.ca_path))
@@ -395,6 +403,88 @@ class TestPhases:
             # The certificate is another one, as a test's authority signs anew each time.
             assert steps(again, "done") == ["certificate", "gateway-ready", "caddy-start", "promises"]
             assert shell.run(bootstrap.installed("token")) == token
+
+    def test_the_gateway_runs_before_it_has_a_user_and_takes_him_over(self, rig: Rig, server: MachineSpec) -> None:
+        with rig.shell(server) as shell:
+            shell.phase("prepare", PREPARE_INPUT, LOCK)
+            token = shell.run(bootstrap.installed("token"))
+            lines = shell.phase("configure", rig.configure_input(shell) + KEY_LINE, {})
+            assert steps(lines, "skip") == ["gateway-start"]
+            ((place, values),) = rig.secrets().items()
+            assert values == {"OPENCLAW_GATEWAY_TOKEN": token[1].strip(), "ANTHROPIC_API_KEY": "sk-ant-of-a-test"}
+            lines = shell.phase("configure", rig.configure_input(shell) + KEY_LINE.replace("test", "other"), {})
+            assert "gateway-start" in steps(lines, "skip")
+            assert "gateway-config" in steps(lines, "done")
+            assert shell.run(bootstrap.installed("token")) == token
+            ((other, values),) = rig.secrets().items()
+            assert other != place
+            assert values["ANTHROPIC_API_KEY"] == "sk-ant-of-a-other"
+            assert f"/{other}/" in rig.file("var/lib/openclaw/.openclaw/openclaw.json").read_text()
+
+    def test_what_an_older_script_left_in_env_moves(self, rig: Rig, server: MachineSpec) -> None:
+        rig.provision(server)
+        token = "0" * 48
+        rig.file("var/lib/openclaw/.openclaw/secrets.json").unlink()
+        rig.file("usr/local/lib/clawdet/provision-openclaw.sh").write_text("an older one")
+        env = rig.file("var/lib/openclaw/.openclaw/.env")
+        env.write_text(f"OPENCLAW_GATEWAY_TOKEN={token}\nXAI_API_KEY=xai-0123\nMINE=1\n")
+        with rig.shell(server) as shell:
+            lines = shell.phase("configure", rig.configure_input(shell), {})
+            assert "gateway-start" in steps(lines, "done")
+            assert shell.run(bootstrap.installed("token")) == (0, f"{token}\n", "")
+        assert list(rig.secrets().values()) == [{"OPENCLAW_GATEWAY_TOKEN": token, "XAI_API_KEY": "xai-0123"}]
+        assert env.read_text() == "MINE=1\n"
+        assert rig.file("usr/local/lib/clawdet/provision-openclaw.sh").read_bytes() == bootstrap.script()
+
+    def test_a_machine_for_the_pool_is_patched_and_waited_for(self, rig: Rig, server: MachineSpec) -> None:
+        with rig.shell(server) as shell:
+            lines = shell.phase("prepare", PREPARE_INPUT, LOCK)
+            assert {"patches", "gateway-ready"} < set(steps(lines, "skip"))
+            assert shell.phase("prepare", PREPARE_INPUT + "pool=no\n", LOCK)[-1].startswith("@result failed")
+            lines = shell.phase("prepare", PREPARE_INPUT + "pool=yes\n", LOCK)
+            assert "patches" in steps(lines, "done")
+            again = shell.phase("prepare", PREPARE_INPUT + "pool=yes\n", LOCK)
+            assert "patches" in steps(again, "skip")
+
+    def test_a_prepared_machine_is_one_runs_only_and_its_token_becomes_another(
+        self, rig: Rig, server: MachineSpec
+    ) -> None:
+        ours, theirs = (bootstrap.installed("claim", run) for run in ("abcdefabcde1", "abcdefabcde2"))
+        with rig.shell(server) as shell:
+            result = shell.phase("prepare", PREPARE_INPUT, LOCK)[-1].removeprefix("@result ok ").split()
+            key = shell.run(bootstrap.installed("host-key"))[1].split("next=ssh-ed25519 ")[1].strip()
+            assert shell.run(bootstrap.installed("switch-host-key", key))[0] == 0
+            assert shell.run(bootstrap.installed("claim", "short"))[0] == 2
+            code, said, _ = shell.run(ours)
+            assert code == 0
+            assert said.splitlines()[:-2] == result
+            current, following = said.splitlines()[-2:]
+            assert current == f"current=ssh-ed25519 {key}"
+            assert re.fullmatch("next=ssh-ed25519 [A-Za-z0-9+/]{68}", following)
+            assert shell.run(ours) == (code, said, "")
+            assert shell.run(theirs) == (4, "", "provision-openclaw.sh: the machine was taken by another run\n")
+            tokens = [shell.run(bootstrap.installed("token"))[1].strip()]
+            for _ in range(2):
+                shell.phase("configure", rig.configure_input(shell), {})
+                tokens.append(shell.run(bootstrap.installed("token"))[1].strip())
+            assert shell.run(ours)[0] == 0
+        assert tokens[0] != tokens[1]
+        assert tokens[1] == tokens[2]
+        path = "/app/control-ui-config.json"
+        statuses = [rig.get(server, path, {"Authorization": f"Bearer {token}"})[0] for token in tokens[:2]]
+        assert statuses == [401, 200]
+
+    def test_a_machine_that_has_a_user_or_is_not_prepared_is_not_taken(self, rig: Rig, server: MachineSpec) -> None:
+        with rig.shell(server) as shell:
+            shell.phase("prepare", PREPARE_INPUT, LOCK)
+            prepared = rig.file("var/lib/clawdet/prepared")
+            text = prepared.read_text()
+            prepared.unlink()
+            claim = bootstrap.installed("claim", "abcdefabcde1")
+            assert shell.run(claim) == (3, "", "provision-openclaw.sh: the machine is not prepared\n")
+            prepared.write_text(text)
+            shell.phase("configure", rig.configure_input(shell), {})
+            assert shell.run(claim) == (3, "", "provision-openclaw.sh: the machine is configured already\n")
 
     def test_the_script_is_what_was_uploaded(self, rig: Rig, server: MachineSpec) -> None:
         with rig.shell(server) as shell:

@@ -368,6 +368,7 @@ class _Configure(_Phase):
     def begin(self) -> None:
         if not self.disk.exists(at.PREPARED):
             raise ScriptError("the machine is not prepared", 3)
+        self.disk.write(at.TOOL, self.files[SCRIPT].decode(errors="replace"))
 
     def result(self) -> str:
         self.disk.write(at.CONFIGURED, f"host={self.given['host']}\nuser={self.given['user']}\n")
