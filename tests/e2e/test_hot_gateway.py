@@ -18,7 +18,9 @@ KEYS = "sk-ant-of-a-test-1", "sk-ant-of-a-test-2"
 FAKE_PROVIDER = """
 cat >/tmp/fake.js <<'JS'
 require('http').createServer((request, answer) => {
-  require('fs').appendFileSync('/tmp/seen', `${request.url} ${request.headers['x-api-key']}\\n`);
+  // OpenClaw asks for other things too, and not with the key.
+  const key = request.headers['x-api-key'];
+  if (request.url === '/v1/messages') require('fs').appendFileSync('/tmp/seen', `${key}\\n`);
   request.resume().on('end', () => answer.writeHead(400, { 'content-type': 'application/json' })
     .end('{"type":"error","error":{"type":"invalid_request_error","message":"no"}}'));
 }).listen(9999, '127.0.0.1');
@@ -66,7 +68,7 @@ class Machine:
     def asks_the_provider(self) -> str:
         """Give the key that the provider was shown last."""
         self.run("rm -f /tmp/seen; openclaw agent --agent main --message 'say hi' >/dev/null 2>&1 || true")
-        return self.run("cat /tmp/seen").splitlines()[-1].split()[1]
+        return self.run("cat /tmp/seen").splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
