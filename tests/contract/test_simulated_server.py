@@ -442,9 +442,10 @@ class TestPhases:
             assert {"patches", "gateway-ready"} < set(steps(lines, "skip"))
             assert shell.phase("prepare", PREPARE_INPUT + "pool=no\n", LOCK)[-1].startswith("@result failed")
             lines = shell.phase("prepare", PREPARE_INPUT + "pool=yes\n", LOCK)
-            assert "patches" in steps(lines, "done")
+            assert {"patches", "gateway-ready"} < set(steps(lines, "done"))
             again = shell.phase("prepare", PREPARE_INPUT + "pool=yes\n", LOCK)
             assert "patches" in steps(again, "skip")
+            assert "gateway-ready" in steps(again, "done")
 
     def test_a_prepared_machine_is_one_runs_only_and_its_token_becomes_another(
         self, rig: Rig, server: MachineSpec

@@ -56,7 +56,7 @@ class _Phase:
         self.say = say
         self.step = ""
         self.given: dict[str, str] = {}
-        self.downloaded = self.begun = False
+        self.downloaded = self.begun = self.waited = False
 
     async def run(self) -> int:
         """Run to the end and return the exit code."""
@@ -196,6 +196,7 @@ class _Phase:
         """Wait until it is ready."""
         if self.guest.gateway is not None:
             await asyncio.sleep(max(0.0, self.guest.gateway.ready_at - asyncio.get_running_loop().time()))
+        self.waited = True
 
 
 class _Prepare(_Phase):
@@ -231,7 +232,7 @@ class _Prepare(_Phase):
             _Step("users", "Create the service users", 0.1, *self.mark("users", "openclaw caddy")),
             _Step("metadata", "Close the metadata service to all but root", 0.1, *self.mark("metadata", "closed")),
             _Step("units", "Install the services", 0.3, *self.mark("units", versions)),
-            _Step("patches", "Install security updates", 6.0, self._patches, self._has_patches),
+            _Step("patches", "Install security updates", 2.2, self._patches, self._has_patches),
             _Step(
                 "openclaw",
                 f"Install OpenClaw {given['openclaw_version']}",
@@ -338,7 +339,7 @@ class _Prepare(_Phase):
         self.start_gateway()
 
     def _waits_for_nobody(self) -> bool:
-        return "pool" not in self.given or self.guest.gateway_is_ready
+        return "pool" not in self.given or self.waited
 
     def _prepared(self) -> None:
         names = "openclaw_version node_version caddy_version node_executable_sha256 caddy_executable_sha256 lock_sha256"
