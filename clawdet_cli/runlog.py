@@ -35,9 +35,12 @@ class RunLog:
             # A VPS's words may be anything, and the locale's encoding may hold less than that.
             self._file = os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
             yesterday = _stamp((datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="milliseconds"))
-            for old in sorted(self.path.parent.glob("*.log"))[:-KEPT_LOGS]:
-                if old.name < yesterday:
-                    old.unlink(missing_ok=True)
+            # Names, not paths: each of a thousand runs looks at the logs of all the others.
+            logs = sorted(name for name in os.listdir(self.path.parent) if name.endswith(".log"))  # noqa: PTH208
+            for old in logs[:-KEPT_LOGS]:
+                if old >= yesterday:
+                    break
+                (self.path.parent / old).unlink(missing_ok=True)
         except OSError as error:
             raise StateError(
                 f"The run log {self.path} cannot be written: {error.strerror}.",

@@ -4,15 +4,20 @@ import base64
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from urllib.parse import quote, quote_plus
 
 SHORTEST = 8
 """Characters; what is shorter would be found in words that are no secret, and no token or key is."""
 
+FEW = 200
+"""So many are each looked for in a text; from there on what the text consists of is looked up among them."""
+LONGEST_ADDRESS = 8192
+"""Characters; servers take no longer one, so that what is longer is written in none."""
+
 _learning = threading.Lock()
-_known: tuple[str, ...] = ()
-"""The longest first: a secret that begins like another would otherwise leave its tail readable."""
+_known: dict[str, tuple[str, ...]] = {}
+"""By their first SHORTEST characters."""
 
 
 class Secret:
@@ -23,7 +28,7 @@ class Secret:
     def __init__(self, value: str) -> None:
         self._value = value
         if len(value) >= SHORTEST:
-            _learn(set(_written(value)))
+            _learn(_written(value))
 
     def reveal(self) -> str:
         """Give the value, for the one call that needs it."""
@@ -40,7 +45,9 @@ def _written(value: str) -> Iterator[str]:
     # Of a private key each line, since every quotation breaks its lines in another way.
     lines = [line for line in value.split("\n")[:-1] if len(line) >= SHORTEST and not line.startswith("-----")]
     for line in [value, *lines]:
-        yield from (line, json.dumps(line)[1:-1], quote(line, safe=""), quote(line), quote_plus(line))
+        yield from (line, json.dumps(line)[1:-1])
+        if len(line) <= LONGEST_ADDRESS:
+            yield from (quote(line, safe=""), quote(line), quote_plus(line))
     for before in range(3):
         # Six bits to a character: what stands before it and behind it changes the first ones and the last.
         content = bytes(before) + value.encode()
@@ -51,7 +58,12 @@ def _written(value: str) -> Iterator[str]:
 
 def hide(text: str) -> str:
     """Mask every secret that this process has come to know."""
-    for value in _known:
+    if len(_known) < FEW:
+        heads = {head for head in list(_known) if head in text}
+    else:
+        heads = {text[at : at + SHORTEST] for at in range(len(text)) if text[at : at + SHORTEST] in _known}
+    # The longest first: a secret that begins like another would otherwise leave its tail readable.
+    for value in sorted((value for head in heads for value in _known[head]), key=len, reverse=True):
         text = text.replace(value, "***")
     return text
 
@@ -61,11 +73,12 @@ def excerpt(text: str, most: int) -> str:
     return hide(text)[:most]
 
 
-def _learn(values: set[str]) -> None:
-    global _known  # noqa: PLW0603 - what one thread learns is exchanged whole, so that no other sees half of it
+def _learn(values: Iterable[str]) -> None:
     with _learning:
-        if not values <= set(_known):
-            _known = tuple(sorted({*_known, *values}, key=len, reverse=True))
+        for value in values:
+            alike = _known.get(value[:SHORTEST], ())
+            if value not in alike:
+                _known[value[:SHORTEST]] = (*alike, value)
 
 
 def public_environment() -> dict[str, str]:

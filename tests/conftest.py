@@ -34,7 +34,7 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     ):
         monkeypatch.delenv(name, raising=False)
     # What one test calls a secret may be another's plain text.
-    monkeypatch.setattr(secret, "_known", set())
+    monkeypatch.setattr(secret, "_known", {})
     own = tmp_path_factory.mktemp("isolated")
     monkeypatch.setenv("CLAWDET_STATE", str(own / "state"))
     (own / "empty.toml").touch()

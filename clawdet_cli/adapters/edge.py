@@ -1,6 +1,7 @@
 """Reads the public name as a visitor does: authoritative DNS, TLS by name, HTTP, WebSocket."""
 
 import contextlib
+import functools
 import hashlib
 import http.client
 import io
@@ -115,10 +116,8 @@ def answers_directly(address: tuple[str, int], host: str, patience: float, *, tl
         with socket.create_connection(address, timeout=patience) as plain:
             plain.settimeout(patience)
             if tls:
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE  # whoever it is: that it answers is what counts
-                with context.wrap_socket(plain, server_hostname=host):
+                # Whoever it is: that it answers is what counts.
+                with _accepting_all().wrap_socket(plain, server_hostname=host):
                     return True
             plain.sendall(f"GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
             return bool(plain.recv(1))
@@ -190,11 +189,7 @@ class Visitor:
         self._pinned = pinned_sha256.lower() if pinned_sha256 else None
         self._hop = hop
         self._timeout = max(1.0, timeout)
-        self._tls = ssl.create_default_context(cafile=ca_file)
-        self._tls.set_alpn_protocols(["http/1.1"])
-        if pinned_sha256:
-            self._tls.check_hostname = False
-            self._tls.verify_mode = ssl.CERT_NONE
+        self._tls = _accepting_all() if pinned_sha256 else _trusting(ca_file.read_text() if ca_file else None)
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
         """Get a path over a fresh connection. Raises GuestError that says what broke, and where."""
@@ -278,6 +273,23 @@ class Visitor:
             details=[str(error) or type(error).__name__] if error else [],
             next_steps=["clawdet verify USER    (says which hop is at fault)"],
         )
+
+
+@functools.cache
+def _accepting_all() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+@functools.cache  # to read the system's authorities takes longer than all else of a visit
+def _trusting(authorities: str | None) -> ssl.SSLContext:
+    """Give the context that trusts these authorities (PEM), or the system's."""
+    context = ssl.create_default_context(cadata=authorities)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 class _Until(io.RawIOBase):

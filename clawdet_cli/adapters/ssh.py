@@ -67,6 +67,10 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 CLOSE_SECONDS = 2.0
 
+KEEPALIVE_SECONDS = 15
+IDLE_SECONDS = 5.0
+"""How long a connection waits for a byte before it looks whether a sign of life is due."""
+
 
 class ConnectionLost(GuestError):  # noqa: N818  # it reads as what happened
     """The connection ended while something ran over it: what ran may go on, or not."""
@@ -172,7 +176,7 @@ class Ssh:
         streams = _Streams(channel, end)
         try:
             with stopping.interruptible(channel.close):
-                _within(lambda: channel.exec_command(command), end)
+                _within(lambda: streams.begin(command, stdin), end)
                 code = streams.exchange(stdin)
         except TimeoutError:
             raise WaitError(
@@ -184,8 +188,9 @@ class Ssh:
             raise self._lost(error) from None
         finally:
             # It writes, and so waits for a peer that takes nothing any more.
-            with contextlib.suppress(TimeoutError):
-                _within(channel.close, Deadline.after(CLOSE_SECONDS))
+            if not channel.closed:
+                with contextlib.suppress(TimeoutError):
+                    _within(channel.close, Deadline.after(CLOSE_SECONDS))
         if streams.too_much:
             raise GuestError(f"A command on {self._where} said more than {MOST_OUTPUT} bytes.")
         if code == -1 and self._ended():
@@ -262,7 +267,22 @@ def _public_key(line: str) -> paramiko.PKey:
 
 
 class _Packetizer(Packetizer):
-    """Reads no packet that is longer than any is."""
+    """Reads no packet that is longer than any is, and does not look ten times a second whether it was closed."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection)
+        self._connection = connection
+
+    def close(self) -> None:
+        # Its own closing leaves a thread that reads waiting for IDLE_SECONDS.
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        super().close()
+
+    def complete_handshake(self) -> None:
+        # Until here a handshake that takes too long, and a key exchange that is due, are noticed between two reads.
+        super().complete_handshake()
+        self._connection.settimeout(IDLE_SECONDS)
 
     def read_all(self, n: int, check_rekey: bool = False) -> bytes:
         if n > MOST_PACKET:
@@ -279,6 +299,7 @@ def _open(
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         left = max(1.0, deadline.left())
+        _await_first_byte(connection, min(10.0, left))
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
         client.get_host_keys().add(_ALIAS, pinned.get_name(), pinned)
         client.connect(
@@ -294,12 +315,26 @@ def _open(
             look_for_keys=False,
             transport_factory=functools.partial(paramiko.Transport, packetizer_class=_Packetizer),
         )
-        _transport(client).set_keepalive(15)
+        _transport(client).set_keepalive(KEEPALIVE_SECONDS)
     except BaseException:
         client.close()
         connection.close()
         raise
     return client
+
+
+def _await_first_byte(connection: socket.socket, seconds: float) -> None:
+    """Wait until SSH begins to speak: until then a server that boots is not worth a thread of paramiko's, nor its keys.
+
+    Raises SSHException.
+    """
+    connection.settimeout(seconds)
+    try:
+        begun = connection.recv(1, socket.MSG_PEEK)
+    except OSError:
+        begun = b""
+    if not begun:
+        raise paramiko.SSHException("no banner")
 
 
 def shown_host_key(address: tuple[str, int], deadline: Deadline) -> str:
@@ -350,15 +385,20 @@ class _Streams:
         self._err = bytearray()
         self.too_much = False
 
+    def begin(self, command: str, stdin: bytes | Iterator[bytes]) -> None:
+        """Start the command, and end its input where there is none."""
+        self._channel.exec_command(command)
+        if not stdin:
+            self._write(b"")
+
     def exchange(self, stdin: bytes | Iterator[bytes]) -> int:
         """Write all of stdin, read both streams to their ends, and give the exit code, -1 for none.
 
         Raises TimeoutError.
         """
-        threads = [
-            threading.Thread(target=self._write, args=(stdin,), daemon=True),
-            threading.Thread(target=self._quietly_read_err, daemon=True),
-        ]
+        threads = [threading.Thread(target=self._quietly_read_err, daemon=True)]
+        if stdin:
+            threads.append(threading.Thread(target=self._write, args=(stdin,), daemon=True))
         self._channel.settimeout(max(0.01, self._end.left()))
         for thread in threads:
             thread.start()

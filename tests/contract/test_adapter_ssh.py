@@ -193,6 +193,13 @@ class TestConnect:
         with listener(handle) as address, pytest.raises(WaitError, match=f"last seen: {seen}"):
             Ssh.connect(address, (make_host_key().public,), self.key(), Deadline.after(0.5))
 
+    def test_no_thread_is_begun_before_something_speaks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        made: list[object] = []
+        monkeypatch.setattr(paramiko.Transport, "start", made.append)
+        with listener(lambda _: None) as address, pytest.raises(WaitError, match="no SSH yet"):
+            Ssh.connect(address, (make_host_key().public,), self.key(), Deadline.after(0.5))
+        assert made == []
+
     def test_silence_ends_as_a_wait(self) -> None:
         done = threading.Event()
 
@@ -322,6 +329,32 @@ class TestRun:
             ssh.run("true", timeout=10)
         with pytest.raises(ConnectionLost):
             ssh.tunnel("127.0.0.1", 1)
+
+    def test_an_idle_connection_does_not_look_ten_times_a_second_whether_it_was_closed(self, ssh: Ssh) -> None:
+        assert ssh.run("true", timeout=10).code == 0
+        assert ssh._transport.sock.gettimeout() == adapter.IDLE_SECONDS
+
+    def test_its_reading_thread_ends_when_it_is_closed(self, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(adapter, "IDLE_SECONDS", 600)
+        connection = sshd.connect()
+        assert connection.run("true", timeout=10).code == 0
+        connection.close()
+        connection._transport.join(10)
+        assert not connection._transport.is_alive()
+
+    def test_a_command_without_input_takes_no_thread_to_write_it(
+        self, ssh: Ssh, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begun: list[str] = []
+        start = threading.Thread.start
+
+        def counted(thread: threading.Thread) -> None:
+            begun.append(thread.name.partition("(")[2])
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", counted)
+        assert ssh.run("cat", timeout=10).code == 0
+        assert (begun.count("_quietly_read_err)"), begun.count("_write)")) == (1, 0)
 
     def test_several_run_side_by_side(self, ssh: Ssh) -> None:
         answers: dict[int, str] = {}

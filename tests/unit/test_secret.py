@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,31 @@ def test_a_secret_that_begins_like_another_leaves_no_tail(turn: int) -> None:
     for value in ["abcdefgh", "abcdefgh-and-more"][::turn]:
         Secret(value)
     assert hide("abcdefgh-and-more abcdefgh") == "*** ***"
+
+
+@pytest.mark.parametrize("others", [0, secret.FEW])
+def test_what_is_masked_does_not_depend_on_how_many_there_are(others: int) -> None:
+    for number in range(others):
+        Secret(f"{number:09d}-of-another")
+    for value in ["abcdefgh", "abcdefgh-and-more", "another-one"]:
+        Secret(value)
+    assert hide("abcdefgh-and-more abcdefgh, an another-one and another") == "*** ***, an *** and another"
+
+
+def test_a_text_is_not_searched_for_each_of_many_secrets() -> None:
+    class Text(str):
+        __slots__ = ()
+        replaced = 0
+
+        def replace(self, *_: Any) -> "Text":
+            Text.replaced += 1
+            return self
+
+    for number in range(5_000):
+        Secret(f"{number:04d}-of-a-user")
+    hide(Text("a line of a log without any of them, but for 0123-of-a-user"))
+    # Once in each of the ways to write it that are alike.
+    assert Text.replaced <= 3
 
 
 def test_it_is_masked_in_json_and_in_addresses_too() -> None:
