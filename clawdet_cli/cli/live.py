@@ -4,9 +4,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TextIO
+from typing import TextIO, cast
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
@@ -37,15 +37,44 @@ class _Line:
         self.status, self.seconds, self.last = status, seconds, ""
 
 
-class LiveView(View):
-    """Stages with elapsed times and, below the running one, its steps; at the end the stages stay to be read."""
+class _Drawn(View):
+    """A picture that is drawn anew several times a second, in a thread of rich's."""
+
+    refreshes = 10
+    """In a second."""
+    transient = False
+    """Whether the last picture is wiped away."""
 
     def __init__(self, stream: TextIO, *, coloured: bool) -> None:
         self._console = Console(file=stream, highlight=False, force_terminal=True, no_color=not coloured)
         self._unicode = (stream.encoding or "").lower().startswith("utf")
+        self._live: Live | None = None
+
+    def _show(self) -> None:
+        if self._live is None:
+            self._live = Live(
+                cast(RenderableType, self),
+                console=self._console,
+                refresh_per_second=self.refreshes,
+                redirect_stdout=False,
+                redirect_stderr=False,
+                transient=self.transient,
+            )
+            self._live.start()
+
+    def _hide(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+class LiveView(_Drawn):
+    """Stages with elapsed times and, below the running one, its steps; at the end the stages stay to be read."""
+
+    def __init__(self, stream: TextIO, *, coloured: bool) -> None:
+        super().__init__(stream, coloured=coloured)
         self._spinner = Spinner("dots" if self._unicode else "line", style="cyan")
         self._lines: dict[str, _Line] = {}
-        self._live: Live | None = None
 
     def watch(self, event: Event) -> None:
         """Change the picture by an event."""
@@ -105,22 +134,6 @@ class LiveView(View):
         for line in self._running():
             line.finish(status, time.monotonic() - line.started)
 
-    def _show(self) -> None:
-        if self._live is None:
-            self._live = Live(
-                self,
-                console=self._console,
-                refresh_per_second=10,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            self._live.start()
-
-    def _hide(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw the stages; called by rich, also from its refreshing thread."""
         for line in list(self._lines.values()):
@@ -160,15 +173,17 @@ class _Row:
     started: float = field(default_factory=time.monotonic)
 
 
-class FleetView(View):
+class FleetView(_Drawn):
     """A row for each user that is at work, as far as the terminal is high, and counts of all; failures stay above."""
 
+    refreshes = 3
+    """Each draws every row, in a thread that takes its time from the runs."""
+    transient = True
+
     def __init__(self, stream: TextIO, *, coloured: bool) -> None:
-        self._console = Console(file=stream, highlight=False, force_terminal=True, no_color=not coloured)
-        self._unicode = (stream.encoding or "").lower().startswith("utf")
+        super().__init__(stream, coloured=coloured)
         self._rows: dict[str, _Row] = {}
         self._counts = {"done": 0, "failed": 0}
-        self._live: Live | None = None
 
     def watch(self, event: Event) -> None:
         """Change the picture by an event."""
@@ -209,24 +224,6 @@ class FleetView(View):
     def close(self, *, failed: bool) -> None:  # noqa: ARG002 - the summary says it of each user
         """Leave what failed on the screen."""
         self._hide()
-
-    def _show(self) -> None:
-        if self._live is None:
-            # Rarely: each refresh draws every row, in a thread that takes its time from the runs.
-            self._live = Live(
-                self,
-                console=self._console,
-                refresh_per_second=3,
-                redirect_stdout=False,
-                redirect_stderr=False,
-                transient=True,
-            )
-            self._live.start()
-
-    def _hide(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw the rows; called by rich, also from its refreshing thread."""

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from typing import Any, cast
 import clawdet_cli
 from clawdet_cli import cli
 from clawdet_cli.cli import output
-from clawdet_cli.errors import StoppedError
+from clawdet_cli.errors import CloudError, StoppedError
 from clawdet_cli.model import (
     CHECK_NAMES,
     Check,
@@ -238,6 +239,21 @@ def _wait_for_a_signal(_user: str) -> None:
         signal.pause()
 
 
+def _wait_for_a_key(user: str) -> None:
+    """Have all users at work until somebody presses Enter; then one of them fails."""
+    if user == LAST_OF_FLEET:
+        sys.stdin.readline()
+        _pressed.set()
+    _pressed.wait()
+    if user == FAILING_OF_FLEET:
+        raise CloudError("There is no room for it.")
+
+
+FLEET = tuple(f"user{number:02d}" for number in range(12))
+LAST_OF_FLEET, FAILING_OF_FLEET = FLEET[-1], FLEET[3]
+_pressed = threading.Event()
+
+
 if __name__ == "__main__":
     # A whole process with the fake in it, for what only a process has: signals, a terminal, an exit code.
     behaviour = FakeOperations()
@@ -251,5 +267,8 @@ if __name__ == "__main__":
             report(*arguments, **options)
 
         output.failure = interrupted
+    if os.environ.get("FAKE") == "fleet":
+        behaviour.during = _wait_for_a_key
+        behaviour.instances = {user: an_instance(user) for user in FLEET}
     install(behaviour)
     sys.exit(cli.main(sys.argv[1:]))

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.fake_operations import FAILING_OF_FLEET, FLEET
+
 DEADLINE = 60.0
 
 
@@ -154,6 +156,25 @@ def test_a_second_sigterm_at_once_does_not_interrupt_the_report_of_the_first(tmp
         terminal.process.send_signal(signal.SIGTERM)
         assert terminal.end() == 143
         assert "Stopped: Stopped by SIGTERM." in terminal.shown
+
+
+def test_many_users_fit_into_a_small_window_and_a_failure_stops_nobody_else(tmp_path: Path) -> None:
+    lines = 8
+    window = {"LINES": str(lines), "COLUMNS": "60", "FAKE": "fleet"}
+    command = ("provision", *FLEET, "--parallel", "50", "--yes")
+    with on_terminal(tmp_path, *command, **window) as terminal:
+        terminal.wait_for("12 at work, 0 done, 7 of them not shown")
+        assert "user00  Ordering the VPS" in terminal.shown
+        terminal.type("\n")
+        assert terminal.end() == 5
+        assert "✗ user03: There is no room for it." in terminal.shown
+        assert "12 users: 11 complete, 1 failed." in terminal.shown
+        assert [user for user in FLEET if f"https://{user}.example.com/" in terminal.shown] == [
+            user for user in FLEET if user != FAILING_OF_FLEET
+        ]
+    # What is drawn anew begins where the last picture began: one line more would scroll, and leave a copy each time.
+    upwards = [drawn.count("\x1b[1A") for drawn in re.findall(r"(?:\x1b\[1A\x1b\[2K)+", terminal.raw)]
+    assert 0 < max(upwards) < lines
 
 
 def test_a_reader_that_left_is_no_failure_to_report(tmp_path: Path) -> None:
