@@ -3,6 +3,7 @@
 A failure of one does not stop the others. A stop is told to all, which end between their effects.
 """
 
+import resource
 import signal
 import threading
 import time
@@ -27,6 +28,10 @@ Approve = Callable[[Sequence[Plan], Mapping[str, ClawdetError]], bool]
 """Is shown what would be made and what cannot be, and says whether it is to be made."""
 Confirm = Callable[[Sequence[Holdings], Mapping[str, ClawdetError]], bool]
 """Likewise, what would be removed."""
+
+
+FILES, FILES_EACH = 100, 8
+"""What a command has open, and at most for each user: a log, connections to the VPS and through it."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ def _all(
     common: "Common", users: Sequence[str], parallel: int, watch: Watcher, work: Callable[[str, Watcher], T]
 ) -> Fleet[T]:
     crew = _Crew(users, watch, work)
-    ended = crew.work(min(parallel, len(users)))
+    ended = crew.work(_with_room(min(parallel, len(users)), watch))
     return Fleet(
         done={user: ended[user].value for user in users if user in ended and ended[user].error is None},
         failures={user: error for user in users if user in ended and (error := ended[user].error) is not None},
@@ -159,6 +164,21 @@ def _all(
         calls=common.calls(),
         stopped_by=stopping.asked(),
     )
+
+
+def _with_room(parallel: int, watch: Watcher) -> int:
+    """Raise the soft limit of open files to what so many need, and give how many it is enough for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES + FILES_EACH * parallel
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return parallel
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
+    enough = max(1, min(parallel, (max(soft, limit) - FILES) // FILES_EACH))
+    if enough < parallel:
+        text = f"a process may open {limit} files here (ulimit -Hn): {enough} users at a time, not {parallel}"
+        watch(Event("note", now_text(), text=text))
+    return enough
 
 
 @dataclass(frozen=True)

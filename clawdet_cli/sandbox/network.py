@@ -18,11 +18,12 @@ NUMBERS = range(1, 201)
 SERVER_PORTS = (22, 80, 443, 18789)
 _KEEPER_PORT = 47018  # bound and never listened on: it marks the number as taken
 _DNS_ATTEMPTS = 5
-_SERVERS = range(2, 251)  # last part of a server's address
+_LAST_PARTS = range(2, 251)  # of a server's address
+_SERVERS = range(8 * len(_LAST_PARTS))  # from 127.18.S.2 to 127.25.S.250
 
 
 class Network:
-    """The addresses 127.17.S.x and 127.18.S.x of the sandbox with number S.
+    """The addresses 127.17.S.x, and 127.18.S.x to 127.25.S.x, of the sandbox with number S.
 
     Where a port cannot be had (no root, or the machine's own service listens on it everywhere), another one is bound
     and `dial()` leads there; the map is kept in a file for clients outside this process.
@@ -45,9 +46,10 @@ class Network:
         """Return 127.17.S.`last`, an address of the sandbox's own services."""
         return f"127.17.{self.number}.{last}"
 
-    def server_address(self, last: int) -> str:
-        """Return 127.18.S.`last`, the public IPv4 of a server."""
-        return f"127.18.{self.number}.{last}"
+    def server_address(self, place: int) -> str:
+        """Return the public IPv4 of a server: 127.18.S.2 for the first place."""
+        block, last = divmod(place, len(_LAST_PARTS))
+        return f"127.{18 + block}.{self.number}.{_LAST_PARTS[last]}"
 
     def dial(self, ip: str, port: int) -> Endpoint:
         """Return where `ip:port` really listens."""
@@ -140,13 +142,13 @@ class AddressPool:
 
     def claim(self) -> str:
         """Take a free address; raise OutOfAddressesError when there is none."""
-        start = self._state["last"] - _SERVERS[0] + 1
+        start = self._state["last"] + 1
         for step in range(len(_SERVERS)):
-            last = _SERVERS[(start + step) % len(_SERVERS)]
-            address = self._network.server_address(last)
+            place = (start + step) % len(_SERVERS)
+            address = self._network.server_address(place)
             if address not in self._state["taken"]:
                 self._state["taken"].append(address)
-                self._state["last"] = last
+                self._state["last"] = place
                 self._on_change()
                 return address
         raise OutOfAddressesError("every address of the sandbox is taken")

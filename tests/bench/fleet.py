@@ -31,13 +31,18 @@ sys.exit(code)
 """A command that says at its end how many CPU-seconds and MiB it took."""
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Say what can be chosen."""
+    parser.add_argument("--users", type=int, default=100, help="how many at once (default 100)")
+    parser.add_argument("--boot-seconds", default="10", help="the cloud's latency; all its delays follow (default 10)")
+
+
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Provision one, then `options.users` at once, and read a large database."""
-    users = int(getattr(options, "users", 100))
+    users = options.users
     with tempfile.TemporaryDirectory() as folder:
         operator = Operator(Path(folder) / "state", platformdirs.user_cache_path("clawdet"))
-        boot = str(getattr(options, "boot_seconds", "10"))
-        up = operator.clawdet("sandbox", "up", "--servers", "simulated", "--boot-seconds", boot)
+        up = operator.clawdet("sandbox", "up", "--servers", "simulated", "--boot-seconds", options.boot_seconds)
         if up.code != 0:
             sys.exit(up.err)
         try:

@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import http.client
 import json
+import os
 import re
+import resource
 import shutil
 import socket
 import ssl
@@ -16,7 +18,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import paramiko
 import pytest
@@ -35,6 +37,7 @@ from clawdet_cli.sandbox.forwarder import Forwarder
 from clawdet_cli.sandbox.machines import MachineSpec
 from clawdet_cli.sandbox.network import AddressPool
 from clawdet_cli.sandbox.simulated.machines import SimulatedMachines
+from clawdet_cli.sandbox.simulated.ssh import _pump
 from tests.contract.served import LoopThread, Served
 
 T = TypeVar("T")
@@ -738,6 +741,34 @@ class TestWeb:
         stream.close()
         assert leaf is not None
         assert report["certificate_sha256"] == hashlib.sha256(leaf).hexdigest()
+
+
+class ChannelOfSocket(socket.socket):
+    """What a tunnel asks of a channel."""
+
+    def shutdown_write(self) -> None:
+        self.shutdown(socket.SHUT_WR)
+
+
+def test_a_tunnel_works_where_many_servers_have_all_low_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    taken = [os.open(os.devnull, os.O_RDONLY) for _ in range(1024)]
+    try:
+        (client, inner), (outer, server) = socket.socketpair(), socket.socketpair()
+        channel = ChannelOfSocket(fileno=inner.detach())
+        threading.Thread(target=_pump, args=(cast(paramiko.Channel, channel), outer), daemon=True).start()
+        with client, server:
+            for end in (client, server):
+                end.settimeout(10)
+            client.sendall(b"there")
+            assert server.recv(10) == b"there"
+            server.sendall(b"and back")
+            assert client.recv(10) == b"and back"
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def carry(channel: paramiko.Channel, sock: socket.socket) -> None:

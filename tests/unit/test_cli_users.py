@@ -2,13 +2,14 @@
 
 import io
 import json
+import resource
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clawdet_cli import cli
+from clawdet_cli import cli, fleet
 from clawdet_cli.cli.users import wanted
 from clawdet_cli.errors import ClawdetError, CloudError, ConfigError, GuestError, StateError, UsageError, WaitError
 from tests.unit.fake_operations import FakeOperations, an_instance
@@ -157,3 +158,21 @@ def test_no_more_are_at_work_than_is_said(users: FakeOperations) -> None:
     users.during = during
     assert cli.main(["provision", "alice", "bob", "carol", "dora", *ZONE, "--parallel", "2", "--quiet"]) == 0
     assert most == [2]
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised", "enough"),
+    [(1024, 4096, [], 100), (256, 4096, [(900, 4096)], 100), (256, 500, [(500, 500)], 50), (1024, -1, [], 100)],
+)
+def test_the_soft_limit_of_open_files_is_raised_and_what_is_left_is_told(
+    soft: int, hard: int, raised: list[Any], enough: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: list[Any] = []
+    told: list[str] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: changes.append(limits))
+    assert fleet._with_room(100, lambda event: told.append(event.text)) == enough
+    assert changes == raised
+    assert told == (
+        ["a process may open 500 files here (ulimit -Hn): 50 users at a time, not 100"] if hard == 500 else []
+    )

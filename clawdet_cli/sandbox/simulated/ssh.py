@@ -5,7 +5,7 @@ import base64
 import contextlib
 import io
 import logging
-import select
+import selectors
 import socket
 import threading
 from collections import deque
@@ -250,13 +250,16 @@ def _answer(channel: paramiko.Channel, said: Said) -> None:
 def _pump(channel: paramiko.Channel, sock: socket.socket) -> None:
     """Carry bytes both ways, in one thread, until both directions have ended."""
     sock.settimeout(_CLIENT_SECONDS)
-    readable: list[Any] = [channel, sock]
-    with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-        while readable:
-            for side in select.select(readable, [], [])[0]:
+    # Not select(): it takes no descriptor above 1023, and many servers together have more.
+    with contextlib.suppress(OSError, EOFError, paramiko.SSHException), selectors.DefaultSelector() as readable:
+        for side in (channel, sock):
+            readable.register(side, selectors.EVENT_READ)
+        while readable.get_map():
+            for key, _ in readable.select():
+                side = cast("paramiko.Channel | socket.socket", key.fileobj)
                 data = side.recv(_CHUNK)
                 if not data:
-                    readable.remove(side)
+                    readable.unregister(side)
                     if side is channel:
                         sock.shutdown(socket.SHUT_WR)
                     else:
