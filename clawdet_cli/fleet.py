@@ -137,7 +137,7 @@ def drain(settings: "Settings", names: Sequence[str], watch: Watcher, *, paralle
     """Remove these servers of the pool."""
     from clawdet_cli import operations
 
-    with operations.sharing(settings) as common:
+    with operations.sharing(settings) as common, operations.changing_pool(settings, "pool drain", common, watch):
         return _all(common, names, parallel, watch, lambda name, told: operations.drain(settings, name, told, common))
 
 

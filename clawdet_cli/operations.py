@@ -242,13 +242,18 @@ def pool(settings: Settings) -> list[Member]:
         return [Member(one, claim.unfit(one, settings), claim.age_days(one)) for one in state.pool()]
 
 
+def changing_pool(settings: Settings, verb: str, common: Common, watch: Watcher) -> AbstractContextManager[None]:
+    """Keep every other fill and drain away."""
+    return _leased(settings, common.state, POOL, verb, watch)
+
+
 @contextmanager
 def planned_pool(settings: Settings, wanted: int, common: Common, watch: Watcher) -> Iterator[PoolPlan]:
     """Find what filling the pool would come to, and keep every other fill away until that is done."""
     from clawdet_cli.stages import claim, preflight
 
     begun = {Status.PENDING, Status.CREATING_VPS, Status.INSTALLING, Status.FAILED}
-    with _leased(settings, common.state, POOL, "pool fill", watch):
+    with changing_pool(settings, "pool fill", common, watch):
         members = common.state.pool()
         ready = [one for one in members if claim.unfit(one, settings) is None]
         missing = max(0, wanted - len(ready))
@@ -670,9 +675,11 @@ def _random_word(length: int) -> str:
 def _never_ordered(instance: Instance) -> bool:
     """Say whether a run ended before it made anything; its zone may have been a slip of the pen.
 
-    The host key is recorded before the first order is sent, so without one there was none.
+    The host key is recorded before the first order is sent, so without one there was none. A claim that was cut off has
+    told its run's id to a machine of the pool, which is nobody else's now.
     """
-    return instance.host_key is None and instance.server_id is None and instance.record_id is None
+    made = instance.host_key or instance.server_id or instance.record_id
+    return made is None and not instance.open_effects
 
 
 def _recorded_or_adopted(
