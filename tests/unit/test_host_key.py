@@ -41,7 +41,7 @@ class Vps:
     def effect(self, *_: Any, **__: Any) -> Iterator[None]:
         yield
 
-    def run(self, command: str, **_: Any) -> CommandResult:
+    def remote(self, command: str, **_: Any) -> CommandResult:
         if "switch-host-key" not in command:
             following = NEW if self.on_disk == OLD else ""
             return CommandResult(0, f"current={self.on_disk}\nnext={following}\n", "")
