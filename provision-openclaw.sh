@@ -24,8 +24,8 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 readonly PREPARE_STEPS=(machine tool packages swap bundle downloads node npm caddy sshd updates users metadata units
   patches openclaw gateway prepared gateway-ready)
-readonly CONFIGURE_STEPS=(certificate gateway-start gateway-ready gateway-config workspace landing-page caddy-config
-  caddy-start promises)
+readonly CONFIGURE_STEPS=(gateway-start gateway-ready gateway-config workspace certificate landing-page caddy-config
+  caddy-start gateway-reload promises)
 
 readonly PORT=18789
 readonly NPM_END_TRIES=100 # ten a second
@@ -42,7 +42,7 @@ readonly CADDY_UNIT=/etc/systemd/system/caddy.service
 
 # --- failure, input ---------------------------------------------------------------------------------------------------
 
-VERB=${1:-} STEP='' REASON='' INPUT_FILE='' SCRATCH='' NPM='' REFUSED='' READY='' HEALTH='' LIFE=''
+VERB=${1:-} STEP='' REASON='' INPUT_FILE='' SCRATCH='' NPM='' REFUSED='' READY='' CHANGED='' HEALTH='' LIFE=''
 declare -A IN=()
 
 die() { # die TEXT [CODE]
@@ -988,12 +988,19 @@ await_reload() { # await_reload CURSOR
     done
   done
 }
-have_gateway_config() { [[ $(plan_config plan) == kept ]]; }
+have_gateway_config() { [[ -n $CHANGED || $(plan_config plan) == kept ]]; }
+# The gateway reads it while Caddy is being set up.
 do_gateway_config() {
-  local outcome cursor
+  local cursor
   cursor=$(gateway_log --lines=1 --show-cursor | sed -n 's/^-- cursor: //p')
   change_config
-  outcome=$(await_reload "$cursor")
+  CHANGED=${cursor:-yes}
+}
+have_gateway_reload() { [[ -z $CHANGED ]]; }
+do_gateway_reload() {
+  local outcome
+  outcome=$(await_reload "${CHANGED#yes}")
+  CHANGED=''
   case $outcome in
     applied) ;;
     refused*)
@@ -1001,7 +1008,11 @@ do_gateway_config() {
       plan_config finish
       die "OpenClaw refuses the configuration: ${outcome#refused }"
       ;;
-    *) start_gateway && do_gateway_ready ;;
+    *)
+      start_gateway
+      do_gateway_ready
+      ask_health
+      ;;
   esac
   settle_config
 }
@@ -1287,7 +1298,8 @@ do_promises() {
       die "https://${IN[host]}$path does not answer with 200 on $address"
     fi
   done
-  wait "$HEALTH" || die 'the gateway does not answer its command line'
+  # Asked early, it may have come with a token that the gateway had not read yet.
+  wait "$HEALTH" || { ask_health && wait "$HEALTH"; } || die 'the gateway does not answer its command line'
   [[ $(gateway_life) == "$LIFE" ]] || die 'the gateway does not stay up'
   put "$RECORD/health" 0644 <<<"$LIFE $(uptime_seconds)"
 }
@@ -1301,16 +1313,17 @@ configure() {
   [[ -f $RECORD/prepared ]] || die 'the machine is not prepared' 3
   # An older one would not find what this one writes.
   have_tool || do_tool
-  step certificate 'Install the certificate'
   step gateway-start 'Start the gateway'
   step gateway-ready 'Wait for the gateway'
   step gateway-config 'Configure the gateway'
   [[ -z ${IN[model]:-} || ${IN[model]} == "$(cat "$RECORD/model" 2>/dev/null)" ]] || put "$RECORD/model" 0644 <<<"${IN[model]}"
   ask_health
   step workspace "Write the workspace's first files"
+  step certificate 'Install the certificate'
   step landing-page 'Write the landing page'
   step caddy-config 'Configure Caddy'
   step caddy-start 'Start Caddy'
+  step gateway-reload 'Have the gateway take it over'
   step promises 'Check what was promised'
   lines=$(printf 'host=%s\nuser=%s' "${IN[host]}" "${IN[user]}")
   [[ -f $RECORD/configured && $(<"$RECORD/configured") == "$lines" ]] || put "$RECORD/configured" 0644 <<<"$lines"

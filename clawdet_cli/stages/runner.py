@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -94,6 +95,8 @@ class Run:
         """Set by the stage that has it signed, for the next one."""
         self.configured: Mapping[str, str] = {}
         """Set by the configure stage: what the script says of the machine."""
+        self.report: Future[CommandResult] | None = None
+        """Set by check_origin: what the VPS says of itself, asked while the page is looked at."""
         self.steps_done: list[str] = []
         """Steps of the script that changed the machine or checked it; the others were skipped."""
         self.zone_gone = False

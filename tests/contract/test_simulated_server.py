@@ -404,7 +404,7 @@ class TestPhases:
             assert steps(shell.phase("prepare", PREPARE_INPUT, LOCK), "done") == ["machine", "prepared"]
             again = shell.phase("configure", rig.configure_input(shell), {})
             # The certificate is another one, as a test's authority signs anew each time.
-            assert steps(again, "done") == ["certificate", "gateway-ready", "caddy-start", "promises"]
+            assert steps(again, "done") == ["gateway-ready", "certificate", "caddy-start", "promises"]
             assert shell.run(bootstrap.installed("token")) == token
 
     def test_the_gateway_runs_before_it_has_a_user_and_takes_him_over(self, rig: Rig, server: MachineSpec) -> None:
@@ -552,8 +552,8 @@ class TestPhases:
         with rig.shell(server) as shell:
             lines = shell.phase("configure", f"host={HOST}\nuser={USER}\ncertificate_base64=AAAA\n", {})
         assert lines[-2:] == [
-            "@step fail certificate 3 the machine is not prepared",
-            "@result failed step=certificate code=3",
+            "@step fail gateway-start 3 the machine is not prepared",
+            "@result failed step=gateway-start code=3",
         ]
 
     @pytest.mark.parametrize("flaw", ["other key", "other host", "expired", "no certificate"])

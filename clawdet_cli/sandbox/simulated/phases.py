@@ -23,8 +23,8 @@ PREPARE_STEPS = tuple(
     " openclaw gateway prepared gateway-ready".split()
 )
 CONFIGURE_STEPS = tuple(
-    "certificate gateway-start gateway-ready gateway-config workspace landing-page caddy-config caddy-start"
-    " promises".split()
+    "gateway-start gateway-ready gateway-config workspace certificate landing-page caddy-config caddy-start"
+    " gateway-reload promises".split()
 )
 SCRIPT, INPUT, LOCK = "provision-openclaw.sh", "input", "package-lock.json"
 BUNDLES = "/run/clawdet/bundles"
@@ -56,7 +56,7 @@ class _Phase:
         self.say = say
         self.step = ""
         self.given: dict[str, str] = {}
-        self.downloaded = self.begun = self.waited = False
+        self.downloaded = self.begun = self.waited = self.changed = False
 
     async def run(self) -> int:
         """Run to the end and return the exit code."""
@@ -165,13 +165,19 @@ class _Phase:
         )
 
     def write_configuration(self) -> None:
-        """Write both, with the values in a new place."""
+        """Write both, with the values in a new place beside the old one until `settle_configuration`."""
         place, wanted = f"r{secrets.token_hex(4)}", self._wanted_secrets()
+        old = json.loads(self.disk.text(at.SECRETS) or "{}")
         self.disk.write(at.CONFIGURATION, json.dumps(self._wanted_configuration(place), indent=1))
-        self.disk.write(at.SECRETS, json.dumps({place: wanted}, indent=2) + "\n")
+        self.disk.write(at.SECRETS, json.dumps({**old, place: wanted}, indent=2) + "\n")
         self._clear_environment(wanted)
         if self.given.get("model"):
             self.disk.write(at.MODEL, self.given["model"] + "\n")
+
+    def settle_configuration(self) -> None:
+        """Keep the newest values alone."""
+        place, values = list(json.loads(self.disk.text(at.SECRETS)).items())[-1]
+        self.disk.write(at.SECRETS, json.dumps({place: values}, indent=2) + "\n")
         if self._takes_over():
             self.disk.write(at.ROTATED, "")
 
@@ -336,6 +342,7 @@ class _Prepare(_Phase):
     def _gateway(self) -> None:
         if not self.disk.exists(at.CONFIGURATION):
             self.write_configuration()
+            self.settle_configuration()
         self.start_gateway()
 
     def _waits_for_nobody(self) -> bool:
@@ -349,10 +356,9 @@ class _Prepare(_Phase):
 class _Configure(_Phase):
     def steps(self) -> list[_Step]:
         return [
-            _Step("certificate", "Install the certificate", 0.1, self._certificate, self._has_certificate),
             _Step("gateway-start", "Start the gateway", 0.5, self._start_gateway, self._gateway_runs),
             _Step("gateway-ready", "Wait for the gateway", 0, self.await_gateway),
-            _Step("gateway-config", "Configure the gateway", 1.2, self._configuration, self.has_configuration),
+            _Step("gateway-config", "Configure the gateway", 0.4, self._configuration, self._configured),
             _Step(
                 "workspace",
                 "Write the workspace's first files",
@@ -360,10 +366,12 @@ class _Configure(_Phase):
                 self._workspace,
                 lambda: self.disk.exists(f"{at.WORKSPACE}/AGENTS.md"),
             ),
+            _Step("certificate", "Install the certificate", 0.2, self._certificate, self._has_certificate),
             _Step("landing-page", "Write the landing page", 0.1, *self.file(at.LANDING_PAGE, self._landing_page)),
             _Step("caddy-config", "Configure Caddy", 0.1, self._caddy_config, self._has_caddy_config),
             _Step("caddy-start", "Start Caddy", 0.7, self._start_caddy, self._caddy_runs),
-            _Step("promises", "Check what was promised", 0.5, self._promises),
+            _Step("gateway-reload", "Have the gateway take it over", 0.2, self._reload, lambda: not self.changed),
+            _Step("promises", "Check what was promised", 0.6, self._promises),
         ]
 
     def begin(self) -> None:
@@ -406,7 +414,15 @@ class _Configure(_Phase):
 
     def _configuration(self) -> None:
         self.write_configuration()
+        self.changed = True
+
+    def _configured(self) -> bool:
+        return self.changed or self.has_configuration()
+
+    def _reload(self) -> None:
         self.guest.reload_gateway()
+        self.settle_configuration()
+        self.changed = False
 
     def _gateway_runs(self) -> bool:
         return self.guest.gateway is not None and self.disk.text(at.GATEWAY_STAMP) == self.gateway_stamp()
@@ -414,6 +430,7 @@ class _Configure(_Phase):
     def _start_gateway(self) -> None:
         if not self.has_configuration():
             self.write_configuration()
+            self.settle_configuration()
         self.start_gateway()
 
     def _landing_page(self) -> str:
