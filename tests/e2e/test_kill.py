@@ -153,7 +153,7 @@ SCENES: dict[str, tuple[Callable[[Life], None], tuple[str, ...]]] = {
     "drain": (Life.waiting, DRAIN),
     "destroy": (Life.complete, DESTROY),
 }
-ONLY_IN_CLOUDS = {"provision-anew", "provision-again"}
+ONLY_IN_CLOUDS = {"provision-anew", "provision-again", "fill"}
 """Scenes of which the effects on the VPS are not tried again: they are those of `provision`."""
 
 
@@ -203,6 +203,10 @@ def numbered(scene: str, ended: Ended) -> list[tuple[int, str]]:
     if scene == "provision-bundle":
         # All others are those of `provision`.
         return [(number, what) for number, what in effects if what == "upload bundle"]
+    if scene == "claim":
+        # From there on it is a provision like any other.
+        last = max(number for number, what in effects if what.startswith("switch_host_key"))
+        return [(number, what) for number, what in effects if number <= last]
     if scene in ONLY_IN_CLOUDS:
         return [(number, what) for number, what in effects if what.split()[0] in CALLS]
     return effects
