@@ -126,9 +126,13 @@ def plan(settings: Settings, user: str, watch: Watcher, common: Common | None = 
             preflight.check_quota(clouds.cloudflare, zone)
         exists = [f"server {server.name} (id {server.id})"] if server else []
         exists += [f"DNS record {record.name} -> {record.content}"] if record else []
-        prepared = [] if server else claim.waiting(run)[:1]
-        exists += [f"server {one.server_name} of the pool (id {one.server_id}), prepared" for one in prepared]
-        offers = () if server or prepared else preflight.choose_offers(clouds, settings)
+        prepared = [] if server else claim.waiting(run)
+        if prepared and common is None:
+            exists += [f"server {prepared[0].server_name} of the pool (id {prepared[0].server_id}), prepared"]
+        elif prepared:
+            # Who of them gets it is not known yet, so the price that is approved is that of a server for each.
+            remarks.append(f"what waits in the pool ({len(prepared)}) is taken first, so that less is ordered")
+        offers = () if server or (prepared and common is None) else preflight.choose_offers(clouds, settings)
         return preflight.make_plan(settings, instance, offers, exists, [one for one in remarks if one])
 
 

@@ -1,6 +1,7 @@
 """`clawdet provision USER...`."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -176,7 +177,9 @@ def _show_plans(call: Call, users: list[str], flags: Flags) -> None:
 
     with output.progress(call) as view:
         configured = configure(call, view, flags, make=True)
-        plans = [operations.plan(configured.settings, user, view.watch) for user in users]
+        several = operations.sharing(configured.settings) if len(users) > 1 else nullcontext()
+        with several as common:
+            plans = [operations.plan(configured.settings, user, view.watch, common) for user in users]
     described = [documents.plan(plan) for plan in plans]
     output.result(
         call,

@@ -277,3 +277,13 @@ def test_the_record_of_the_pool_can_be_carried_elsewhere(operator: Operator, tmp
     assert [server["id"] for server in operator.servers()] == [waiting["server_id"]]
     assert pool(operator) == []
     assert pin_label(rows(operator, "SELECT host_key FROM instances WHERE user = 'alice'")[0]["host_key"])
+
+
+def test_what_is_approved_for_several_is_the_price_of_a_server_for_each(operator: Operator) -> None:
+    fill(operator)
+    one = operator.clawdet("provision", "alice", "--sandbox", "--dry-run", "--json").document["plan"]
+    assert one["candidates"] == []
+    assert "of the pool" in one["exists"][0]
+    two = operator.clawdet("provision", "alice", "bob", "--sandbox", "--dry-run", "--json").document["plans"]
+    assert all(plan["candidates"] for plan in two)
+    assert all("what waits in the pool (1) is taken first, so that less is ordered" in plan["notes"] for plan in two)
