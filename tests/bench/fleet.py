@@ -34,6 +34,7 @@ sys.exit(code)
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Say what can be chosen."""
     parser.add_argument("--users", type=int, default=100, help="how many at once (default 100)")
+    parser.add_argument("--parallel", type=int, help="how many of them side by side (default: all)")
     parser.add_argument("--boot-seconds", default="10", help="the cloud's latency; all its delays follow (default 10)")
 
 
@@ -47,7 +48,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             sys.exit(up.err)
         try:
             one = _provision(operator, ["single"])
-            many = _provision(operator, [f"user{number:04d}" for number in range(users)])
+            names = [f"user{number:04d}" for number in range(users)]
+            many = _provision(operator, names, options.parallel)
         finally:
             operator.clawdet("sandbox", "down", "--yes")
         status = _status(Path(folder) / "database")
@@ -81,7 +83,7 @@ def show(found: Mapping[str, Any]) -> None:
     print(f"  status of {found['status']['instances']} instances: {min(found['status']['seconds']):.2f} s")
 
 
-def _provision(operator: Operator, users: Sequence[str]) -> dict[str, Any]:
+def _provision(operator: Operator, users: Sequence[str], parallel: int | None = None) -> dict[str, Any]:
     """Run one command for all of these, and destroy them again."""
     names = "\n".join(users)
     if len(users) > 150:
@@ -89,7 +91,17 @@ def _provision(operator: Operator, users: Sequence[str]) -> dict[str, Any]:
         operator.control("cloudflare", "PATCH", f"zones/{operator.info()['zone']}", {"plan": "pro"})
     for cloud in ("hetzner", "cloudflare"):
         operator.control(cloud, "DELETE", "requests")
-    command = ["provision", "--file", "-", "--parallel", str(len(users)), "--sandbox", "--yes", "--quiet", "--json"]
+    command = [
+        "provision",
+        "--file",
+        "-",
+        "--parallel",
+        str(parallel or len(users)),
+        "--sandbox",
+        "--yes",
+        "--quiet",
+        "--json",
+    ]
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, *command],
