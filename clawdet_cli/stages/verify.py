@@ -18,7 +18,7 @@ from clawdet_cli.adapters.edge import (
 )
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import ClawdetError, GuestError
-from clawdet_cli.model import Check, Deadline, now_text
+from clawdet_cli.model import CHECK_NAMES, Check, Deadline, now_text
 from clawdet_cli.secret import Secret, excerpt
 from clawdet_cli.stages.runner import Run
 
@@ -139,9 +139,10 @@ def _each_checked(run: Run, evidence: _Evidence) -> list[Check]:
     criteria: Sequence[tuple[str, Callable[[_Evidence], str]]] = (
         ("server", _server),
         ("dns", _dns),
+        # Before those that wait for the VPS's report on itself.
+        ("landing_page", _landing_page),
         ("openclaw", _openclaw),
         ("gateway", _gateway),
-        ("landing_page", _landing_page),
         ("recorded", _recorded),
     )
     checks = []
@@ -153,7 +154,7 @@ def _each_checked(run: Run, evidence: _Evidence) -> list[Check]:
         status = "done" if check.ok else "failed"
         run.emit("step_finished", step=name, status=status, text=check.evidence, seconds=seconds)
         checks.append(check)
-    return checks
+    return sorted(checks, key=lambda check: CHECK_NAMES.index(check.name))
 
 
 def _checked(name: str, criterion: Callable[[_Evidence], str], evidence: _Evidence) -> Check:
@@ -333,12 +334,12 @@ def ask_ahead(run: Run) -> None:
 
 def check_origin(run: Run) -> None:
     """Read the landing page from the VPS's own address through the SSH connection. Raises GuestError."""
-    ask_ahead(run)
     evidence = _Evidence(run, 0)
     try:
         nonce = evidence.nonce()
     except NotMetError as unmet:
         raise GuestError(f"The VPS does not answer about itself: {unmet}.") from unmet
+    ask_ahead(run)
     # Not over loopback: OpenClaw answers 403 to a client that it can attribute to nobody but the machine itself.
     ssh, address = run.ssh(), run.configured.get("address", "")
     visitor = Visitor(

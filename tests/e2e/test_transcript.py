@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,18 @@ pytestmark = pytest.mark.real
 USER = "transcript"
 
 RECORDER = """
-import json, sys
+import itertools, json, sys
 from clawdet_cli.__main__ import main
 from clawdet_cli.adapters.ssh import Ssh
 
-file, original = sys.argv[1], Ssh.run
+file, original, numbers = sys.argv[1], Ssh.run, itertools.count()
 
 def run(self, command, **options):
+    # By their beginning: one is answered while others are asked.
+    number = next(numbers)
     result = original(self, command, **options)
     with open(file, "a") as lines:
-        lines.write(json.dumps([command, result.code, result.out, result.err]) + "\\n")
+        lines.write(json.dumps([number, command, result.code, result.out, result.err]) + "\\n")
     return result
 
 Ssh.run = run
@@ -100,7 +103,8 @@ def recorded(operator: Operator, file: Path, arguments: Sequence[str]) -> Any:
 
 
 def read(file: Path) -> list[tuple[str, int, str, str]]:
-    return [tuple(json.loads(line)) for line in file.read_text().splitlines()]
+    numbered = sorted((json.loads(line) for line in file.read_text().splitlines()), key=itemgetter(0))
+    return [tuple(exchange) for _, *exchange in numbered]
 
 
 def ask(operator: Operator, ipv4: str, command: str) -> tuple[str, int, str, str]:
