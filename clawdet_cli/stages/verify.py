@@ -17,10 +17,11 @@ from clawdet_cli.adapters.edge import (
     explain_52x,
 )
 from clawdet_cli.adapters.retry import until
+from clawdet_cli.adapters.ssh import Ssh
 from clawdet_cli.errors import ClawdetError, GuestError
 from clawdet_cli.model import CHECK_NAMES, Check, Deadline, now_text
 from clawdet_cli.secret import Secret, excerpt
-from clawdet_cli.stages.runner import Run
+from clawdet_cli.stages.runner import CONNECTIONS, Run
 
 NONCE_PATH = "/.well-known/clawdet-nonce"
 PROTECTED_PATH = "/app/control-ui-config.json"
@@ -340,8 +341,23 @@ def check_origin(run: Run) -> None:
     except NotMetError as unmet:
         raise GuestError(f"The VPS does not answer about itself: {unmet}.") from unmet
     ask_ahead(run)
+    for _ in range(CONNECTIONS - 1):
+        ssh = run.ssh()
+        try:
+            _look_at_origin(run, ssh, nonce)
+        except GuestError:
+            # What is read through a connection breaks with it, and says so in many ways.
+            if ssh.alive:
+                raise
+            run.note("the connection to the VPS broke: connecting anew")
+        else:
+            return
+    _look_at_origin(run, run.ssh(), nonce)
+
+
+def _look_at_origin(run: Run, ssh: Ssh, nonce: str) -> None:
     # Not over loopback: OpenClaw answers 403 to a client that it can attribute to nobody but the machine itself.
-    ssh, address = run.ssh(), run.configured.get("address", "")
+    address = run.configured.get("address", "")
     visitor = Visitor(
         run.instance.host,
         lambda: ssh.tunnel(address, 443),

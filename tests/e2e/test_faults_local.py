@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import pytest
 
-from clawdet_cli import lease, model, operations, runlog, uptime
+from clawdet_cli import bootstrap, lease, model, operations, runlog, uptime
 from clawdet_cli.adapters.cloudflare import Cloudflare
 from clawdet_cli.adapters.hetzner import Hetzner
 from clawdet_cli.adapters.ssh import ConnectionLost, Ssh
@@ -39,7 +39,19 @@ def said_as_written(name: str, said: Said, operator: Operator) -> None:
     assert f"exit {said.code}\n{whole(said, operator)}" == TEXTS[name]
 
 
+FULL = "the disk is full: make room on /, then run this again ({})"
+"""What the script says, whichever step it is that finds no room."""
+
+
+def full_at(phase: str, step: str, why: str) -> dict[str, Any]:
+    return {"fail_step": {phase: {"step": step, "reason": FULL.format(why)}}}
+
+
 ON_THE_VPS: dict[str, dict[str, Any]] = {
+    "the VPS's disk is full when OpenClaw is installed": full_at(
+        "prepare", "openclaw", "npm could not install OpenClaw"
+    ),
+    "the VPS's disk is full when it is configured": full_at("configure", "gateway-config", "exit 1"),
     "SSH never answers": {"ssh_never": True},
     "SSH answers with another host key": {"ssh_wrong_host_key": True},
     "a step of the script fails": {"fail_step": {"prepare": "node"}},
@@ -55,6 +67,10 @@ def test_a_vps_that_does_not_do_its_part_is_told_and_gone_on_with(what: str, ope
     assert ledger_differs(operator) == []
     follow(operator, said)
     leave_nothing(operator)
+
+
+def test_a_full_disk_is_told_of_in_the_scripts_own_words() -> None:
+    assert FULL.format("${REASON:-exit $code}") in bootstrap.script().decode()
 
 
 @pytest.mark.parametrize("what", ["ssh_never", "ssh_wrong_host_key"])

@@ -12,7 +12,7 @@ from clawdet_cli.sandbox.request_body import read_object
 KNOBS: dict[str, Any] = {
     "ssh_never": False,  # port 22 stays closed
     "ssh_wrong_host_key": False,  # another host key than the one in user_data
-    "fail_step": {},  # {phase: step}, or {phase: {"step": ..., "times": n}}; a plain step fails once
+    "fail_step": {},  # {phase: step}, or {phase: {"step": ..., "times": n, "reason": ...}}; a plain step fails once
     "says": {},  # {command or verb: text}: what it answers in place of the truth; {end} is how far a log may be read
     "drop_connection_in_phase": {},  # {phase: n}: the SSH connections break when it is followed, n times
     "hold_step": {},  # {phase: step}: it stays at this step until a restart, the last of which ends the knob too
@@ -47,15 +47,15 @@ class Knobs:
         self._state.clear()
         self._on_change()
 
-    def takes_failure(self, phase: str, step: str) -> bool:
-        """Whether a step is to fail now; that counts as one of its times."""
+    def takes_failure(self, phase: str, step: str) -> str:
+        """Why a step is to fail now, which counts as one of its times; empty when it is not to."""
         wanted = self.all()["fail_step"].get(phase)
         entry: dict[str, Any] = {"step": wanted, "times": 1} if isinstance(wanted, str) else wanted
         if not entry or entry["step"] != step:
-            return False
+            return ""
         left = entry.get("times", 1) - 1
         self._put("fail_step", phase, {**entry, "times": left} if left > 0 else None)
-        return True
+        return str(entry.get("reason", "a failure that was asked for"))
 
     def takes_drop(self, phase: str) -> bool:
         """Whether the connections are to break now; that counts as one of its times."""

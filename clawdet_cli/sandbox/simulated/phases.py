@@ -93,8 +93,8 @@ class _Phase:
         await self.guest.take(step.seconds)
         if self.guest.knobs.holds(self.verb, step.name):
             await asyncio.Event().wait()  # until the power goes
-        if self.guest.knobs.takes_failure(self.verb, step.name):
-            raise ScriptError("a failure that was asked for")
+        if reason := self.guest.knobs.takes_failure(self.verb, step.name):
+            raise ScriptError(reason)
         waiting = step.act()
         if waiting is not None:
             await waiting
