@@ -78,7 +78,7 @@ def _row(one: Member) -> tuple[str, ...]:
         of.openclaw_version or "-",
         screens.age(of.created_at),
         f"EUR {of.monthly}" if of.monthly and of.server_id is not None else "-",
-        one.unfit or "",
+        one.unfit or of.error or "",
     )
 
 

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 
 from clawdet_cli import bootstrap, stopping
 from clawdet_cli.adapters import ssh
+from clawdet_cli.adapters.ssh import ConnectionLost
 from clawdet_cli.errors import (
     ClawdetError,
     GuestError,
@@ -43,7 +44,7 @@ def waiting(run: Run) -> list[Instance]:
         return []
     fitting = [member for member in run.state.pool() if unfit(member, run.settings) is None]
     types = run.settings.server_types
-    return sorted(fitting, key=lambda member: types.index(member.server_type or ""))
+    return sorted(fitting, key=lambda member: (bool(member.error), types.index(member.server_type or "")))
 
 
 def unfit(member: Instance, settings: Settings) -> str | None:
@@ -82,7 +83,10 @@ def from_pool(run: Run) -> Server | None:
         except ClawdetError as error:
             if run.instance.server_id is not None:
                 raise
-            run.note(f"{member.server_name} of the pool is not taken: {error.what} 'clawdet pool fill' replaces it")
+            seen = run.state.instance(member.user)
+            condemned = seen is not None and seen.status is Status.DESTROYING
+            then = " 'clawdet pool fill' replaces it" if condemned else ""
+            run.note(f"{member.server_name} of the pool is not taken: {error.what}{then}")
     return None
 
 
@@ -104,7 +108,7 @@ def is_of_pool(server: Server) -> bool:
 
 
 def _take(run: Run, member: Instance) -> Server:
-    """Take one. Raises ClawdetError when it cannot be had; it is to be removed then, since nobody may know why."""
+    """Take one. Raises ClawdetError when it cannot be had; what is not as it should be is to be removed then."""
     current = run.state.instance(member.user)
     if current is None or unfit(current, run.settings):
         raise StateError("another run has taken it.")
@@ -112,10 +116,17 @@ def _take(run: Run, member: Instance) -> Server:
     found = run.clouds.hetzner.server(member.server_id or 0)
     try:
         server, said = _examined(run, member, found)
-    except (GuestError, StateError, WaitError) as error:
+    except RecordError:
         run.hang_up()
-        if not isinstance(error, RecordError):
-            run.state.record(member.user, status=Status.DESTROYING, error=error.what)
+        raise
+    except (ConnectionLost, WaitError) as error:
+        # It may be the way to it that is cut, for all of them: it stays, and is tried after the others from now on.
+        run.hang_up()
+        run.state.record(member.user, error=error.what)
+        raise
+    except (GuestError, StateError) as error:
+        run.hang_up()
+        run.state.record(member.user, status=Status.DESTROYING, error=error.what)
         raise
     shown, following = said.get("current", ""), said.get("next", "")
     with stopping.held():

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from clawdet_cli.adapters.ssh import Ssh
 from clawdet_cli.adapters.ssh_keys import pin_label
 from clawdet_cli.stages import claim
 from tests.e2e.operator import Operator, Said
@@ -160,6 +161,31 @@ def test_one_that_is_unwell_is_left_and_a_server_is_ordered(operator: Operator) 
     assert waiting["ready"]
     assert len(operator.servers()) == 2
     assert waiting["server_id"] != left["server_id"]
+
+
+def test_one_that_does_not_answer_stays_and_is_tried_last(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    operator.control("hetzner", "DELETE", "requests")
+    silent, other = fill(operator, 2)
+    monkeypatch.setattr(claim, "PATIENCE", 1.0)
+    connect = Ssh.connect
+    address = operator.cloud("hetzner", f"/servers/{silent['server_id']}")["server"]["public_net"]["ipv4"]["ip"]
+    places = json.loads(Path(file).read_text()) if (file := operator.info()["dial_file"]) else {}
+    dialled = places.get(f"{address}:22", f"{address}:22")
+
+    def cut_off(where: tuple[str, int], *more: Any) -> Any:
+        # The machine is well; it is the way to it that is cut.
+        gone = f"{where[0]}:{where[1]}" == dialled
+        return connect(("127.0.0.1", 9) if gone else where, *more)
+
+    monkeypatch.setattr(Ssh, "connect", cut_off)
+    said = provision(operator)
+    assert said.code == 0, said.err
+    assert orders(operator) == 2, "a third server was ordered"
+    (left,) = pool(operator)
+    assert (left["name"], left["ready"]) == (silent["name"], True)
+    assert not any(one["id"] == silent["server_id"] and one["name"] == "clawdet-alice" for one in operator.servers())
+    assert other["server_id"] in {one["id"] for one in operator.servers() if one["name"] == "clawdet-alice"}
+    assert "Waited 1 s for SSH" in operator.clawdet("pool", "status", "--sandbox").out
 
 
 @pytest.mark.parametrize(
