@@ -1447,14 +1447,24 @@ claim() { # claim RUN
   [[ -f $RECORD/prepared ]] || die 'the machine is not prepared' 3
   exec 9>/run/clawdet.lock
   flock -w 10 9 || die 'another run is at work' 3
-  [[ ! -f $RECORD/claim || $(<"$RECORD/claim") == "$1" ]] || die 'the machine was taken by another run' 4
-  { unit_is openclaw-gateway ActiveState active && gateway_is_ready; } || die 'the gateway is not ready' 3
+  [[ ! -f $RECORD/claim || $(<"$RECORD/claim") == "$1" ]] || {
+    printf 'claim=%s\n' "$(<"$RECORD/claim")"
+    die 'the machine was taken by another run' 4
+  }
+  # A machine that has just been busy with itself may need a moment.
+  until gateway_is_ready; do
+    ((SECONDS < 10)) || die 'the gateway is not ready' 3
+    sleep 0.1
+  done
+  unit_is openclaw-gateway ActiveState active || die "what answers on port $PORT is not the gateway's service" 3
   metadata_is_closed || die 'the metadata service is open to everybody on this machine' 3
   if [[ ! -f $RECORD/claim ]]; then
     [[ ! -f $RECORD/configured ]] || die 'the machine is configured already' 3
     # What was its own key while it waited may be known to others than its user's operator.
     rm -f "$RECORD/host-key" "$NEXT_HOST_KEY" "$NEXT_HOST_KEY.pub"
     put "$RECORD/claim" 0644 <<<"$1"
+    # Whoever is told that the machine is his must find it so after a power cut.
+    sync "$RECORD/claim" "$RECORD"
   fi
   for name in openclaw_version node_version caddy_version node_executable_sha256 caddy_executable_sha256 lock_sha256; do
     printf '%s=%s\n' "${name/_executable/}" "$(installed "$name")"

@@ -195,6 +195,8 @@ def _check_row(where: str, row: Mapping[str, Any], users: set[str]) -> None:
     if where.startswith("instances"):
         if is_user(row["user"]) and not row["zone"]:
             raise _unusable(f"{where}.zone is empty")
+        if is_member(row["user"]) and not _is_time(row["created_at"]):
+            raise _unusable(f"{where}.created_at is {row['created_at']!r}")
         for field, usable in _USABLE.items():
             if row[field] is not None and not usable(row[field]):
                 raise _unusable(f"{where}.{field} is {row[field]!r}")

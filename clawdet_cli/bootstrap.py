@@ -42,7 +42,7 @@ _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 INSTALLED = (
     *("openclaw_version", "node_version", "caddy_version", "node_sha256", "caddy_sha256", "lock_sha256"),
-    "bundle_sha256",
+    *("bundle_sha256", "script_sha256"),
 )
 """What the result line of `prepare` names; digests are of the executables, of OpenClaw's npm lock, and of the bundle
 that it came in, if it did."""

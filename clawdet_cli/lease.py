@@ -21,7 +21,7 @@ from pathlib import Path
 
 from clawdet_cli import stopping
 from clawdet_cli.errors import StateError
-from clawdet_cli.model import now_text
+from clawdet_cli.model import POOL, now_text
 from clawdet_cli.state import State
 
 HEARTBEAT_SECONDS = 10.0
@@ -62,19 +62,21 @@ def lease(state: State, user: str, verb: str, *, wait: float = 0.0, tell: Callab
     owner = secrets.token_hex(8)
     taken = True
     try:
-        # Within, since a stop may be obeyed as soon as the lease is written.
+        # Before, since another thread of this process may see it as soon as it is written; within, since a stop may be
+        # obeyed then.
+        _held_here.add(owner)
         try:
             _acquire(state, user, owner, verb, Patience(wait, tell))
         except StateError:
             taken = False
             raise
         state.owners[user] = owner
-        _held_here.add(owner)
         _heart.add(state.path, owner)
         yield
     finally:
         _heart.remove(state.path, owner)
-        state.owners.pop(user, None)
+        if state.owners.get(user) == owner:
+            del state.owners[user]
         _held_here.discard(owner)
         # A lease that stays falls to whoever comes after this process; a failure on its way must not be hidden.
         if taken:
@@ -140,7 +142,9 @@ def _acquire(state: State, user: str, owner: str, verb: str, patience: Patience)
         elif patience.over():
             raise StateError(
                 f"{user} is being worked on by {held}.",
-                next_steps=[
+                next_steps=["wait until that has ended, then run the command again", "clawdet pool status"]
+                if user.startswith(POOL)
+                else [
                     f"clawdet {verb}{'' if verb == 'reconcile' else f' {user}'} --lock-wait 900    (waits for it)",
                     f"clawdet status {user}    (shows how far it is)",
                 ],

@@ -204,7 +204,8 @@ def maker_by_labels(labels: Mapping[str, str]) -> tuple[str, str] | None:
 def member_by_labels(labels: Mapping[str, str]) -> str | None:
     """Give the name of the pool's server that has these labels; None for labels that clawdet does not write."""
     name, run = f"{POOL}{labels.get('pool')}", str(labels.get("run"))
-    ours = labels.get("managed-by") == "clawdet" and is_member(name) and _RUN.fullmatch(run)
+    # A user's server to which somebody has given such a label is the user's.
+    ours = labels.get("managed-by") == "clawdet" and "user" not in labels and is_member(name) and _RUN.fullmatch(run)
     return name if ours else None
 
 
@@ -504,10 +505,10 @@ class PoolPlan:
     """What is to be made, or made ready: names of new servers, and of such as were begun before."""
     drain: tuple[Instance, ...]
     """What is too old, not well, or not needed, and will be removed."""
-    offer: ServerOffer | None
-    """What a new one will most likely be; None where none is to be ordered."""
+    offers: tuple[ServerOffer, ...]
+    """What is ordered, in the order to try; empty where nothing is."""
     ordered: int
-    """How many of those to be made are new."""
+    """How many of those to be made have no server yet."""
 
 
 @dataclass(frozen=True)

@@ -256,26 +256,36 @@ def planned_pool(settings: Settings, wanted: int, common: Common, watch: Watcher
     """Find what filling the pool would come to, and keep every other fill away until that is done."""
     from clawdet_cli.stages import claim, preflight
 
-    begun = {Status.PENDING, Status.CREATING_VPS, Status.INSTALLING, Status.FAILED}
+    if wanted and not settings.pool_days:
+        raise UsageError(
+            "With --pool-days 0 nothing that waits is ever given away, so none is made.",
+            next_steps=["clawdet pool fill N --pool-days 7", "clawdet pool drain    (removes what waits)"],
+        )
+    begun = {Status.PENDING, Status.CREATING_VPS, Status.INSTALLING}
     with changing_pool(settings, "pool fill", common, watch):
         members = common.state.pool()
         ready = [one for one in members if claim.unfit(one, settings) is None]
         missing = max(0, wanted - len(ready))
-        # Without its host key it is of another database's making, and only told of.
-        unfinished = [one for one in members if one.status in begun and (one.host_key or one.server_id is None)]
-        old = [one for one in members if claim.is_old(one, settings) and one.status is Status.COMPLETE]
+        # What failed after it was ready, or has no host key here, somebody else may have: that is only told of.
+        failed = [one for one in members if one.status is Status.FAILED and one.installed is None]
+        unfinished = [one for one in members if one.status in begun or one in failed]
+        unfinished = [one for one in unfinished if one.host_key or one.server_id is None]
+        young = [one for one in unfinished if not claim.is_old(one, settings)]
+        old = [one for one in members if one.status is Status.COMPLETE and claim.outdated(one, settings)]
         removed = [one for one in members if one.status is Status.DESTROYING]
-        resumed, unneeded = unfinished[:missing], unfinished[missing:]
+        resumed = young[:missing]
+        unneeded = [one for one in unfinished if one not in resumed]
         new = [POOL + _random_word(8) for _ in range(missing - len(resumed))]
+        ordered = len(new) + sum(one.server_id is None for one in resumed)
         with _run(settings, _blank(settings, POOL, ""), common.state, watch, common=common) as run:
-            offers = preflight.choose_offers(run.clouds, settings) if new else ()
+            offers = preflight.choose_offers(run.clouds, settings) if ordered else ()
         yield PoolPlan(
             wanted=wanted,
             ready=tuple(ready),
             fill=(*(one.user for one in resumed), *new),
             drain=(*old, *removed, *unneeded),
-            offer=offers[0] if offers else None,
-            ordered=len(new),
+            offers=tuple(offers),
+            ordered=ordered,
         )
 
 
@@ -296,7 +306,8 @@ def fill(settings: Settings, name: str, watch: Watcher, common: Common) -> Insta
         with _run(settings, instance, state, watching, common=common) as run:
             _recover(run, on_failure=Status.FAILED)
             execute(run, FILL, on_failure=Status.FAILED)
-            run.record(status=Status.COMPLETE, error=None)
+            # Its age counts from here: what an earlier run began may be days old.
+            run.record(status=Status.COMPLETE, error=None, created_at=now_text())
         return _recorded(state, name)
 
 
@@ -387,7 +398,8 @@ def rebuild(settings: Settings, users: Sequence[str], watch: Watcher) -> list[In
         finally:
             clouds.close()
         rebuilt = []
-        for instance in lost:
+        held = {one.server_id for one in [*state.instances(), *state.pool()]} - {None}
+        for instance in (one for one in lost if one.server_id not in held):
             with (
                 _leased(settings, state, instance.user, "state rebuild", watch),
                 _logged(settings, instance.user, "rebuild", watch) as watching,
@@ -648,7 +660,7 @@ def _recorded(state: State, user: str) -> Instance:
 def _known_or_new(settings: Settings, state: State, user: str) -> Instance:
     """Give the recorded instance, or a new one that is not recorded yet."""
     instance = state.instance(user)
-    if instance is None or instance.status == Status.DESTROYED or _never_ordered(instance):
+    if instance is None or instance.status == Status.DESTROYED or _never_ordered(instance, state):
         return _blank(settings, user, settings.required_zone())
     if settings.zone is not None and settings.zone != instance.zone:
         raise StateError(
@@ -676,14 +688,14 @@ def _random_word(length: int) -> str:
     return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(length))
 
 
-def _never_ordered(instance: Instance) -> bool:
+def _never_ordered(instance: Instance, state: State) -> bool:
     """Say whether a run ended before it made anything; its zone may have been a slip of the pen.
 
     The host key is recorded before the first order is sent, so without one there was none. A claim that was cut off has
     told its run's id to a machine of the pool, which is nobody else's now.
     """
     made = instance.host_key or instance.server_id or instance.record_id
-    return made is None and not instance.open_effects
+    return made is None and not state.has_claimed(instance.run_id)
 
 
 def _recorded_or_adopted(
@@ -691,7 +703,7 @@ def _recorded_or_adopted(
 ) -> Instance | None:
     """Give the recorded instance, else one that a server's labels or a record's comment tell of; None for neither."""
     instance = state.instance(user)
-    if instance is not None and instance.status != Status.DESTROYED and not _never_ordered(instance):
+    if instance is not None and instance.status != Status.DESTROYED and not _never_ordered(instance, state):
         return instance
     if instance is not None and settings.zone is None:
         settings = replace(settings, zone=instance.zone)

@@ -204,6 +204,19 @@ class State:
             self._update(connection, user, changes)
         return self._known(user)
 
+    def condemn(self, member: Instance, status: Status, why: str) -> None:
+        """Take a server of the pool out of what is given away, unless it was given meanwhile."""
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE instances SET status = ?, error = ?, updated_at = ?"
+                " WHERE user = ? AND status = ? AND server_id = ?",
+                (status, why, now_text(), member.user, Status.COMPLETE, member.server_id),
+            )
+
+    def has_claimed(self, run_id: str) -> bool:
+        """Say whether a run of this database has told a machine of the pool to be its own."""
+        return bool(self._rows("SELECT 1 FROM effects WHERE kind = 'claim_server' AND run_id = ? LIMIT 1", (run_id,)))
+
     def begin_effect(self, instance: Instance, stage: str, kind: str, name: str, data: Mapping[str, Any]) -> Effect:
         """Write what is about to be done; durable when this returns, and only then may it be done."""
         begun_at = now_text()

@@ -75,7 +75,7 @@ def fill(
         configured = configure(call, view, flags, make=True, install_tools=yes)
 
         def approved(plan: PoolPlan) -> bool:
-            if yes or not plan.fill or not output.interactive():
+            if yes or not (plan.fill or plan.drain) or not output.interactive():
                 return True
             return output.ask(view, pool_screens.plan(plan, call), "Make it so? [y/N]").lower() in {"y", "yes"}
 

@@ -45,11 +45,16 @@ def plan(value: PoolPlan, call: LocalCall) -> Screen:
         begun = len(value.fill) - value.ordered
         if begun:
             yield f"  {begun} that were begun before are made ready"
-        if value.offer:
-            each = f"{value.offer.server_type} in {value.offer.location}, {screens.euro(value.offer.monthly)} per month"
-            total = screens.euro(value.offer.monthly * value.ordered)
+        if value.offers:
+            first, *others = value.offers
+            each = f"{first.server_type} in {first.location}, {screens.euro(first.monthly)} per month"
+            total = screens.euro(first.monthly * value.ordered)
             billed = "in the sandbox nothing is billed" if call.labelled else "billed until they are destroyed"
             yield f"  {value.ordered} are ordered: {each} each without VAT, IPv4 included; in all {total}; {billed}"
+            if others:
+                yield "  where that is sold out, the first of these that is not:"
+                for other in others:
+                    yield f"    {other.server_type} in {other.location}, {screens.euro(other.monthly)} per month"
         if value.drain:
             yield f"  {len(value.drain)} are removed, as too old, unwell or not needed"
         yield ""

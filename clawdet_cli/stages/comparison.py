@@ -125,6 +125,12 @@ def _status(instance: Instance, *, anything: bool) -> Finding:
 def _server(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Finding]:
     user, price = instance.user, Decimal(instance.monthly) if instance.monthly else None
     server = next((one for one in seen.servers if one.id == instance.server_id), None)
+    if server is not None and instance.pooled and (owner := maker_by_labels(server.labels)):
+        what = f"it is {owner[0]}'s by its labels: another database has given it away"
+        yield Finding(
+            Category.GHOST, "server", user, server.name, str(server.id), what, fix="takes it out of the database"
+        )
+        return
     if server is not None:
         claimed.servers.add(server.id)
         finding = Finding(Category.RIGHT, "server", user, server.name, str(server.id), "it runs", price)
@@ -377,7 +383,10 @@ def _removal(user: str, seen: Seen, by_hand: str, zone: str | None) -> str:
 def _again(instance: Instance) -> str:
     """Say which command brings it to its end."""
     if instance.pooled:
-        return "clawdet pool fill N    (makes it ready, or replaces it); or: clawdet pool drain"
+        made = instance.status in {Status.COMPLETE, Status.FAILED} and instance.installed is not None
+        return (
+            f"clawdet pool drain {instance.user}" if made else "clawdet pool fill N    (makes it ready, or removes it)"
+        )
     return f"clawdet {'destroy' if instance.status is Status.DESTROYING else 'provision'} {instance.user}"
 
 

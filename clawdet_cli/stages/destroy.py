@@ -14,7 +14,7 @@ prove_absence         every resource is read again                              
 from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import CloudError, ConfigError, StateError, WaitError
-from clawdet_cli.model import Certificate, DnsRecord, Instance, Server, Status
+from clawdet_cli.model import Certificate, DnsRecord, Instance, Server, Status, maker_by_labels
 from clawdet_cli.stages import firewall, preflight
 from clawdet_cli.stages.runner import Run, Stage
 
@@ -184,6 +184,9 @@ def own_server(run: Run) -> Server | None:
     """Give the instance's server: the recorded one, whatever its labels say now, else the one with its labels."""
     hetzner, instance = run.clouds.hetzner, run.instance
     by_id = hetzner.server(instance.server_id) if instance.server_id is not None else None
+    if by_id is not None and instance.pooled and maker_by_labels(by_id.labels):
+        run.note(f"the server {by_id.name} (id {by_id.id}) is a user's by its labels, and was not touched")
+        return None
     if by_id is not None and instance.pooled and not _ours(by_id, instance):
         raise StateError(
             f"The server {by_id.name} (id {by_id.id}) is not the pool's any more by its labels: it was not touched.",

@@ -82,10 +82,10 @@ def approve_order(run: Run) -> None:
 def create_server(run: Run) -> None:
     """Find or order the VPS, and record its id at once: from here on it costs money."""
     server = preflight.own_server(run.clouds, run.instance) or claim.from_pool(run)
+    if server is None and not run.offers:
+        approve_order(run)
     wall = _firewall(run)
     if server is None:
-        if not run.offers:
-            approve_order(run)
         server = _order(run, wall)
     else:
         recorded = run.instance
@@ -102,7 +102,7 @@ def create_server(run: Run) -> None:
             f"Hetzner gave the server {server.name} no IPv4 address: the project's quota of primary IPs may be spent.",
             next_steps=[
                 "see Primary IPs and limits in the Hetzner console",
-                f"clawdet destroy {run.instance.user}    (then provision again: this one gets no address any more)",
+                "clawdet destroy USER    (then provision again: this one gets no address any more)",
             ],
         )
 
@@ -274,7 +274,7 @@ def _refuse_another_host_key(run: Run, server: Server) -> None:
     if not any(label_names(server, key) for key in run.instance.host_keys):
         raise StateError(
             f"The server {server.name} was ordered with a host key that is not recorded here, so it cannot be trusted.",
-            next_steps=[f"clawdet destroy {run.instance.user}", f"clawdet provision {run.instance.user}"],
+            next_steps=["clawdet destroy USER", "clawdet provision USER"],
         )
 
 

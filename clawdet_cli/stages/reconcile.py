@@ -85,7 +85,9 @@ def _mend(run: Run, finding: Finding) -> None:
 
 def _forget(run: Run, finding: Finding, field: str) -> None:
     run.record(**{field: None})
-    if run.instance.status != Status.DESTROYING:
+    if run.instance.pooled:
+        run.record(status=Status.DESTROYED)
+    elif run.instance.status != Status.DESTROYING:
         run.record(status=Status.FAILED, error=f"the {finding.kind} {finding.name} (id {finding.id}) is gone")
 
 

@@ -43,7 +43,8 @@ class Boundary:
     what: int | str
     """Its number in the run, or how its kind and name begin."""
     moment: str
-    """`before`: the intent is durable, and nothing was done. `after`: it was done, and the result is not written."""
+    """`before`: the intent is durable, and nothing was done. `after`: it was done, and the result is not written.
+    `written`: that is written too, and nothing else is done yet."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,8 @@ def _watch_boundaries(folder: Path, kill_at: Boundary | None) -> None:
             yield pending
             if here:
                 moment("after")
+        if here:
+            moment("written")
 
     def watched_settle(
         self: Run, effect: Effect, outcome: EffectOutcome, result: str, changes: Mapping[str, Any]

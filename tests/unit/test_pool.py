@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from clawdet_cli import bootstrap, pins
 from clawdet_cli.errors import StateError
 from clawdet_cli.model import Category, Instance, Server, Status, is_member, is_user, member_by_labels
 from clawdet_cli.settings import Settings, load
@@ -34,6 +35,9 @@ MEMBER = Instance(
     ipv4="203.0.113.7",
     host_key="ssh-ed25519 AAAA",
     openclaw_version="2026.9.6",
+    installed=bootstrap.installed_text(
+        bootstrap.prepared_as(pins.load().for_openclaw("2026.9.6", "x86").script_input())
+    ),
 )
 
 
@@ -63,6 +67,7 @@ def test_a_server_of_the_pool_cannot_be_taken_for_a_user() -> None:
     "labels",
     [
         {},
+        {**ALICE.labels, "pool": "frontend"},
         {"pool": "abcd1234", "run": "abcdef012345"},
         {"managed-by": "terraform", "pool": "abcd1234", "run": "abcdef012345"},
         {"managed-by": "clawdet", "pool": "abcd1234"},
@@ -80,6 +85,8 @@ def test_labels_that_clawdet_does_not_write_make_no_member(labels: dict[str, str
         ({"status": Status.DESTROYING, "error": "it is off"}, "it is destroying: it is off"),
         ({"status": Status.INSTALLING}, "it is installing"),
         ({"server_type": "cax11"}, "it is a cax11 in nbg1, which is not asked for"),
+        ({"installed": None}, "it was prepared by another version of clawdet, or with other downloads"),
+        ({"host_key": None}, "its record is not whole"),
         ({"location": "ash"}, "it is a cpx22 in ash, which is not asked for"),
         ({"image": "debian-13"}, "it runs debian-13, not ubuntu-24.04"),
         ({"openclaw_version": "2026.9.2"}, "it has OpenClaw 2026.9.2, not 2026.9.6"),
@@ -188,3 +195,24 @@ def test_reconcile_says_how_a_claim_that_was_cut_off_goes_on() -> None:
         "it was taken from the pool, and still has the pool's name and labels",
         "clawdet provision alice",
     )
+
+
+def test_reconcile_never_says_to_take_a_server_from_its_user() -> None:
+    given = replace(SERVER, name="clawdet-zoe", labels={**ALICE.labels, "user": "zoe"})
+    found = differing(seen((MEMBER,), servers=[given], records={}, certificates={}, vps={}))
+    ghost = next(one for one in found if one.category is Category.GHOST)
+    assert (ghost.what, ghost.fix, ghost.decision) == (
+        "it is zoe's by its labels: another database has given it away",
+        "takes it out of the database",
+        "",
+    )
+
+
+def test_what_was_given_away_is_not_condemned_afterwards(state: State) -> None:
+    state.add(MEMBER)
+    alice(state)
+    state.give(MEMBER, "alice", server_id=7)
+    state.condemn(MEMBER, Status.DESTROYING, "it is not well")
+    gone = state.instance(MEMBER.user)
+    assert gone is not None
+    assert gone.status is Status.DESTROYED

@@ -48,8 +48,9 @@ _OPTIONAL: Mapping[str, Mapping[str, str]] = {
 class ScriptError(Exception):
     """The script ends here: with a reason, and an exit code."""
 
-    def __init__(self, reason: str, code: int = 1) -> None:
+    def __init__(self, reason: str, code: int = 1, out: str = "") -> None:
         super().__init__(reason)
+        self.out = out
         self.reason = reason
         self.code = code
 

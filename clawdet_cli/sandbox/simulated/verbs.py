@@ -57,7 +57,7 @@ async def run_verb(guest: Guest, verb: str, argument: str) -> Said:
             case _:
                 text = _nonce(guest, argument)
     except ScriptError as error:
-        return Said(error.code, err=f"{SCRIPT}: {error.reason}\n".encode())
+        return Said(error.code, out=error.out.encode(), err=f"{SCRIPT}: {error.reason}\n".encode())
     return Said(out=text.encode())
 
 
@@ -130,7 +130,7 @@ async def _claim(guest: Guest, run: str) -> str:
     try:
         holder = disk.text(at.CLAIM).strip()
         if holder not in {"", run}:
-            raise ScriptError("the machine was taken by another run", 4)
+            raise ScriptError("the machine was taken by another run", 4, out=f"claim={holder}\n")
         if not guest.gateway_is_ready:
             raise ScriptError("the gateway is not ready", 3)
         if not holder:
