@@ -8,6 +8,7 @@ import logging
 import selectors
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Executor
@@ -173,7 +174,10 @@ class _Connection(paramiko.ServerInterface):
 
     def _take_channel(self) -> None:
         """Take one channel, as soon as it is open, from paramiko's queue, which would only grow."""
-        channel = self._transport.accept(_CLIENT_SECONDS)
+        end, channel = time.monotonic() + _CLIENT_SECONDS, None
+        # Where two wait, the one that is woken may find that the other has been quicker, and is given nothing.
+        while channel is None and self._transport.is_active() and time.monotonic() < end:
+            channel = self._transport.accept(max(0.0, end - time.monotonic()))
         if channel is None or channel.closed:
             return
         channel.settimeout(_CLIENT_SECONDS)
