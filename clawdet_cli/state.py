@@ -184,6 +184,8 @@ class State:
                 raise StateError(f"{member.server_name} waits in the pool no more.")
             gone = {"status": Status.DESTROYED, "server_id": None, "ipv4": None, "error": f"given to {user}"}
             self._update(connection, member.user, gone)
+            # Nobody will work on it again, and so take the lease of a run over that dies from here on.
+            connection.execute("DELETE FROM leases WHERE user = ?", (member.user,))
             self._update(connection, user, changes)
         return self._known(user)
 
