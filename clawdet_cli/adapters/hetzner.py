@@ -54,6 +54,9 @@ CENT = Decimal("0.01")
 NOBODYS_ID = 2**53 - 1
 """Ids are counted upwards from 1; this is the greatest that every reader of JSON keeps as it is."""
 
+LONGEST_PAUSE = 300.0
+"""Seconds; what is told to come back later than that asks on by itself."""
+
 OFF_SECONDS = 15.0
 """A new server is off for a moment before it starts; one that stays off waits for somebody."""
 
@@ -61,6 +64,9 @@ POLL_SECONDS = 0.25
 """Short at first, since some actions end at once; a wait of half a minute takes 18 of the 3600 calls of an hour."""
 MOST_POLL_SECONDS = 3.0
 """What lasts longer is looked at less often."""
+
+STUCK_SECONDS = 300.0
+"""A server starts within a minute; one that has not for so long never will, and to wait again is in vain."""
 
 ANOTHER_SERVER = "clawdet destroy USER    (then provision again: this one will not start)"
 
@@ -397,21 +403,21 @@ class Hetzner:
                 self._refuse_a_failure(server.id)
             if found is None:
                 raise CloudError(
-                    f"Server {server.name} ({server.id}) vanished while it was waited for.",
+                    f"Server {server.name} (id {server.id}) vanished while it was waited for.",
                     next_steps=["see who deleted it in the console's activity log, then run the command again"],
                 )
             if found.status == "off":
                 off_since = time.monotonic() if off_since is None else off_since
                 if time.monotonic() - off_since >= OFF_SECONDS:
                     raise CloudError(
-                        f"Server {server.name} ({server.id}) is switched off.",
+                        f"Server {server.name} (id {server.id}) is switched off.",
                         next_steps=[f"switch it on at {CONSOLE} (Power), then run the command again"],
                     )
             if found.status != "running":
                 raise NotYet(f"it is {found.status}")
             if found.ipv4 is None:
                 raise CloudError(
-                    f"Server {server.name} ({server.id}) runs without a public IPv4 address.",
+                    f"Server {server.name} (id {server.id}) runs without a public IPv4 address.",
                     details=["Hetzner leaves it out when the project's quota of primary IPs is spent."],
                     next_steps=[
                         f"raise the limit at {CONSOLE}/limits",
@@ -427,6 +433,7 @@ class Hetzner:
             every=POLL_SECONDS,
             most=MOST_POLL_SECONDS,
             watch=self._watch,
+            in_vain=lambda: _past_waiting(server),
         )
 
     def label_server(self, server_id: int, labels: Mapping[str, str], name: str | None = None) -> Server:
@@ -476,7 +483,8 @@ class Hetzner:
 
     def _await_start(self, server: Server) -> None:
         actions = server.actions or self.actions_of(server.id)
-        self._await_actions(actions, f"server {server.name}", ANOTHER_SERVER)
+        what = f"server {server.name}"
+        self._await_actions(actions, what, ANOTHER_SERVER, in_vain=lambda: _past_waiting(server))
 
     def _await_deletion(self, server_id: int, actions: Sequence[int]) -> None:
         self._await_actions(actions, f"the deletion of {server_id}")
@@ -484,7 +492,9 @@ class Hetzner:
     def _refuse_a_failure(self, server_id: int) -> None:
         """Raise CloudError for what Hetzner could not finish; here the actions themselves were awaited before."""
 
-    def _await_actions(self, ids: Sequence[int], what: str, *steps: str) -> None:
+    def _await_actions(
+        self, ids: Sequence[int], what: str, *steps: str, in_vain: Callable[[], Sequence[str]] | None = None
+    ) -> None:
         """Wait for all actions with one call per look. Raises CloudError with these next steps when one failed."""
         if not ids:
             return
@@ -513,6 +523,7 @@ class Hetzner:
             every=POLL_SECONDS,
             most=MOST_POLL_SECONDS,
             watch=self._watch,
+            in_vain=in_vain,
         )
 
     def _ssh_key_named(self, name: str) -> BoundSSHKey | None:
@@ -557,6 +568,13 @@ class _Bounded(HTTPAdapter):
         limit = answer.headers.get("RateLimit-Limit")
         per_second = int(limit) / 3600 if limit is not None and limit.isdecimal() else 0.0
         self._budget.answered(limit, answer.headers.get("RateLimit-Remaining"), per_second=per_second)
+        after = answer.headers.get("Retry-After", "")
+        if answer.status_code in {429, 503} and after.isdecimal() and 0 < float(after) <= LONGEST_PAUSE:
+            # Here, since the SDK's errors carry no headers.
+            busy = refusal("", answer.status_code, "", None, None)
+            if isinstance(busy, NotYet):
+                busy.pause = float(after)
+            raise busy
         return answer
 
     def _read(self, answer: requests.Response, end: Deadline) -> None:
@@ -630,6 +648,13 @@ def _id(thing: BoundServer | BoundSSHKey | BoundFirewall) -> int:
     if not isinstance(thing.id, int):
         raise TypeError("it has no id")
     return thing.id
+
+
+def _past_waiting(server: Server) -> Sequence[str]:
+    """Give what helps with a server that should have started long ago; nothing for a younger one."""
+    if (datetime.now(UTC) - server.created).total_seconds() < STUCK_SECONDS:
+        return ()
+    return (ANOTHER_SERVER, f"or see the server's activity at {CONSOLE}")
 
 
 def _server(server: BoundServer, actions: Sequence[int] = ()) -> Server:

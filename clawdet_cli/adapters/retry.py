@@ -1,7 +1,7 @@
 """Waiting and asking again, always within the command's deadline: the only importer of tenacity."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception_type, wait_exponential, wait_random
@@ -17,6 +17,9 @@ PATIENCE = 120.0
 
 FIRST_PATIENCE = 15.0
 """The same for the first call to a cloud: nothing was begun yet that would be worth a longer wait."""
+
+AGAIN = ("run the command again: it goes on where it stopped", "or give it more time with --timeout")
+"""What to do after a wait that ended."""
 
 Watch = Callable[[str], None]
 """Is told in a few words what a wait saw, whenever that changes."""
@@ -51,11 +54,13 @@ def until(
     first: float | None = None,
     catching: tuple[type[Exception], ...] = (),
     watch: Watch | None = None,
+    in_vain: Callable[[], Sequence[str]] | None = None,
 ) -> T:
     """Poll until the condition gives something; it may raise NotYet to say what it saw.
 
     `every` and `first`, the pause before the first look, are seconds; with `most`, pauses grow from `every` to that.
-    There is always a last look at the deadline. Raises WaitError with the last thing seen.
+    There is always a last look at the deadline. Raises WaitError with the last thing seen, and with the next steps that
+    `in_vain` gives, if any, in place of the usual ones.
     """
     if first is not None:
         stopping.pause(min(first, deadline.left()))
@@ -69,7 +74,7 @@ def until(
     def pause(state: RetryCallState) -> float:
         return every if most is None else min(most, every * 1.25 ** (state.attempt_number - 1))
 
-    return _poll(look, pause, deadline=deadline, what=what, catching=catching, watch=watch)
+    return _poll(look, pause, deadline=deadline, what=what, catching=catching, watch=watch, in_vain=in_vain)
 
 
 def ask(
@@ -152,6 +157,7 @@ def _poll(
     what: str,
     catching: tuple[type[Exception], ...] = (),
     watch: Watch | None,
+    in_vain: Callable[[], Sequence[str]] | None = None,
 ) -> T:
     stopping.check()
     began = time.monotonic()
@@ -182,5 +188,5 @@ def _poll(
     except RetryError:
         raise WaitError(
             f"Waited {time.monotonic() - began:.0f} s for {what}; last seen: {seen}.",
-            next_steps=["run the command again: it goes on where it stopped", "or give it more time with --timeout"],
+            next_steps=(in_vain and in_vain()) or AGAIN,
         ) from None

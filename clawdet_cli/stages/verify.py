@@ -19,7 +19,7 @@ from clawdet_cli.adapters.edge import (
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.adapters.ssh import Ssh
 from clawdet_cli.errors import ClawdetError, GuestError
-from clawdet_cli.model import CHECK_NAMES, Check, Deadline, now_text
+from clawdet_cli.model import CHECK_NAMES, Check, now_text
 from clawdet_cli.secret import Secret, excerpt
 from clawdet_cli.stages.runner import CONNECTIONS, Run
 
@@ -42,7 +42,7 @@ class _Evidence:
 
     def __init__(self, run: Run, patience: float) -> None:
         self.run = run
-        self.patience = Deadline.after(patience)
+        self.patience = run.deadline.within(patience)
         self._report: dict[str, str] | None = None
         self.unreachable: Exception | None = None
         """Why the VPS is not asked any more: one wait is enough to know that it does not answer."""
@@ -248,7 +248,12 @@ def _gateway(evidence: _Evidence) -> str:
         raise NotMetError(
             f"a WebSocket from a foreign origin was closed with {foreign.close_code} {foreign.refusal}, not with 1008"
         )
-    exposed = evidence.exposed.result(timeout=EXPOSED_SECONDS)
+    try:
+        exposed = evidence.exposed.result(timeout=EXPOSED_SECONDS)
+    except TimeoutError:
+        raise NotMetError(
+            f"whether {evidence.run.instance.ipv4} answers past Cloudflare was not found out in {EXPOSED_SECONDS:.0f} s"
+        ) from None
     if exposed:
         raise NotMetError(
             f"{evidence.run.instance.ipv4} answers to everybody on port {exposed[0]}, past Cloudflare:"
@@ -314,7 +319,7 @@ def _served(evidence: _Evidence, path: str) -> None:
     def answers() -> bool | None:
         nonlocal last
         status = evidence.visitor().get(path).status
-        last = f"HTTP {status} {explain_52x(status).replace('USER', user)}".strip()
+        last = f"HTTP {explain_52x(status).replace('USER', user) or status}"
         return True if status == 200 else None
 
     try:

@@ -6,15 +6,17 @@ What the command says is in `faults_clouds.txt`, to be read as somebody would wh
 import ast
 import inspect
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clawdet_cli.adapters import retry
+from clawdet_cli.adapters import cloudflare, hetzner, retry
 from clawdet_cli.adapters.cloudflare import Cloudflare
 from clawdet_cli.adapters.hetzner import Hetzner
+from clawdet_cli.stages import verify
 from tests.e2e.faults import follow, leave_nothing, ledger_differs, whole
 from tests.e2e.operator import Operator
 from tests.e2e.test_recovery import emptied
@@ -82,21 +84,47 @@ PASSING: dict[str, dict[str, Any]] = {
     "500": {"kind": "answer", "status": 500},
     "502 in HTML": {"kind": "answer", "status": 502, "body": "<html>bad gateway</html>"},
     "503": {"kind": "answer", "status": 503, "body": "<html>not now</html>"},
-    "429 that says when": {"kind": "answer", "status": 429, "headers": {"Retry-After": "0"}},
     "429 that says nothing": {"kind": "answer", "status": 429},
+    "no answer before our time-out, and no effect": {"kind": "hang_before"},
+    "no answer before our time-out, after the effect": {"kind": "hang_after"},
 }
+ANSWER_SECONDS = 0.4
+
+
+def short_time_outs(patched: pytest.MonkeyPatch) -> None:
+    for adapter in (hetzner, cloudflare):
+        patched.setattr(adapter, "ANSWER_SECONDS", ANSWER_SECONDS)
 
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("places", [CHANGES, LOOKS], ids=["changes", "looks"])
 @pytest.mark.parametrize("what", PASSING)
 def test_what_passes_is_waited_out_in_silence(
-    what: str, places: tuple[tuple[str, str, str], ...], operator: Operator
+    what: str, places: tuple[tuple[str, str, str], ...], operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It hits every such call of a whole life once."""
+    if PASSING[what]["kind"].startswith("hang_"):
+        short_time_outs(monkeypatch)
     live(operator, places, **PASSING[what])
     if places is CHANGES:
         assert spared(operator) == []
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_cloud_that_says_when_is_asked_again_then(status: int, operator: Operator) -> None:
+    """The pauses that are not asked for are much shorter here."""
+    places = (ORDER, RECORD, DELETE_RECORD, DELETE, LOOKS[0], LOOKS[3])
+    for cloud in CLIENTS:
+        operator.control(cloud, "DELETE", "requests")
+    live(operator, places, kind="answer", status=status, headers={"Retry-After": "1"})
+    assert spared(operator) == []
+    for cloud in CLIENTS:
+        sent = operator.control(cloud, "GET", "requests")["requests"]
+        refused = [number for number, request in enumerate(sent) if request["fault"]]
+        assert len(refused) == 3
+        # It is the next request to that cloud: nothing else goes on meanwhile.
+        assert [gap for n in refused if (gap := sent[n + 1]["time"] - sent[n]["time"]) < 0.99] == []
 
 
 @pytest.mark.usefixtures("impatient")
@@ -204,7 +232,25 @@ NO_TOKEN = {"error": {"code": "unauthorized", "message": "unable to authenticate
 BAD_TOKEN = {"success": False, "errors": [{"code": 10000, "message": "Authentication error"}]}
 EVERYTHING = [[kind, place] for kind in ("cpx22", "cx23", "cx33") for place in ("nbg1", "fsn1", "hel1")]
 
+SOON = {"Retry-After": "30"}
+
+
+def lost_with_its_looks(where: tuple[str, str, str], looks: str, after: int) -> Callable[[Operator], None]:
+    """Have a change carried out while its answer is lost, and lose the looks that follow it before any effect."""
+
+    def lose(operator: Operator) -> None:
+        fault(operator, where, "drop_after", times=None)
+        fault(operator, (where[0], "GET", looks), "drop_before", times=None, after=after)
+
+    return lose
+
+
 IN_PROVISION: dict[str, Callable[[Operator], None]] = {
+    "an order that is carried out unheard": lost_with_its_looks(ORDER, "/v1/servers.*", 2),
+    "an order that is never answered in time": for_ever(ORDER, "hang_before"),
+    "a record that is never answered in time": for_ever(RECORD, "hang_before"),
+    "an order over a limit that says when": for_ever(ORDER, "answer", status=429, body=LIMITED, headers=SOON),
+    "a record over a limit that says when": for_ever(RECORD, "answer", status=429, headers=SOON),
     "an order that fails for ever": for_ever(ORDER, "answer", status=500),
     "an order whose answers are HTML": for_ever(ORDER, "answer", status=502, body="<html>bad gateway</html>"),
     "an order over the limit of requests": for_ever(ORDER, "answer", status=429, body=LIMITED),
@@ -228,23 +274,59 @@ IN_PROVISION: dict[str, Callable[[Operator], None]] = {
         ("cloudflare", "*", "/client/.*"), "answer", status=403, body=BAD_TOKEN, after=11
     ),
 }
-NOT_BY_ITSELF = {"a server that stays initializing"}
-"""The next run waits for it again; `destroy` is what was printed second."""
+CARRIED_OUT = {"an order that is carried out unheard": 1, "a deletion that is carried out unheard": 0}
+"""How many servers there are after what only seems to have failed."""
 
 
 @pytest.mark.parametrize("what", IN_PROVISION)
-def test_what_lasts_ends_a_provision_with_what_exists_and_the_way_on(what: str, operator: Operator) -> None:
+def test_what_lasts_ends_a_provision_with_what_exists_and_the_way_on(
+    what: str, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hetzner, "STUCK_SECONDS", 1.0)
+    if "in time" in what:
+        short_time_outs(monkeypatch)
     IN_PROVISION[what](operator)
     said = operator.clawdet(*PROVISION, *SHORT)
+    monkeypatch.undo()
     operator.reset()
     assert f"exit {said.code}\n{whole(said, operator)}" == SAID[f"provision: {what}"]
     assert ledger_differs(operator) == []
-    if what not in NOT_BY_ITSELF:
-        follow(operator, said)
+    there = operator.servers()
+    assert len(there) == CARRIED_OUT.get(what, len(there))
+    follow(operator, said)
+    if what in CARRIED_OUT:
+        assert [server["id"] for server in operator.servers()] == [server["id"] for server in there]
+    leave_nothing(operator)
+
+
+def test_a_server_that_starts_since_a_moment_is_not_to_be_destroyed(operator: Operator) -> None:
+    operator.control("hetzner", "PUT", "knobs", {"stuck_initializing": True})
+    said = operator.clawdet(*PROVISION, *SHORT)
+    assert said.code == 7
+    steps = said.err.partition("Next:\n")[2].splitlines()
+    assert steps[0].strip() == "run the command again: it goes on where it stopped"
+
+
+def test_a_server_that_stays_initializing_can_be_destroyed(operator: Operator) -> None:
+    operator.control("hetzner", "PUT", "knobs", {"stuck_initializing": True})
+    assert operator.clawdet(*PROVISION, *SHORT).code == 7
+    assert [server["status"] for server in operator.servers()] == ["initializing"]
+    gone = operator.clawdet(*DESTROY)
+    assert (gone.code, gone.err) == (0, "")
     leave_nothing(operator)
 
 
 IN_DESTROY: dict[str, Callable[[Operator], None]] = {
+    "a deletion that is carried out unheard": lost_with_its_looks(DELETE, "/v1/servers.*", 1),
+    "a deletion that is never answered in time": for_ever(DELETE, "hang_before"),
+    "a record whose deletion is never answered in time": for_ever(DELETE_RECORD, "hang_before"),
+    "a deletion while Hetzner is not available": for_ever(DELETE, "answer", status=503, body="<html>not now</html>"),
+    "a record while Cloudflare is not available": for_ever(DELETE_RECORD, "answer", status=503, body="<html></html>"),
+    "a deletion over a limit that says when": for_ever(DELETE, "answer", status=429, body=LIMITED, headers=SOON),
+    "a record over a limit that says when": for_ever(DELETE_RECORD, "answer", status=429, headers=SOON),
+    "Cloudflare's token revoked half-way": for_ever(
+        ("cloudflare", "*", "/client/.*"), "answer", status=403, body=BAD_TOKEN, after=3
+    ),
     "a server whose deletion fails": for_ever(DELETE, "answer", status=500),
     "a deletion whose answer is not understood": for_ever(DELETE, "answer", status=200, body={}),
     "a deletion whose answers are HTML": for_ever(DELETE, "answer", status=502, body="<html>bad gateway</html>"),
@@ -260,19 +342,29 @@ IN_DESTROY: dict[str, Callable[[Operator], None]] = {
 
 
 @pytest.mark.parametrize("what", IN_DESTROY)
-def test_what_lasts_ends_a_destroy_with_what_is_left_and_the_way_on(what: str, operator: Operator) -> None:
+def test_what_lasts_ends_a_destroy_with_what_is_left_and_the_way_on(
+    what: str, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert operator.clawdet(*PROVISION).code == 0
+    if "in time" in what:
+        short_time_outs(monkeypatch)
     IN_DESTROY[what](operator)
     said = operator.clawdet(*DESTROY, *SHORT)
+    monkeypatch.undo()
     operator.reset()
     assert f"exit {said.code}\n{whole(said, operator)}" == SAID[f"destroy: {what}"]
     assert ledger_differs(operator) == []
+    assert len(operator.servers()) == CARRIED_OUT.get(what, 1)
     follow(operator, said)
     leave_nothing(operator)
 
 
 def test_every_text_belongs_to_a_fault() -> None:
-    assert set(SAID) == {f"provision: {what}" for what in IN_PROVISION} | {f"destroy: {what}" for what in IN_DESTROY}
+    assert set(SAID) == (
+        {f"provision: {what}" for what in IN_PROVISION}
+        | {f"destroy: {what}" for what in IN_DESTROY}
+        | {f"by hand: {what}" for what in MEANWHILE}
+    )
 
 
 BY_HAND: dict[str, Callable[[Operator], Any]] = {
@@ -302,4 +394,88 @@ def test_what_was_deleted_by_hand_does_not_stop_a_destroy(what: str, operator: O
     BY_HAND[what](operator)
     gone = operator.clawdet(*DESTROY)
     assert (gone.code, gone.err) == (0, "")
+    leave_nothing(operator)
+
+
+def before(owner: Any, name: str, act: Callable[[], Any], patched: pytest.MonkeyPatch) -> list[str]:
+    """Have hands do something right before the first call of a function; tells by a list that they did."""
+    wrapped, done = getattr(owner, name), list[str]()
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        if not done:
+            done.append(name)
+            act()
+        return wrapped(*arguments, **options)
+
+    patched.setattr(owner, name, call)
+    return done
+
+
+MEANWHILE: dict[str, tuple[str, Any, str]] = {
+    "the server before it is waited for": ("server", Hetzner, "await_running"),
+    "the server before it is verified": ("server", verify, "six_checks"),
+    "the record before it is verified": ("record", verify, "six_checks"),
+    "the certificate before it is verified": ("certificate", verify, "six_checks"),
+}
+
+
+@pytest.mark.parametrize("what", MEANWHILE)
+def test_what_is_deleted_by_hand_in_the_middle_of_a_provision(
+    what: str, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, owner, name = MEANWHILE[what]
+    done = before(owner, name, lambda: BY_HAND[kind](operator), monkeypatch)
+    said = operator.clawdet(*PROVISION, "--timeout", "5")
+    monkeypatch.undo()
+    assert done == [name]
+    assert f"exit {said.code}\n{whole(said, operator)}" == SAID[f"by hand: {what}"]
+    # Only the next run, or reconcile, may say that it is gone for good.
+    (differs,) = ledger_differs(operator)
+    assert differs.startswith(f"{kind}s ")
+    assert differs.endswith(" that are recorded and not there")
+    follow(operator, said)
+    assert ledger_differs(operator) == []
+    leave_nothing(operator)
+
+
+@pytest.mark.parametrize(
+    ("kind", "owner", "name"),
+    [
+        ("server", Hetzner, "delete_server"),
+        ("record", Cloudflare, "delete_record"),
+        ("certificate", Cloudflare, "revoke"),
+    ],
+    ids=["server", "record", "certificate"],
+)
+def test_what_is_deleted_by_hand_in_the_middle_of_a_destroy_does_not_stop_it(
+    kind: str, owner: Any, name: str, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert operator.clawdet(*PROVISION).code == 0
+    done = before(owner, name, lambda: BY_HAND[kind](operator), monkeypatch)
+    gone = operator.clawdet(*DESTROY)
+    assert done == [name]
+    assert (gone.code, gone.err) == (0, "")
+    leave_nothing(operator)
+
+
+def test_a_look_from_outside_that_does_not_end_is_told_as_evidence(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits, at most as long as a test may hang, until the checks after it have been made."""
+    over, recorded = threading.Event(), verify._recorded
+
+    def last(evidence: Any) -> str:
+        over.set()
+        return recorded(evidence)
+
+    monkeypatch.setattr(verify, "EXPOSED_SECONDS", 0.0)
+    monkeypatch.setattr(verify, "_exposed", lambda _: [] if over.wait(20) else [443])
+    monkeypatch.setattr(verify, "_recorded", last)
+    said = operator.clawdet(*PROVISION)
+    assert said.code == 6, said.err
+    assert "Failed (in the stage verify): 1 of 6 checks failed: gateway." in said.err
+    assert " answers past Cloudflare was not found out in 0 s" in said.err
+    monkeypatch.undo()
+    assert ledger_differs(operator) == []
+    follow(operator, said)
     leave_nothing(operator)
