@@ -20,29 +20,57 @@ def alice(operator: Operator) -> Operator:
     return operator
 
 
-def destroyed(operator: Operator) -> Any:
-    return operator.clawdet("destroy", "alice", "--sandbox", "--yes", "--json")
+def destroyed(operator: Operator, *flags: str) -> Any:
+    return operator.clawdet("destroy", "alice", "--sandbox", "--yes", "--json", *flags)
 
 
-def said_to_be_done(operator: Operator, cloud: str, path: str, body: Any) -> None:
+def said_to_be_done(operator: Operator, cloud: str, path: str, body: Any, *, status: int = 200) -> None:
     """Have a cloud answer a deletion as if it had been carried out."""
-    fault = {"kind": "answer", "method": "DELETE", "path": path, "status": 200, "body": body, "times": None}
+    fault = {"kind": "answer", "method": "DELETE", "path": path, "status": status, "body": body, "times": None}
     operator.control(cloud, "POST", "faults", fault)
 
 
+@pytest.mark.parametrize("kind", ["record", "certificate"])
 def test_what_a_cloud_only_says_to_have_deleted_is_named_and_kept_in_mind(
-    alice: Operator, monkeypatch: pytest.MonkeyPatch
+    kind: str, alice: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(destroy, "LAG_SECONDS", 0.0)
-    record = alice.records()[0]
-    body = {"success": True, "errors": [], "messages": [], "result": {"id": record["id"]}}
-    said_to_be_done(alice, "cloudflare", ".*/dns_records/.*", body)
+    record, certificate = alice.records()[0], alice.certificates()[0]
+    path, thing, left = {
+        "record": (".*/dns_records/.*", record, f"DNS record {record['name']} -> {record['content']}"),
+        "certificate": (".*/certificates/.*", certificate, f"Origin CA certificate {certificate['id']}"),
+    }[kind]
+    body = {"success": True, "errors": [], "messages": [], "result": {"id": thing["id"]}}
+    said_to_be_done(alice, "cloudflare", path, body)
     error = error_of(destroyed(alice), 5, "cloud")
     assert (error["what"], error["stage"]) == ("Not everything is gone.", "prove_absence")
-    assert error["details"] == [f"DNS record {record['name']} -> {record['content']}"]
+    assert error["details"] == [left]
     assert "clawdet destroy alice" in error["next_steps"][-1]
     assert recorded(alice, "status") == "destroying"
     assert error_of(provision(alice), 4, "state")["what"] == "alice is being destroyed."
+    alice.reset()
+    assert destroyed(alice).code == 0
+    assert alice.holdings() == (0, 0, 0)
+    assert recorded(alice, "status") == "destroyed"
+
+
+@pytest.mark.parametrize("answer", ["an action that is over", "that there is none"])
+def test_a_server_that_hetzner_only_says_to_have_deleted_stays_in_mind(answer: str, alice: Operator) -> None:
+    """It is waited for until nobody can see it any more, whatever the deletion was answered."""
+    server = alice.servers()[0]
+    (done, *_) = alice.cloud("hetzner", f"/servers/{server['id']}/actions")["actions"]
+    assert done["status"] == "success"
+    if answer == "that there is none":
+        missing = {"error": {"code": "not_found", "message": "server not found"}}
+        said_to_be_done(alice, "hetzner", "/v1/servers/.*", missing, status=404)
+    else:
+        said_to_be_done(alice, "hetzner", "/v1/servers/.*", {"action": {**done, "command": "delete_server"}})
+    error = error_of(destroyed(alice, "--timeout", "2"), 7, "wait")
+    assert error["stage"] == "delete_server"
+    assert error["what"].endswith(f"s for server {server['id']} to be gone; last seen: it is still there, running.")
+    assert [line.partition(" (id ")[0] for line in error["left_behind"]] == ["server clawdet-alice"]
+    assert recorded(alice, "status") == "destroying"
+    assert recorded(alice, "server_id") == server["id"]
     alice.reset()
     assert destroyed(alice).code == 0
     assert alice.holdings() == (0, 0, 0)
