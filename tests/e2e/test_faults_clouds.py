@@ -7,6 +7,7 @@ import ast
 import inspect
 import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -425,7 +426,10 @@ def test_what_is_deleted_by_hand_in_the_middle_of_a_provision(
 ) -> None:
     kind, owner, name = MEANWHILE[what]
     done = before(owner, name, lambda: BY_HAND[kind](operator), monkeypatch)
+    began = time.monotonic()
     said = operator.clawdet(*PROVISION, "--timeout", "5")
+    # A name may take two minutes to be known, but never longer than the run may take.
+    assert time.monotonic() - began < 60
     monkeypatch.undo()
     assert done == [name]
     assert f"exit {said.code}\n{whole(said, operator)}" == SAID[f"by hand: {what}"]
