@@ -23,6 +23,15 @@ def _stamp(at: str) -> str:
     return re.sub(r"[^0-9]", "", at)[:17]
 
 
+def _new_file(path: Path) -> tuple[Path, int]:
+    """Make the file, or one whose name has a number more: a clock that was set back gives a name twice."""
+    for number in range(2, 1000):
+        with suppress(FileExistsError):
+            return path, new_private_file(path)
+        path = path.with_name(f"{path.stem.partition('+')[0]}+{number}.log")
+    return path, new_private_file(path)
+
+
 class RunLog:
     """A file under the state folder, one line for each event."""
 
@@ -31,7 +40,7 @@ class RunLog:
         try:
             private_folder(folder, link=True)
             private_folder(self.path.parent)
-            descriptor = new_private_file(self.path)
+            self.path, descriptor = _new_file(self.path)
             # A VPS's words may be anything, and the locale's encoding may hold less than that.
             self._file = os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
             yesterday = _stamp((datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="milliseconds"))

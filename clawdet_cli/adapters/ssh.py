@@ -67,6 +67,12 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 CLOSE_SECONDS = 2.0
 
+TUNNEL_SECONDS = 15.0
+CONNECT_SECONDS = 30.0
+"""For what has time-outs of its own, of paramiko's: they go by the clock on the wall, which may be set back."""
+LATER_SECONDS = 0.5
+"""How much later ours comes than those: they say more exactly what was waited for."""
+
 KEEPALIVE_SECONDS = 15
 IDLE_SECONDS = 5.0
 """How long a connection waits for a byte before it looks whether a sign of life is due."""
@@ -176,8 +182,7 @@ class Ssh:
         streams = _Streams(channel, end)
         try:
             with stopping.interruptible(channel.close):
-                _within(lambda: streams.begin(command, stdin), end)
-                code = streams.exchange(stdin)
+                code = _within(lambda: streams.converse(command, stdin), end)
         except TimeoutError:
             raise WaitError(
                 f"Waited {timeout:.0f} s for a command on {self._where} to end.",
@@ -208,14 +213,20 @@ class Ssh:
 
         Raises GuestError when the server cannot connect, ConnectionLost when it is gone.
         """
+
+        def opened() -> paramiko.Channel:
+            there = ("127.0.0.1", 0)
+            return self._transport.open_channel("direct-tcpip", (host, port), there, timeout=TUNNEL_SECONDS)
+
         try:
-            channel = self._transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=15)
+            channel = _within(opened, Deadline.after(TUNNEL_SECONDS + LATER_SECONDS))
         except paramiko.ChannelException as error:
             raise GuestError(
                 f"The server {self._where} cannot connect to its own {host}:{port}: {error.text}.",
                 next_steps=["see what listens there: clawdet ssh USER -- ss -ltn"],
             ) from None
         except (paramiko.SSHException, EOFError, OSError) as error:
+            self.close()
             raise self._lost(error) from None
         ours, theirs = socket.socketpair()
         _pump(channel, theirs)
@@ -302,7 +313,8 @@ def _open(
         _await_first_byte(connection, min(10.0, left))
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
         client.get_host_keys().add(_ALIAS, pinned.get_name(), pinned)
-        client.connect(
+        connect = functools.partial(
+            client.connect,
             _ALIAS,
             username=USER,
             pkey=own_key,
@@ -315,6 +327,7 @@ def _open(
             look_for_keys=False,
             transport_factory=functools.partial(paramiko.Transport, packetizer_class=_Packetizer),
         )
+        _within(connect, Deadline.after(min(CONNECT_SECONDS, left) + LATER_SECONDS))
         _transport(client).set_keepalive(KEEPALIVE_SECONDS)
     except BaseException:
         client.close()
@@ -346,7 +359,8 @@ def shown_host_key(address: tuple[str, int], deadline: Deadline) -> str:
         connection = socket.create_connection(address, timeout=min(10.0, max(0.2, deadline.left())))
         with contextlib.closing(paramiko.Transport(connection, packetizer_class=_Packetizer)) as transport:
             transport.get_security_options().key_types = ["ssh-ed25519"]
-            transport.start_client(timeout=min(10.0, max(1.0, deadline.left())))
+            seconds = min(10.0, max(1.0, deadline.left()))
+            _within(lambda: transport.start_client(timeout=seconds), Deadline.after(seconds + LATER_SECONDS))
             key = transport.get_remote_server_key()
     except (paramiko.SSHException, EOFError, OSError) as error:
         raise GuestError(f"{address[0]}:{address[1]} shows no SSH host key: {_reason(error)}.") from None
@@ -361,7 +375,10 @@ def _transport(client: paramiko.SSHClient) -> paramiko.Transport:
 
 
 def _within(call: Callable[[], T], end: Deadline) -> T:
-    """Make a call of paramiko's that may wait for ever. Raises TimeoutError, and whatever the call raises."""
+    """Make a call of paramiko's that may wait for ever, or for as long as a clock was set back.
+
+    Raises TimeoutError, and whatever the call raises.
+    """
     result: Future[T] = Future()
 
     def work() -> None:
@@ -385,17 +402,17 @@ class _Streams:
         self._err = bytearray()
         self.too_much = False
 
-    def begin(self, command: str, stdin: bytes | Iterator[bytes]) -> None:
-        """Start the command, and end its input where there is none."""
-        self._channel.exec_command(command)
-        if not stdin:
-            self._write(b"")
-
-    def exchange(self, stdin: bytes | Iterator[bytes]) -> int:
-        """Write all of stdin, read both streams to their ends, and give the exit code, -1 for none.
+    def converse(self, command: str, stdin: bytes | Iterator[bytes]) -> int:
+        """Start the command, write all of stdin, read both streams to their ends; give the exit code, -1 for none.
 
         Raises TimeoutError.
         """
+        self._channel.exec_command(command)
+        if not stdin:
+            self._write(b"")
+        return self._exchange(stdin)
+
+    def _exchange(self, stdin: bytes | Iterator[bytes]) -> int:
         threads = [threading.Thread(target=self._quietly_read_err, daemon=True)]
         if stdin:
             threads.append(threading.Thread(target=self._write, args=(stdin,), daemon=True))

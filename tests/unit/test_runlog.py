@@ -100,6 +100,17 @@ def test_a_command_for_many_users_keeps_all_its_logs(tmp_path: Path, monkeypatch
             assert log.path.exists()
 
 
+def test_a_clock_that_gives_a_name_twice_spoils_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runlog, "now_text", lambda: "2026-01-02T03:04:05.678+00:00")
+    logs = [RunLog(tmp_path, "pool.a1", "provision") for _ in range(3)]
+    for number, log in enumerate(logs):
+        with log:
+            log.text(f"run {number}")
+    assert [log.path.read_text() for log in logs] == ["run 0\n", "run 1\n", "run 2\n"]
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == sorted(log.path.name for log in logs)
+    assert all(log.path.name.endswith(".log") for log in logs)
+
+
 def test_text_of_any_kind_can_be_written(tmp_path: Path) -> None:
     with RunLog(tmp_path, "alice", "provision") as log:
         log.text("läuft → 100 % \udcff")
