@@ -287,6 +287,11 @@ class TestSsh:
         with rig.shell(server) as shell:
             assert shell.run("uname -m") == (0, "x86_64\n", "")
 
+    def test_channels_that_are_opened_at_the_same_moment_are_all_served(self, rig: Rig, server: MachineSpec) -> None:
+        with rig.shell(server) as shell, ThreadPoolExecutor(4) as several:
+            answers = [several.submit(shell.run, "uname -m") for _ in range(120)]
+            assert {answer.result(60) for answer in answers} == {(0, "x86_64\n", "")}
+
     def test_nobody_else_comes_in(self, rig: Rig, server: MachineSpec, tmp_path: Path) -> None:
         operator_key(tmp_path / "foreign", make=True)
         with pytest.raises(paramiko.AuthenticationException):
