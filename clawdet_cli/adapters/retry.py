@@ -187,6 +187,6 @@ def _poll(
         return retrying(attempt)[0]
     except RetryError:
         raise WaitError(
-            f"Waited {time.monotonic() - began:.0f} s for {what}; last seen: {seen}.",
+            f"Waited {time.monotonic() - began:.0f} s for {what}; last seen: {seen.rstrip('.')}.",
             next_steps=(in_vain and in_vain()) or AGAIN,
         ) from None
