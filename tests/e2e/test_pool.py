@@ -395,3 +395,26 @@ def test_a_fill_of_what_is_never_given_away_is_refused(operator: Operator) -> No
     said = operator.clawdet("pool", "fill", "1", "--pool-days", "0", "--sandbox", "--yes", "--json")
     assert "nothing that waits is ever given away" in error_of(said, 2, "usage")["what"]
     assert operator.servers() == []
+
+
+@pytest.mark.real
+def test_a_real_server_waits_and_its_gateway_takes_its_user_over(real_sandbox: Operator) -> None:
+    """Installs packages; needs root, and reaches the vendors' servers once for what is not in the cache yet."""
+    (waiting,) = fill(real_sandbox)
+    key = rows(real_sandbox, "SELECT host_key FROM instances WHERE user LIKE 'pool.%' AND server_id > 0")[0]
+    said = provision(real_sandbox)
+    try:
+        assert said.code == 0, said.err
+        assert not_complete(real_sandbox, "alice") == []
+        assert said.document["instance"]["server_id"] == waiting["server_id"]
+        assert all(check["ok"] for check in said.document["instance"]["checks"])
+        assert key not in rows(real_sandbox, "SELECT host_key FROM instances WHERE user = 'alice'")
+        asked = (
+            "systemctl show -P NRestarts openclaw-gateway; pid=$(systemctl show -P MainPID openclaw-gateway);"
+            " test /var/lib/clawdet/claim.used -nt /proc/$pid && echo later"
+        )
+        seen = real_sandbox.clawdet("ssh", "alice", "--sandbox", "--", asked)
+        assert seen.out.split()[-2:] == ["0", "later"], seen
+    finally:
+        assert real_sandbox.clawdet("destroy", "alice", "--sandbox", "--yes").code == 0
+    assert not_empty(real_sandbox) == []
