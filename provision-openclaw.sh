@@ -383,7 +383,8 @@ have_metadata() {
   [[ -f $METADATA_UNIT && "$(metadata_unit)" == "$(<$METADATA_UNIT)" && "$(metadata_rules)" == "$(cat "$METADATA_RULES" 2>/dev/null)" ]] &&
     systemctl is-enabled --quiet clawdet-metadata && metadata_is_closed
 }
-metadata_is_closed() { nft list chain inet clawdet output 2>/dev/null | grep -q "ip daddr $METADATA meta skuid != 0 reject"; }
+# No pipe to a grep that stops reading: with pipefail, whoever still writes to it then makes it a failure.
+metadata_is_closed() { [[ $(nft list chain inet clawdet output 2>/dev/null) == *"ip daddr $METADATA meta skuid != 0 reject"* ]]; }
 do_metadata() {
   install -d -m 0755 "${METADATA_RULES%/*}"
   metadata_rules | put "$METADATA_RULES" 0644
@@ -752,7 +753,7 @@ certificate_request() { # certificate_request HOST
   getent group caddy >/dev/null && group=caddy
   install -d -m 0755 /etc/caddy
   install -d -m 0750 -o root -g "$group" "$TLS"
-  if ! openssl pkey -in "$TLS/origin.key" -text -noout 2>/dev/null | grep -q 'NIST CURVE: P-256'; then
+  if [[ $(openssl pkey -in "$TLS/origin.key" -text -noout 2>/dev/null) != *'NIST CURVE: P-256'* ]]; then
     openssl genpkey -quiet -algorithm EC -pkeyopt ec_paramgen_curve:P-256 2>/dev/null | put "$TLS/origin.key" 0640
   fi
   chown "root:$group" "$TLS/origin.key"
@@ -1366,6 +1367,7 @@ report() {
   print caddy_version "$(/usr/local/bin/caddy version 2>/dev/null | cut -d ' ' -f 1 | tr -d v)"
   print node_sha256 "$(cat <&"$node")"
   print caddy_sha256 "$(cat <&"$caddy")"
+  print script_sha256 "$(sha 256 "$TOOL")"
   print lock_sha256 "$(sha 256 "/opt/openclaw/$(installed openclaw_version)/package-lock.json")"
   print openclaw_unit "$(systemctl show -P ActiveState openclaw-gateway)"
   print openclaw_restarts "$(systemctl show -P NRestarts openclaw-gateway)"

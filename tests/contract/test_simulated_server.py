@@ -466,7 +466,11 @@ class TestPhases:
             assert current == f"current=ssh-ed25519 {key}"
             assert re.fullmatch("next=ssh-ed25519 [A-Za-z0-9+/]{68}", following)
             assert shell.run(ours) == (code, said, "")
-            assert shell.run(theirs) == (4, "", "provision-openclaw.sh: the machine was taken by another run\n")
+            assert shell.run(theirs) == (
+                4,
+                f"claim={ours.split()[-1]}\n",
+                "provision-openclaw.sh: the machine was taken by another run\n",
+            )
             tokens = [shell.run(bootstrap.installed("token"))[1].strip()]
             for _ in range(2):
                 shell.phase("configure", rig.configure_input(shell), {})

@@ -29,7 +29,10 @@ NAMES = [
 ]
 
 PREPARE = "tool downloads node npm caddy users metadata units openclaw gateway prepared".split()
-CONFIGURE = "certificate gateway-ready gateway-config workspace landing-page caddy-config caddy-start promises".split()
+CONFIGURE = (
+    "gateway-ready gateway-config workspace certificate landing-page caddy-config caddy-start gateway-reload"
+    " promises".split()
+)
 
 
 def provision(operator: Operator, *more: str, user: str = "alice") -> Said:

@@ -84,6 +84,7 @@ async def _report(guest: Guest) -> str:
         "caddy_version": prepared.get("caddy_version", ""),
         "node_sha256": prepared.get("node_executable_sha256", ""),
         "caddy_sha256": prepared.get("caddy_executable_sha256", ""),
+        "script_sha256": hashlib.sha256(disk.text(at.TOOL).encode()).hexdigest(),
         "lock_sha256": prepared.get("lock_sha256", ""),
         "openclaw_unit": "active" if gateway else "inactive",
         "openclaw_restarts": "0",
