@@ -34,6 +34,7 @@ from clawdet_cli.model import (
     checked_user,
     maker_by_labels,
     maker_of,
+    member_by_labels,
     now_text,
     zone_by_labels,
 )
@@ -345,7 +346,8 @@ def refresh_firewall(settings: Settings, watch: Watcher) -> Firewall | None:
     ):
         recover(run)
         hetzner = run.clouds.hetzner
-        servers = hetzner.servers("managed-by=clawdet")
+        labelled = hetzner.servers("managed-by=clawdet")
+        servers = [one for one in labelled if maker_by_labels(one.labels) or member_by_labels(one.labels)]
         if not servers and hetzner.firewall(firewall.NAME) is None:
             return None
         wall = firewall.project_firewall(run)

@@ -29,6 +29,8 @@ SERVERS: dict[str, dict[str, Any]] = {
     "web-1": {"labels": {"managed-by": "terraform", "user": "alice"}},
     "web-2": {"labels": {"managed_by": "clawdet", "User": "alice"}},
     "web-3": {"labels": {"managed-by": "clawdet"}},
+    "web-4": {"labels": {"managed-by": "terraform", "pool": "abcdefgh", "run": RUN}},
+    "clawdet-pool.abcdefgh": {"labels": {"managed-by": "clawdet", "pool": "abcdefgh", "run": RUN}},
 }
 KEYS: dict[str, dict[str, str]] = {"clawdet-alice": {}, "clawdet-laptop": {"managed-by": "somebody"}}
 RECORDS: list[dict[str, Any]] = [
@@ -181,6 +183,12 @@ STORY: tuple[tuple[str, Step, int], ...] = (
     ("provision anew", run("provision", "alice"), 0),
     ("provision after a loss", lost_and("provision", "alice"), 4),
     ("destroy after a loss", lost_and("destroy", "alice", "--yes"), 0),
+    ("pool fill", run("pool", "fill", "2", "--yes"), 0),
+    ("pool status", run("pool", "status"), 0),
+    ("provision from the pool", run("provision", "alice"), 0),
+    ("reconcile --fix beside a pool", run("reconcile", "--fix"), 4),
+    ("pool drain", run("pool", "drain", "--yes"), 0),
+    ("destroy what was taken from the pool", run("destroy", "alice", "--yes"), 0),
 )
 
 
@@ -194,6 +202,16 @@ def test_nothing_foreign_is_touched_by_anything(operator: Operator, planted: Ids
         after = seen(operator, planted)
         touched += [f"{name}: {what}" for what in before if after.get(what) != before[what]]
     assert touched == []
+
+
+@pytest.mark.usefixtures("planted")
+def test_the_firewall_is_put_before_clawdets_servers_alone(operator: Operator) -> None:
+    assert operator.clawdet("provision", "alice", "--sandbox", "--yes").code == 0
+    assert operator.clawdet("firewall", "refresh", "--sandbox").code == 0
+    behind = {one["name"] for one in operator.servers() if one["public_net"]["firewalls"]}
+    assert behind >= {"clawdet-alice", "clawdet-alice2"}
+    assert not behind & {"clawdet-alic", "alice", "web-1", "web-2", "web-3", "web-4"}
+    assert operator.clawdet("destroy", "alice", "--sandbox", "--yes").code == 0
 
 
 @pytest.mark.parametrize("type_", ["A", "AAAA", "CNAME"])
