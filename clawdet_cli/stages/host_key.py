@@ -12,8 +12,9 @@ shows it                                             host_key, alone
 The sent one came in user_data, which stays readable on the VPS to whoever asks the metadata service there. The new one
 is written down everywhere before it is used, and until it was seen the database holds both, and both are accepted: a
 run that is cut off anywhere in between can still tell the VPS from another machine. The label names one key only, since
-each change of it is a call for each instance: a database that is lost in the second between label and switch leaves a
-VPS that is not believed any more, and whoever goes on is told so.
+each change of it is a call for each instance: a database that is lost between label and switch (a second; in a claim
+from the pool also while the DNS record is made) leaves a VPS that is not believed any more, and whoever goes on is told
+so.
 """
 
 from clawdet_cli import bootstrap
