@@ -178,9 +178,12 @@ def _server(evidence: _Evidence) -> str:
         raise evidence.unreachable
     if not instance.labels.items() <= dict(server.labels).items():
         raise NotMetError(f"server {server.id} does not carry this instance's labels")
-    if server.status != "running" or server.ipv4 != instance.ipv4:
+    if server.status != "running":
+        evidence.unreachable = NotMetError(f"server {server.id} is '{server.status}', not 'running'")
+        raise evidence.unreachable
+    if server.ipv4 != instance.ipv4:
         evidence.unreachable = NotMetError(
-            f"server {server.id} is '{server.status}' with address {server.ipv4}; recorded is {instance.ipv4}"
+            f"server {server.id} has the address {server.ipv4}; recorded is {instance.ipv4}"
         )
         raise evidence.unreachable
     return (

@@ -368,8 +368,16 @@ def test_every_text_belongs_to_a_fault() -> None:
     )
 
 
+def delete_server(operator: Operator) -> None:
+    """Delete the server and see it gone: until then Hetzner shows it as 'deleting'."""
+    operator.cloud("hetzner", f"/servers/{operator.servers()[0]['id']}", "DELETE")
+    deadline = time.monotonic() + 30
+    while operator.servers():
+        assert time.monotonic() < deadline
+
+
 BY_HAND: dict[str, Callable[[Operator], Any]] = {
-    "server": lambda operator: operator.cloud("hetzner", f"/servers/{operator.servers()[0]['id']}", "DELETE"),
+    "server": delete_server,
     "record": lambda operator: operator.cloud(
         "cloudflare", f"/zones/{operator.zone_id()}/dns_records/{operator.records()[0]['id']}", "DELETE"
     ),

@@ -207,13 +207,14 @@ class TestExport:
 WRITER = """
 import sqlite3, sys
 database = sqlite3.connect(sys.argv[1], isolation_level=None)
-print("ready", flush=True)
 number = 0
 while True:
     number += 1
     database.execute("BEGIN IMMEDIATE")
     database.execute("UPDATE instances SET error = ?, updated_at = ?", (str(number), str(number)))
     database.execute("COMMIT")
+    if number == 1:
+        print("ready", flush=True)
 """
 
 
