@@ -19,6 +19,7 @@ class MachineSpec:
     server_id: int
     name: str
     ipv4: str  # "" when the server was ordered without one, or got none
+    disk_gigabytes: int
     image: str  # name of the system image; for a snapshot, that of the image it descends from
     user_data: str
     public_keys: tuple[str, ...]

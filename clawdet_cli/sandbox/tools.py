@@ -13,6 +13,7 @@ from clawdet_cli.sandbox.process import run, without_secrets
 # Program -> Debian package.
 _PROGRAMS = {
     "ip": "iproute2",
+    "mkfs.ext4": "e2fsprogs",
     "mmdebstrap": "mmdebstrap",
     "mount": "mount",
     "npm": "npm",  # fetches Node and npm for the mirror, and knows how this machine reaches the registry

@@ -99,6 +99,7 @@ class Rig:
         values: dict[str, Any] = {
             "name": f"clawdet-{USER}",
             "ipv4": self.net.server_address(server_id + 1),
+            "disk_gigabytes": 80,
             "image": "ubuntu-24.04",
             "user_data": "#cloud-config\n" + json.dumps(config, indent=1),
             "public_keys": (self.public_key,),

@@ -20,9 +20,11 @@ def no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("root_on_linux", "no_programs")
 def test_missing_programs_are_named_with_the_line_that_installs_them() -> None:
-    with pytest.raises(SandboxError, match="mmdebstrap, mount, npm, slirp4netns, systemd-container") as refused:
+    with pytest.raises(
+        SandboxError, match="e2fsprogs, iproute2, mmdebstrap, mount, npm, slirp4netns, systemd-container"
+    ) as refused:
         tools.servers_possible("real", print, install=False)
-    assert "apt-get install iproute2 mmdebstrap" in refused.value.next_step
+    assert "apt-get install e2fsprogs iproute2 mmdebstrap" in refused.value.next_step
 
 
 @pytest.mark.usefixtures("root_on_linux", "no_programs")

@@ -103,6 +103,7 @@ def _spec(project: Project, server: Record) -> MachineSpec:
         server_id=server["id"],
         name=server["_hostname"],
         ipv4=ipv4["ip"] if ipv4 else "",
+        disk_gigabytes=server["primary_disk_size"],
         image=server["_image"].get("_system_image", server["_image"]["name"]),
         user_data=server["_user_data"],
         public_keys=tuple(server["_public_keys"]),

@@ -212,7 +212,7 @@ def _guest_address(ipv4: str) -> str:
 
 
 def _prepare_disk(disk: Disk, base: Path, spec: MachineSpec) -> None:
-    disk.mount(base)
+    disk.mount(base, spec.disk_gigabytes)
     seed = disk.root / "var/lib/cloud/seed/nocloud"
     seed.mkdir(parents=True, exist_ok=True, mode=0o700)
     metadata = {
