@@ -22,14 +22,16 @@ umask 077
 export LC_ALL=C.UTF-8 HOME="${HOME:-/root}"
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
-readonly PREPARE_STEPS=(machine tool packages swap bundle downloads node npm caddy sshd updates users metadata units
-  patches openclaw gateway prepared gateway-ready)
+readonly PROGRAM_STEPS=(bundle downloads node npm caddy) MACHINE_STEPS=(sshd updates users metadata units)
+readonly LAST_STEPS=(patches openclaw gateway prepared gateway-ready)
 readonly CONFIGURE_STEPS=(gateway-start gateway-ready gateway-config workspace certificate landing-page caddy-config
   caddy-start gateway-reload promises)
 
 readonly PORT=18789
-readonly NPM_END_TRIES=100 # ten a second
+readonly JOB_END_TRIES=100 # ten a second
 readonly OPENCLAW_HOME=/var/lib/openclaw
+# Of whoever runs OpenClaw alone: the default place in /tmp belongs to the first who comes, which is root with npm.
+readonly COMPILED=$OPENCLAW_HOME/.cache/node
 readonly OPENCLAW_STATE=$OPENCLAW_HOME/.openclaw
 readonly CONFIG=$OPENCLAW_STATE/openclaw.json
 readonly RECORD=/var/lib/clawdet
@@ -42,12 +44,11 @@ readonly CADDY_UNIT=/etc/systemd/system/caddy.service
 
 # --- failure, input ---------------------------------------------------------------------------------------------------
 
-VERB=${1:-} STEP='' REASON='' INPUT_FILE='' SCRATCH='' NPM='' REFUSED='' READY='' CHANGED='' HEALTH='' LIFE=''
+VERB=${1:-} STEP='' REASON='' INPUT_FILE='' SCRATCH='' JOB='' SEEN='' BUNDLE='' REFUSED='' READY='' CHANGED='' HEALTH='' LIFE=''
 declare -A IN=()
 
 die() { # die TEXT [CODE]
   REASON=$1
-  [[ $BASHPID == "$$" ]] || printf '%s' "$1" >"$SCRATCH/reason"
   printf '%s: %s\n' "${STEP:-provision-openclaw.sh}" "$1" >&2
   exit "${2:-1}"
 }
@@ -57,8 +58,8 @@ on_exit() {
   trap - ERR EXIT
   # Its whole group, and to its end: what it would still write is cleared away below. What hears nothing is killed, and
   # what not even that ends, as on a disk that hangs, is not waited for.
-  while [[ -n $NPM ]] && kill "-$signal" -- "-$NPM" 2>/dev/null && ((++tries < 2 * NPM_END_TRIES)); do
-    ((tries < NPM_END_TRIES)) || signal=KILL
+  while [[ -n $JOB ]] && kill "-$signal" -- "-$JOB" 2>/dev/null && ((++tries < 2 * JOB_END_TRIES)); do
+    ((tries < JOB_END_TRIES)) || signal=KILL
     sleep 0.1
   done
   # Before room is made by clearing away; what failed for want of it mostly says so in lines above, or not at all.
@@ -108,7 +109,7 @@ required_keys() {
 
 optional_keys() {
   case $1 in
-    prepare) echo caddy_archive_sha256 caddy_archive_sha512 npm_registry lock_within bundle_url bundle_sha256 bundle_tree_sha256 pool ;;
+    prepare) echo caddy_archive_sha256 caddy_archive_sha512 npm_registry lock_within bundle_url bundle_sha256 pool ;;
     configure) echo model landing_title origin_pull_ca_base64 key_ANTHROPIC_API_KEY key_OPENAI_API_KEY key_XAI_API_KEY key_OPENROUTER_API_KEY ;;
   esac
 }
@@ -169,6 +170,24 @@ step() { # step NAME TEXT
   printf '@step done %s %d\n' "$name" "$(((${EPOCHREALTIME/[.,]/} - start) / 1000))"
 }
 
+# One at a time may go on beside the steps, as a group, to be ended as one.
+begin_job() { # begin_job FUNCTION [ARGUMENT...]
+  set -m
+  (
+    trap 'printf %s "$STEP" >"$SCRATCH/step"; [[ -z $REASON ]] || printf %s "$REASON" >"$SCRATCH/reason"' EXIT
+    "$@"
+  ) &
+  JOB=$!
+  set +m
+}
+join_job() {
+  local code=0
+  [[ -z $JOB ]] || wait "$JOB" || code=$?
+  JOB=''
+  return "$code"
+}
+reason_of_job() { cat "$SCRATCH/reason" 2>/dev/null || echo "$1"; }
+
 # Shows a program's output only when it fails, so that the log stays readable.
 # A mirror's address may carry a password, and the query of a signed one is as good as one.
 masked() { sed -E 's,(https?://)[^/?#[:space:]"]*@,\1***@,g'; }
@@ -224,6 +243,11 @@ fetch() { # fetch URL FILE
   printf 'url = "%s"\n' "$1" | curl --config - --fail --silent --show-error --location --proto '=https,http,file' \
     --retry 4 --retry-all-errors --retry-delay 2 --connect-timeout 15 --speed-limit 2000 --speed-time 30 \
     --max-time 900 --output "$2"
+}
+
+# Programs are large: what only root can change, and had its digest in this run, is not read again.
+has_digest() { # has_digest FILE SHA256
+  [[ $SEEN == *" $1=$2 "* ]] || { [[ $(sha 256 "$1") == "$2" ]] && SEEN+=" $1=$2 "; }
 }
 
 check_digest() { # check_digest BITS EXPECTED FILE WHAT
@@ -396,25 +420,36 @@ do_metadata() {
 
 # Node, Caddy and OpenClaw in one archive. A bundle that is wrong is told of, and the next steps do the work.
 have_bundle() { [[ ! -v IN[bundle_url] ]] || { have_node && have_caddy && have_tree; }; }
-do_bundle() {
-  local new file=$SCRATCH/bundle node=node/${IN[node_version]} openclaw=openclaw/${IN[openclaw_version]} name
-  new=$(mktemp -d /opt/.bundle.XXXXXX)
+have_unpack() { [[ -n $JOB ]] || have_bundle; }
+do_unpack() {
+  local file=$SCRATCH/bundle
+  BUNDLE=$(mktemp -d /opt/.bundle.XXXXXX)
   [[ ${IN[bundle_url]} != file://* ]] || file=${IN[bundle_url]#file://}
-  if unpack_bundle "$file" "$new"; then
+  begin_job bring_bundle "$file"
+}
+bring_bundle() { # bring_bundle FILE
+  unpack_bundle "$1" "$BUNDLE" || { REASON=$REFUSED && return 1; }
+}
+do_bundle() {
+  local folder=/opt/node/${IN[node_version]} name
+  if join_job; then
     REFUSED=''
     install -d -m 0755 /opt/node /opt/openclaw
-    for name in "$node" "$openclaw"; do
+    for name in "node/${IN[node_version]}" "openclaw/${IN[openclaw_version]}"; do
       rm -rf "/opt/$name"
-      mv -T "$new/$name" "/opt/$name"
+      mv -T "$BUNDLE/$name" "/opt/$name"
     done
-    mv -fT "$new/caddy" /usr/local/bin/caddy
+    mv -fT "$BUNDLE/caddy" /usr/local/bin/caddy
+    # By these digests it was taken.
+    SEEN+=" $folder/bin/node=${IN[node_executable_sha256]}  /usr/local/bin/caddy=${IN[caddy_executable_sha256]} "
     do_node # its links
     put "$RECORD/bundle" 0644 <<<"${IN[bundle_sha256]}"
   else
+    REFUSED=$(reason_of_job 'it cannot be unpacked')
     echo "The bundle is not used: $REFUSED."
     unset 'IN[bundle_url]'
   fi
-  rm -rf "$new" "$SCRATCH/bundle" /run/clawdet/bundles
+  rm -rf "$BUNDLE" "$SCRATCH/bundle" "$SCRATCH/reason" /run/clawdet/bundles
 }
 unpack_bundle() { # unpack_bundle FILE FOLDER: sets REFUSED
   local outside odd
@@ -436,13 +471,7 @@ unpack_bundle() { # unpack_bundle FILE FOLDER: sets REFUSED
   REFUSED='its executables or its lock are not the pinned ones'
   [[ $(sha 256 "$2/node/${IN[node_version]}/bin/node") == "${IN[node_executable_sha256]}" ]] &&
     [[ $(sha 256 "$2/caddy") == "${IN[caddy_executable_sha256]}" ]] &&
-    [[ $(sha 256 "$2/openclaw/${IN[openclaw_version]}/package-lock.json") == "${IN[lock_sha256]}" ]] || return
-  REFUSED='its files are not the expected ones'
-  [[ ! -v IN[bundle_tree_sha256] || $(tree "$2") == "${IN[bundle_tree_sha256]}" ]]
-}
-tree() { # tree FOLDER: the digest of all that is in it, made in the same way by `clawdet bundle build`
-  tar -cf - -C "$1" --sort=name --format=gnu --numeric-owner --owner=0 --group=0 --mtime=@0 caddy node openclaw |
-    sha256sum | cut -d ' ' -f 1
+    [[ $(sha 256 "$2/openclaw/${IN[openclaw_version]}/package-lock.json") == "${IN[lock_sha256]}" ]]
 }
 
 # Both at once: they come from different places.
@@ -459,11 +488,11 @@ do_downloads() {
 have_node() {
   local folder=/opt/node/${IN[node_version]}
   [[ $(readlink /usr/local/bin/node) == "$folder/bin/node" && -e /usr/local/bin/npm ]] &&
-    [[ $(sha 256 "$folder/bin/node") == "${IN[node_executable_sha256]}" ]]
+    has_digest "$folder/bin/node" "${IN[node_executable_sha256]}"
 }
 do_node() {
   local folder=/opt/node/${IN[node_version]} new name
-  if [[ $(sha 256 "$folder/bin/node") != "${IN[node_executable_sha256]}" ]]; then
+  if ! has_digest "$folder/bin/node" "${IN[node_executable_sha256]}"; then
     install -d -m 0755 /opt/node
     check_digest 256 "${IN[node_archive_sha256]}" "$SCRATCH/node" 'the archive of Node'
     new=$(mktemp -d /opt/node/.new.XXXXXX)
@@ -477,7 +506,7 @@ do_node() {
   for name in node npm npx; do ln -sfn "$folder/bin/$name" "/usr/local/bin/$name"; done
 }
 
-have_caddy() { [[ $(sha 256 /usr/local/bin/caddy) == "${IN[caddy_executable_sha256]}" ]]; }
+have_caddy() { has_digest /usr/local/bin/caddy "${IN[caddy_executable_sha256]}"; }
 do_caddy() {
   local bits=512
   # Caddy publishes SHA-512; a mirror's own SHA-256 takes its place.
@@ -529,6 +558,7 @@ if [ "\$(id -u)" = 0 ]; then
   exec "\$@"
 fi
 export PATH="/opt/node/${IN[node_version]}/bin:\${PATH:-/usr/local/bin:/usr/bin:/bin}" OPENCLAW_NO_RESPAWN=1 NODE_EXTRA_CA_CERTS=$TRUST
+export NODE_COMPILE_CACHE=$COMPILED
 exec /opt/node/${IN[node_version]}/bin/node /opt/openclaw/${IN[openclaw_version]}/node_modules/openclaw/openclaw.mjs "\$@"
 WRAPPER
 }
@@ -570,19 +600,13 @@ install_openclaw() {
   rm -rf "$folder" "$SCRATCH/npm" "$RECORD/bundle"
   mv -T "$new" "$folder"
 }
-# Most of the time is npm's, and little of the machine: it works while the next steps do. As a group, to be ended as one.
-have_npm() { [[ -n $NPM ]] || have_tree; }
-do_npm() {
-  set -m
-  install_openclaw &
-  NPM=$!
-  set +m
-}
+# Most of the time is npm's, and little of the machine: it works while the next steps do.
+have_npm() { [[ -n $JOB ]] || have_tree; }
+do_npm() { begin_job install_openclaw; }
 do_openclaw() {
   local code=0
-  [[ -z $NPM ]] || wait "$NPM" || code=$?
-  NPM=''
-  ((code == 0)) || die "$(cat "$SCRATCH/reason" 2>/dev/null || echo 'OpenClaw could not be installed; the reason is above')" "$code"
+  join_job || code=$?
+  ((code == 0)) || die "$(reason_of_job 'OpenClaw could not be installed; the reason is above')" "$code"
   openclaw_wrapper | put /usr/local/bin/openclaw 0755
 }
 
@@ -634,6 +658,7 @@ WorkingDirectory=$OPENCLAW_HOME
 Environment=HOME=$OPENCLAW_HOME
 Environment=OPENCLAW_STATE_DIR=$OPENCLAW_STATE
 Environment=OPENCLAW_NO_RESPAWN=1
+Environment=NODE_COMPILE_CACHE=$COMPILED
 Environment=NODE_EXTRA_CA_CERTS=$TRUST
 Environment=PATH=$node:/usr/local/bin:/usr/bin:/bin
 ExecStart=$node/node /opt/openclaw/${IN[openclaw_version]}/node_modules/openclaw/openclaw.mjs gateway run --port $PORT
@@ -714,23 +739,33 @@ do_prepared() {
   [[ -f $RECORD/prepared && $(<"$RECORD/prepared") == "$lines" ]] || put "$RECORD/prepared" 0644 <<<"$lines"
 }
 
-prepare() {
-  read_input "${1:-}"
-  begin_phase "${PREPARE_STEPS[@]}"
-  step machine 'Check the machine'
-  step tool 'Keep this script on the machine'
-  step packages 'Install missing system packages'
-  step swap 'Add swap'
+program_steps() {
   step bundle 'Unpack the bundle'
   step downloads 'Download Node and Caddy'
   step node "Install Node ${IN[node_version]}"
   step npm "Begin with OpenClaw's packages"
   step caddy "Install Caddy ${IN[caddy_version]}"
+}
+machine_steps() {
   step sshd 'Let root in by key alone, and nobody by password'
   step updates 'Have security updates installed by themselves'
   step users 'Create the service users'
   step metadata 'Close the metadata service to all but root'
   step units 'Install the services'
+}
+
+prepare() {
+  read_input "${1:-}"
+  # What takes long goes on beside the rest: npm, which the programs' steps begin, or a bundle's unpacking.
+  local steps=("${PROGRAM_STEPS[@]}" "${MACHINE_STEPS[@]}") groups=(program_steps machine_steps) group
+  [[ ! -v IN[bundle_url] ]] || steps=("${MACHINE_STEPS[@]}" "${PROGRAM_STEPS[@]}") groups=(machine_steps program_steps)
+  begin_phase machine tool packages swap unpack "${steps[@]}" "${LAST_STEPS[@]}"
+  step machine 'Check the machine'
+  step tool 'Keep this script on the machine'
+  step packages 'Install missing system packages'
+  step swap 'Add swap'
+  step unpack 'Begin with the bundle'
+  for group in "${groups[@]}"; do "$group"; done
   step patches 'Install security updates'
   step openclaw "Install OpenClaw ${IN[openclaw_version]}"
   step gateway 'Start the gateway'
@@ -1039,17 +1074,22 @@ start_gateway() {
     pid=$(listener_pids | head -n 1)
     die "port $PORT is taken by process $pid ($(cat "/proc/$pid/comm")), which is not the gateway's service"
   fi
-  systemctl enable --quiet openclaw-gateway
   systemctl reset-failed openclaw-gateway 2>/dev/null || true
   systemctl restart openclaw-gateway
+  systemctl enable --quiet --no-reload openclaw-gateway
   put "$RECORD/gateway.stamp" 0600 <<<"$(gateway_stamp)"
 }
 # As early as prepare: it takes long to start, and takes its user over while it runs.
 have_gateway() { as_openclaw test -e "$CONFIG" && unit_is openclaw-gateway ActiveState active; }
 do_gateway() {
   as_openclaw mkdir -p -m 0700 "$OPENCLAW_STATE"
-  as_openclaw test -e "$CONFIG" || { change_config && settle_config; }
-  start_gateway
+  if as_openclaw test -e "$CONFIG"; then
+    start_gateway
+  else
+    change_config
+    start_gateway
+    settle_config
+  fi
 }
 have_gateway_start() {
   unit_is openclaw-gateway ActiveState active && unit_is openclaw-gateway NRestarts 0 &&
@@ -1225,13 +1265,18 @@ do_caddy_config() {
   put /etc/caddy/Caddyfile 0644 <"$SCRATCH/Caddyfile"
 }
 
-caddy_stamp() { cat "$CADDY_UNIT" /etc/caddy/Caddyfile "$TLS/origin.pem" "$TLS/origin.key" /usr/local/bin/caddy | sha256sum | cut -d ' ' -f 1; }
+caddy_stamp() {
+  # The program by its place on the disk: to read it takes longer than to start it.
+  { stat -c '%i %s %Z' /usr/local/bin/caddy && cat "$CADDY_UNIT" /etc/caddy/Caddyfile "$TLS/origin.pem" "$TLS/origin.key"; } |
+    sha256sum | cut -d ' ' -f 1
+}
 have_caddy_start() {
   unit_is caddy ActiveState active && systemctl is-enabled --quiet caddy &&
     [[ $(cat "$RECORD/caddy.stamp" 2>/dev/null) == "$(caddy_stamp)" ]]
 }
 do_caddy_start() {
-  systemctl enable --quiet caddy
+  # Reading all units anew takes longer than to start one, and nothing here needs it.
+  systemctl enable --quiet --no-reload caddy
   systemctl reset-failed caddy 2>/dev/null || true
   systemctl restart caddy || { journal caddy && die 'Caddy does not start; its last lines are above'; }
   put "$RECORD/caddy.stamp" 0600 <<<"$(caddy_stamp)"
@@ -1307,6 +1352,21 @@ do_promises() {
 
 leaf_sha256() { openssl x509 -in "$TLS/origin.pem" -outform DER 2>/dev/null | sha256sum | cut -d ' ' -f 1; }
 
+web_steps() {
+  local output=web-output
+  step certificate 'Install the certificate'
+  step landing-page 'Write the landing page'
+  step caddy-config 'Configure Caddy'
+  step caddy-start 'Start Caddy'
+}
+# Told in one piece, so that no step of it comes between those of the gateway.
+join_web() {
+  local code=0
+  join_job || code=$?
+  cat "$SCRATCH/web"
+  ((code == 0)) || { STEP=$(<"$SCRATCH/step") && die "$(reason_of_job "exit $code")" "$code"; }
+}
+
 configure() {
   local lines
   read_input "${1:-}"
@@ -1314,16 +1374,15 @@ configure() {
   [[ -f $RECORD/prepared ]] || die 'the machine is not prepared' 3
   # An older one would not find what this one writes.
   have_tool || do_tool
+  # What stands before the gateway is made ready meanwhile.
+  begin_job web_steps >"$SCRATCH/web"
   step gateway-start 'Start the gateway'
   step gateway-ready 'Wait for the gateway'
   step gateway-config 'Configure the gateway'
   [[ -z ${IN[model]:-} || ${IN[model]} == "$(cat "$RECORD/model" 2>/dev/null)" ]] || put "$RECORD/model" 0644 <<<"${IN[model]}"
   ask_health
   step workspace "Write the workspace's first files"
-  step certificate 'Install the certificate'
-  step landing-page 'Write the landing page'
-  step caddy-config 'Configure Caddy'
-  step caddy-start 'Start Caddy'
+  join_web
   step gateway-reload 'Have the gateway take it over'
   step promises 'Check what was promised'
   lines=$(printf 'host=%s\nuser=%s' "${IN[host]}" "${IN[user]}")

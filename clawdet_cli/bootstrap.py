@@ -204,8 +204,8 @@ def follow(verb: str, offset: int) -> str:
     unit, log = f"clawdet-{verb}.service", f"{LOG_FOLDER}/{verb}.log"
     # The state is read before the log's size: when it says that all is over, the log that follows is whole.
     return (
-        f'n=0; while [ $n -lt 20 ] && [ "$(stat -c %s {log})" -le {offset} ] '
-        f'&& [ "$(systemctl show -P ActiveState {unit})" = activating ]; do sleep 0.25; n=$((n+1)); done; '
+        f'n=0; while [ $n -lt 50 ] && [ "$(stat -c %s {log})" -le {offset} ] '
+        f'&& [ "$(systemctl show -P ActiveState {unit})" = activating ]; do sleep 0.1; n=$((n+1)); done; '
         f"systemctl show -p ActiveState -p Result -p ExecMainStatus {unit} | tr '\\n' ' '; "
         f"size=$(stat -c %s {log}); end=$((size < {offset + MAX_NEWS} ? size : {offset + MAX_NEWS})); "
         f'echo "Offset=$end"; tail -c +{offset + 1} {log} | head -c $((end - {offset}))'

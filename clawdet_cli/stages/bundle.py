@@ -44,7 +44,7 @@ def lines(settings: Settings, openclaw_version: str, architecture: str) -> tuple
         return {"bundle_url": given.url, "bundle_sha256": given.sha256}, ""
     sha256 = manifest.archive_sha256
     url = given.url or f"file://{bootstrap.bundle_file(sha256)}"
-    return {"bundle_url": url, "bundle_sha256": sha256, "bundle_tree_sha256": manifest.tree_sha256}, ""
+    return {"bundle_url": url, "bundle_sha256": sha256}, ""
 
 
 def bring(run: Run, openclaw_version: str, architecture: str) -> dict[str, str]:

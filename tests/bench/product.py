@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from tests.bench.bed import KEY, Bed
@@ -53,15 +52,12 @@ def fill_pool(bed: Bed) -> float:
     return time.perf_counter() - began
 
 
-def build_bundle(bed: Bed, folder: Path) -> Path:
-    """Build a bundle and give its file."""
+def build_bundle(bed: Bed) -> str:
+    """Build a bundle in the sandbox's mirror, and give its address there."""
     openclaw = ("--openclaw-version", bed.openclaw_version)
-    said = bed.operator.clawdet("bundle", "build", "--sandbox", "--into", str(folder), *openclaw, timeout=1800)
+    said = bed.operator.clawdet("bundle", "build", "--sandbox", *openclaw, timeout=1800)
     _refuse(said)
-    found = sorted(folder.glob("*.tar.zst"), key=lambda file: file.stat().st_mtime)
-    if not found:
-        raise BenchError(f"'clawdet bundle build' made no *.tar.zst in {folder}")
-    return found[-1]
+    return str(said.document["bundles"][0]["url"])
 
 
 def spans_of(events: Sequence[dict[str, Any]], started: float, seconds: float) -> tuple[Span, ...]:

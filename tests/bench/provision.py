@@ -49,7 +49,7 @@ class Round:
 
     bed: Bed
     user: str
-    bundle: Path | None
+    bundle: str | None
     parts: dict[str, list[float]]
 
 
@@ -82,7 +82,7 @@ def _floor(one: Round) -> Measured:
 VARIANTS = (
     Variant("seed", "the original's flow (tests/bench/seed_flow.py)", _seed, real_only=True),
     Variant("cold", "clawdet provision", _cold),
-    Variant("bundle", "clawdet provision --bundle FILE", _bundle, command="bundle"),
+    Variant("bundle", "clawdet provision --bundle, from the mirror that Node comes from", _bundle, command="bundle"),
     Variant("pool", "clawdet provision, with a server waiting in the pool", _pool, command="pool"),
     Variant("floor", "boot until SSH, and the gateway's first start, nothing else", _floor, real_only=True),
 )
@@ -106,18 +106,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", choices=["bookworm", "trixie"], default="bookworm")
     parser.add_argument("--boot-seconds", default="10", help="from the order to `running` (default 10)")
     parser.add_argument("--openclaw-version", help="for all variants; default: the product's own")
-    parser.add_argument("--bundle", type=Path, metavar="FILE", help="a prepared bundle; default: one is built first")
+    parser.add_argument(
+        "--bundle", metavar="FILE|URL", help="a prepared bundle; default: one is built first, in the sandbox's mirror"
+    )
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the timelines into this file")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Measure the chosen variants in turn, and give everything that was found."""
-    with _sandbox(options) as bed, tempfile.TemporaryDirectory(prefix="clawdet-bench-bundle-") as folder:
+    with _sandbox(options) as bed:
         variants = list(_possible(bed, options))
         bundle = options.bundle
         if bundle is None and any(one.command == "bundle" for one in variants):
             _say("building a bundle, untimed")
-            bundle = product.build_bundle(bed, Path(folder))
+            bundle = product.build_bundle(bed)
         if options.servers == "real":
             _say("warming up: one server goes through all downloads, untimed")
             floor.warm_up(bed)

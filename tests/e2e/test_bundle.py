@@ -54,7 +54,6 @@ def prepared(instance: Instance, bundle: dict[str, Any], **changes: str) -> str:
     lines = {
         "bundle_url": f"http://169.254.169.253/{path.parent.name}/{path.name}",
         "bundle_sha256": bundle["archive_sha256"],
-        "bundle_tree_sha256": bundle["tree_sha256"],
     }
     given = bootstrap.prepare_input(found, bundle["openclaw_version"], architecture) | lines | changes
     files = {

@@ -381,6 +381,13 @@ def test_secrets_are_where_openclaw_needs_them_and_nowhere_else_on_the_vps(demo:
         assert demo.ssh("journalctl --no-pager --all | grep -cF -f -", stdin=secret).stdout.strip() == "0"
 
 
+def test_openclaw_keeps_its_compiled_programs_where_only_it_can_write(demo: Instance) -> None:
+    demo.ssh("openclaw --version")
+    owners = "find /var/lib/openclaw/.cache/node -maxdepth 2 -printf '%u %m\n' | sort -u"
+    assert demo.ssh(owners).stdout.splitlines()[0].startswith("openclaw 7")
+    assert {line.split()[0] for line in demo.ssh(owners).stdout.splitlines()} == {"openclaw"}
+
+
 def test_no_command_line_ever_held_one(demo: Instance) -> None:
     assert any(b"provision-openclaw.sh" in line for line in demo.command_lines), "the VPS's processes were not seen"
     for secret in secrets_of(demo):

@@ -112,13 +112,32 @@ def test_a_wrong_command_line_shows_the_usage(arguments: tuple[str, ...]) -> Non
         assert f"provision-openclaw.sh {verb}" in done.stderr
 
 
+def declared(array: str) -> list[str]:
+    """Return the words of a list in the script."""
+    return call(f'printf "%s " "${{{array}[@]}}"').split()
+
+
+def steps_in(function: str, *, within: Mapping[str, str] | None = None) -> list[str]:
+    """Return the steps of a function of the script, those of functions `within` it (call -> name) at their place."""
+    body = TEXT[TEXT.index(f"\n{function}() {{") :]
+    found = []
+    for line in body[: body.index("\n}")].splitlines():
+        if match := re.match(r"  step ([a-z-]+) ", line):
+            found.append(match[1])
+        elif line.strip() in (within or {}):
+            found += steps_in((within or {})[line.strip()])
+    return found
+
+
 def test_the_step_lists_are_the_steps_that_are_run() -> None:
-    for phase in ("prepare", "configure"):
-        declared = call(f'printf "%s " "${{{phase.upper()}_STEPS[@]}}"').split()
-        body = TEXT[TEXT.index(f"\n{phase}() {{") :]
-        assert re.findall(r"(?m)^  step ([a-z-]+) ", body[: body.index("\n}")]) == declared
-        for name in declared:
-            assert f"do_{name.replace('-', '_')}() {{" in TEXT
+    assert steps_in("configure", within={"join_web": "web_steps"}) == declared("CONFIGURE_STEPS")
+    assert steps_in("program_steps") == declared("PROGRAM_STEPS")
+    assert steps_in("machine_steps") == declared("MACHINE_STEPS")
+    first, last = re.search(r"begin_phase ([a-z ]+) \"\$\{steps\[@\]\}\"", TEXT), declared("LAST_STEPS")
+    assert first
+    assert steps_in("prepare") == first[1].split() + last
+    for name in re.findall(r"(?m)^  step ([a-z-]+) ", TEXT):
+        assert f"do_{name.replace('-', '_')}() {{" in TEXT
 
 
 @needs_root
@@ -216,12 +235,46 @@ def test_what_a_failed_program_said_shows_no_password_of_a_mirror(tmp_path: Path
 
 
 def test_a_program_of_npms_that_does_not_hear_is_killed_at_the_end() -> None:
-    text = TEXT.replace("NPM_END_TRIES=100", "NPM_END_TRIES=3")
-    deaf = "set -m; (trap '' TERM; exec sleep 40) >/dev/null 2>&1 & NPM=$!; set +m; echo $NPM"
+    text = TEXT.replace("JOB_END_TRIES=100", "JOB_END_TRIES=3")
+    deaf = "deaf() { trap '' TERM; exec sleep 40; }; begin_job deaf >/dev/null 2>&1; echo $JOB"
     began = time.monotonic()
     number = call(deaf, text=text).strip()
     assert time.monotonic() - began < 20
     assert not Path(f"/proc/{number}").exists()
+
+
+BROKEN_WEB = """
+SCRATCH={folder}
+step() {{ STEP=$1; echo "@step begin $1"; "$1"; echo "@step done $1"; }}
+certificate() {{ :; }}
+landing-page() {{ {fault}; }}
+begin_job web_steps >"$SCRATCH/web"
+join_web
+echo went on
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("die 'there is no room' 3", "told: landing-page: there is no room\n"),
+        ("false", "told: landing-page: line 1: false (exit 1)\n"),
+    ],
+)
+def test_what_fails_beside_the_gateway_is_told_with_its_step(fault: str, told: str, tmp_path: Path) -> None:
+    watched = TEXT.replace("trap on_exit EXIT", """trap 'echo "told: $STEP: $REASON"; exit 0' EXIT""")
+    said = call(BROKEN_WEB.format(folder=tmp_path, fault=fault), text=watched)
+    steps = "@step begin certificate\n@step done certificate\n@step begin landing-page\n"
+    assert re.sub(r"line \d+", "line 1", said) == steps + told
+
+
+def test_a_program_is_read_once_and_one_with_another_digest_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "program").write_text("good")
+    good = hashlib.sha256(b"good").hexdigest()
+    counted = f"sha() {{ echo read >>{tmp_path}/reads; sha256sum \"$2\" | cut -d ' ' -f 1; }}"
+    asked = f"has_digest {tmp_path}/program {good} && echo taken || echo refused"
+    assert call(f"{counted}; {asked}; {asked}; {asked.replace(good, 'f' * 64)}") == "taken\ntaken\nrefused\n"
+    assert (tmp_path / "reads").read_text() == "read\nread\n"
 
 
 def test_a_nonce_stays_beside_those_of_others_who_look_at_the_same_time(tmp_path: Path) -> None:

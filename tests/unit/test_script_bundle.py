@@ -64,21 +64,15 @@ def unpacked(archive: Path, tmp_path: Path, **values: str) -> str:
 def test_a_bundle_is_unpacked_when_everything_fits(root: Path, tmp_path: Path) -> None:
     archive = tmp_path / "bundle"
     pack.pack(root, archive, 1)
-    assert unpacked(archive, tmp_path, bundle_tree_sha256=tree.digest(root)) == "ok"
+    assert unpacked(archive, tmp_path) == "ok"
     assert (tmp_path / "into/openclaw/2026.9.6/node_modules/öffnen/it's $(1).js").read_bytes() == b"1"
     assert list((tmp_path / "scratch").iterdir()) == []
-    assert unpacked(archive, tmp_path) == "ok"
-
-
-def test_clawdet_and_the_script_make_the_same_digest_of_a_tree(root: Path, tmp_path: Path) -> None:
-    assert call(f"SCRATCH={tmp_path} && tree {root}").strip() == tree.digest(root)
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"bundle_sha256": "0" * 64}, "its digest is not the expected one"),
-        ({"bundle_tree_sha256": "0" * 64}, "its files are not the expected ones"),
         ({"node_executable_sha256": "0" * 64}, "its executables or its lock are not the pinned ones"),
         ({"caddy_executable_sha256": "0" * 64}, "its executables or its lock are not the pinned ones"),
         ({"lock_sha256": "0" * 64}, "its executables or its lock are not the pinned ones"),

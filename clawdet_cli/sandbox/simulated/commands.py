@@ -28,7 +28,7 @@ START_AT_BOOT = (
     "/bin/bash /run/clawdet/boot/provision-openclaw.sh prepare /run/clawdet/boot/input"
 )
 """What clawdet has cloud-init begin with."""
-_NEWS_SECONDS = 5.0  # 20 pauses of 0.25 s in the command
+_NEWS_SECONDS = 5.0  # 50 pauses of 0.1 s in the command
 _COMMAND_LINE_SECONDS = 1.8  # OpenClaw's own, where its gateway answers
 _GATEWAY_DOWN = Said(1, err=b"simulated server: the gateway does not answer\n")
 _DOT_SECONDS = 0.25  # cloud-init prints one for each look while it waits
@@ -67,8 +67,8 @@ _PATTERNS = {
         '[ "$(cat /run/clawdet/boot/mark)" != {mark} ]; then echo none; else echo joined; fi'
     ),
     "follow": (
-        'n=0; while [ $n -lt 20 ] && [ "$(stat -c %s /var/log/clawdet/{verb}.log)" -le {offset} ] '
-        '&& [ "$(systemctl show -P ActiveState clawdet-{verb}.service)" = activating ]; do sleep 0.25; n=$((n+1)); '
+        'n=0; while [ $n -lt 50 ] && [ "$(stat -c %s /var/log/clawdet/{verb}.log)" -le {offset} ] '
+        '&& [ "$(systemctl show -P ActiveState clawdet-{verb}.service)" = activating ]; do sleep 0.1; n=$((n+1)); '
         "done; systemctl show -p ActiveState -p Result -p ExecMainStatus clawdet-{verb}.service | tr '\\n' ' '; "
         "size=$(stat -c %s /var/log/clawdet/{verb}.log); end=$((size < {limit} ? size : {limit})); "
         'echo "Offset=$end"; tail -c +{first} /var/log/clawdet/{verb}.log | head -c $((end - {offset}))'

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import ssl
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -85,9 +86,10 @@ class Guest:
         self.tasks: set[asyncio.Task[None]] = set()
         self._scale = scale
 
-    async def take(self, seconds: float) -> None:
-        """Let the scaled time pass that something takes on a real server."""
-        await asyncio.sleep(seconds * self._scale)
+    async def take(self, seconds: float, *, since: float | None = None) -> None:
+        """Let the scaled time pass that something takes on a real server, from a moment of `time.monotonic()` on."""
+        passed = 0.0 if since is None else time.monotonic() - since
+        await asyncio.sleep(max(0.0, seconds * self._scale - passed))
 
     def unit(self, verb: str) -> PhaseUnit:
         """Return the unit of a phase."""

@@ -33,7 +33,6 @@ _OPTIONAL: Mapping[str, Mapping[str, str]] = {
         "lock_within": "[0-9]{1,4}",
         "bundle_url": _URL,
         "bundle_sha256": _DIGEST,
-        "bundle_tree_sha256": _DIGEST,
         "pool": "yes",
     },
     "configure": {

@@ -19,9 +19,10 @@ from clawdet_cli.sandbox.simulated.guest import ADDRESS, Guest
 from clawdet_cli.sandbox.simulated.input import ScriptError, read_input
 
 PREPARE_STEPS = tuple(
-    "machine tool packages swap bundle downloads node npm caddy sshd updates users metadata units patches"
+    "machine tool packages swap unpack bundle downloads node npm caddy sshd updates users metadata units patches"
     " openclaw gateway prepared gateway-ready".split()
 )
+"""With a bundle those of the machine, `sshd` to `units`, come before those of the programs, `bundle` to `caddy`."""
 CONFIGURE_STEPS = tuple(
     "gateway-start gateway-ready gateway-config workspace certificate landing-page caddy-config caddy-start"
     " gateway-reload promises".split()
@@ -43,6 +44,8 @@ class _Step:
     act: Callable[[], Awaitable[None] | None]
     holds: Callable[[], bool] | None = None
     """Whether what the step promises is so already; without it the step always runs."""
+    beside: bool = False
+    """Whether it is done beside those before it, from the phase's beginning on, and only told of in its turn."""
 
 
 class _Phase:
@@ -56,7 +59,9 @@ class _Phase:
         self.say = say
         self.step = ""
         self.given: dict[str, str] = {}
-        self.downloaded = self.begun = self.waited = self.changed = False
+        self.downloaded = self.begun = self.waited = self.changed = self.unpacking = False
+        self.began = time.monotonic()
+        self.beside = 0.0
 
     async def run(self) -> int:
         """Run to the end and return the exit code."""
@@ -71,6 +76,7 @@ class _Phase:
             if self.guest.phase_lock.locked():
                 self.say("Another run is at work; waiting for it.")
             async with self.guest.phase_lock:
+                self.began = time.monotonic()
                 self.begin()
                 for step in steps:
                     await self._carry_out(step)
@@ -90,7 +96,11 @@ class _Phase:
             self.say(f"@step skip {step.name}")
             return
         self.say(f"@step begin {step.name} {step.text}")
-        await self.guest.take(step.seconds)
+        if step.beside:
+            self.beside += step.seconds
+            await self.guest.take(self.beside, since=self.began)
+        else:
+            await self.guest.take(step.seconds)
         if self.guest.knobs.holds(self.verb, step.name):
             await asyncio.Event().wait()  # until the power goes
         if reason := self.guest.knobs.takes_failure(self.verb, step.name):
@@ -217,12 +227,8 @@ class _Prepare(_Phase):
         caddy = self.mark("caddy", self._program("caddy"))[1]
         tree = self.mark("tree", self._program("tree"))[1]
         openclaw = self.mark("openclaw", self._program("tree"))[1]
-        return [
-            _Step("machine", "Check the machine", 0.1, self._machine),
-            _Step("tool", "Keep this script on the machine", 0, *self.file(at.TOOL, lambda: script)),
-            _Step("packages", "Install missing system packages", 0, _nothing, lambda: True),
-            _Step("swap", "Add swap", 0, _nothing, lambda: True),
-            _Step("bundle", "Unpack the bundle", 4.0, self._bundle, self._has_bundle),
+        programs = [
+            _Step("bundle", "Unpack the bundle", 2.5, self._bundle, self._has_bundle, beside=True),
             _Step(
                 "downloads",
                 "Download Node and Caddy",
@@ -233,11 +239,21 @@ class _Prepare(_Phase):
             _Step("node", f"Install Node {given['node_version']}", 2.5, *node),
             _Step("npm", "Begin with OpenClaw's packages", 0, self._npm, lambda: self.begun or tree()),
             _Step("caddy", f"Install Caddy {given['caddy_version']}", 0.7, self._caddy, caddy),
+        ]
+        machine = [
             _Step("sshd", "Let root in by key alone, and nobody by password", 0.1, *self.mark("sshd", "keys")),
             _Step("updates", "Have security updates installed by themselves", 0.1, *self.mark("updates", "on")),
             _Step("users", "Create the service users", 0.1, *self.mark("users", "openclaw caddy")),
             _Step("metadata", "Close the metadata service to all but root", 0.1, *self.mark("metadata", "closed")),
             _Step("units", "Install the services", 0.3, *self.mark("units", versions)),
+        ]
+        return [
+            _Step("machine", "Check the machine", 0.1, self._machine),
+            _Step("tool", "Keep this script on the machine", 0, *self.file(at.TOOL, lambda: script)),
+            _Step("packages", "Install missing system packages", 0, _nothing, lambda: True),
+            _Step("swap", "Add swap", 0, _nothing, lambda: True),
+            _Step("unpack", "Begin with the bundle", 0, self._unpack, lambda: self.unpacking or self._has_bundle()),
+            *(machine + programs if "bundle_url" in given else programs + machine),
             _Step("patches", "Install security updates", 2.2, self._patches, self._has_patches),
             _Step(
                 "openclaw",
@@ -265,6 +281,9 @@ class _Prepare(_Phase):
     def _machine(self) -> None:
         if self.guest.image not in _IMAGES:
             raise ScriptError("the operating system is not Ubuntu 24.04, Debian 12 or Debian 13", 3)
+
+    def _unpack(self) -> None:
+        self.unpacking = True
 
     async def _bundle(self) -> None:
         # What an address holds cannot be known here, and is taken for what it is to be.
@@ -366,10 +385,16 @@ class _Configure(_Phase):
                 self._workspace,
                 lambda: self.disk.exists(f"{at.WORKSPACE}/AGENTS.md"),
             ),
-            _Step("certificate", "Install the certificate", 0.2, self._certificate, self._has_certificate),
-            _Step("landing-page", "Write the landing page", 0.1, *self.file(at.LANDING_PAGE, self._landing_page)),
-            _Step("caddy-config", "Configure Caddy", 0.1, self._caddy_config, self._has_caddy_config),
-            _Step("caddy-start", "Start Caddy", 0.7, self._start_caddy, self._caddy_runs),
+            _Step("certificate", "Install the certificate", 0.2, self._certificate, self._has_certificate, beside=True),
+            _Step(
+                "landing-page",
+                "Write the landing page",
+                0.1,
+                *self.file(at.LANDING_PAGE, self._landing_page),
+                beside=True,
+            ),
+            _Step("caddy-config", "Configure Caddy", 0.1, self._caddy_config, self._has_caddy_config, beside=True),
+            _Step("caddy-start", "Start Caddy", 0.2, self._start_caddy, self._caddy_runs, beside=True),
             _Step("gateway-reload", "Have the gateway take it over", 0.2, self._reload, lambda: not self.changed),
             _Step("promises", "Check what was promised", 0.6, self._promises),
         ]
