@@ -109,6 +109,9 @@ class Run:
 
     def record(self, **changes: Any) -> None:
         """Write what is known now, durable when this returns."""
+        if all(getattr(self.instance, name) == value for name, value in changes.items()):
+            # It stands there already, and each write waits for the disk.
+            return
         with stopping.held():
             self.instance = self.state.record(self.instance.user, **changes)
 

@@ -61,7 +61,8 @@ class TestCommands:
 
     def test_follow(self) -> None:
         assert bootstrap.follow("configure", 1000) == (
-            'n=0; while [ $n -lt 50 ] && [ "$(stat -c %s /var/log/clawdet/configure.log)" -le 1000 ]'
+            "n=0; while [ $n -lt 50 ] &&"
+            ' { [ $n -lt 3 ] || [ "$(stat -c %s /var/log/clawdet/configure.log)" -le 1000 ]; }'
             ' && [ "$(systemctl show -P ActiveState clawdet-configure.service)" = activating ];'
             " do sleep 0.1; n=$((n+1)); done;"
             " systemctl show -p ActiveState -p Result -p ExecMainStatus clawdet-configure.service | tr '\\n' ' ';"

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import tarfile
+import time
 from collections.abc import Awaitable, Callable
 
 from clawdet_cli.sandbox.simulated import disk as at
@@ -28,7 +29,8 @@ START_AT_BOOT = (
     "/bin/bash /run/clawdet/boot/provision-openclaw.sh prepare /run/clawdet/boot/input"
 )
 """What clawdet has cloud-init begin with."""
-_NEWS_SECONDS = 5.0  # 50 pauses of 0.1 s in the command
+_PAUSE_SECONDS = 0.1
+_NEWS_SECONDS = 50 * _PAUSE_SECONDS
 _COMMAND_LINE_SECONDS = 1.8  # OpenClaw's own, where its gateway answers
 _GATEWAY_DOWN = Said(1, err=b"simulated server: the gateway does not answer\n")
 _DOT_SECONDS = 0.25  # cloud-init prints one for each look while it waits
@@ -67,7 +69,8 @@ _PATTERNS = {
         '[ "$(cat /run/clawdet/boot/mark)" != {mark} ]; then echo none; else echo joined; fi'
     ),
     "follow": (
-        'n=0; while [ $n -lt 50 ] && [ "$(stat -c %s /var/log/clawdet/{verb}.log)" -le {offset} ] '
+        "n=0; while [ $n -lt 50 ] && { [ $n -lt {gather} ] || "
+        '[ "$(stat -c %s /var/log/clawdet/{verb}.log)" -le {offset} ]; } '
         '&& [ "$(systemctl show -P ActiveState clawdet-{verb}.service)" = activating ]; do sleep 0.1; n=$((n+1)); '
         "done; systemctl show -p ActiveState -p Result -p ExecMainStatus clawdet-{verb}.service | tr '\\n' ' '; "
         "size=$(stat -c %s /var/log/clawdet/{verb}.log); end=$((size < {limit} ? size : {limit})); "
@@ -90,6 +93,7 @@ _WORDS = {
     "offset": "[0-9]+",
     "limit": "[0-9]+",
     "first": "[0-9]+",
+    "gather": "[0-9]",
     "simple": "report|token|host-key",
     "named": "certificate-request|nonce|switch-host-key|claim",
     "request": "[0-9a-f-]+",
@@ -215,8 +219,11 @@ async def _follow(guest: Guest, match: re.Match[str], _stdin: Stdin) -> Said:
     unit, log = guest.unit(match["verb"]), f"{LOGS}/{match['verb']}.log"
     err = b""
     try:
+        gathered = time.monotonic() + int(match["gather"]) * _PAUSE_SECONDS
+        while unit.state == "activating" and (left := gathered - time.monotonic()) > 0:
+            await _news(unit.news, left)
         if unit.state == "activating" and guest.disk.size(log) <= offset:
-            await _news(unit.news)
+            await _news(unit.news, _NEWS_SECONDS)
         state = unit.state
         end = min(guest.disk.size(log), limit)
         news = guest.disk.part(log, offset, end)
@@ -227,9 +234,9 @@ async def _follow(guest: Guest, match: re.Match[str], _stdin: Stdin) -> Said:
     return Said(out=line.encode() + news, err=err)
 
 
-async def _news(event: asyncio.Event) -> None:
+async def _news(event: asyncio.Event, seconds: float) -> None:
     try:
-        async with asyncio.timeout(_NEWS_SECONDS):
+        async with asyncio.timeout(seconds):
             await event.wait()
     except TimeoutError:
         return
