@@ -502,6 +502,7 @@ do_node() {
     rm -rf "$folder"
     mv -T "$new" "$folder"
     rm -f "$SCRATCH/node"
+    SEEN+=" $folder/bin/node=${IN[node_executable_sha256]} "
   fi
   for name in node npm npx; do ln -sfn "$folder/bin/$name" "/usr/local/bin/$name"; done
 }
@@ -1309,6 +1310,8 @@ do_gateway_ready() {
     sleep 0.1
   done
   READY=yes
+  # Whoever comes for this machine will wait for its command line: what that compiles is kept.
+  [[ $VERB != prepare ]] || quiet /usr/local/bin/openclaw gateway health --json || true
 }
 
 own_address() {

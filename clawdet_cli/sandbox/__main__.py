@@ -3,7 +3,9 @@
 import argparse
 import asyncio
 import logging
+import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from clawdet_cli.sandbox.daemon import Options, run
@@ -24,9 +26,17 @@ def main() -> None:
     # It logs whole requests at level INFO and below, tokens included.
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     try:
+        _have_room_for_sockets()
         asyncio.run(run(options))
     except SandboxError as error:
         sys.exit(f"{error.what}. {error.next_step}")
+
+
+def _have_room_for_sockets() -> None:
+    """Raise the soft limit of open files as far as it goes: the usual one is spent by some two hundred servers."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(ValueError, OSError):  # macOS calls it unlimited, and does not take that
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 main()

@@ -257,8 +257,9 @@ def _gateway(evidence: _Evidence) -> str:
             f"on the VPS /readyz says ready={report.get('gateway_ready')}, health says {report.get('gateway_health')}"
         )
     if not evidence.was_seen():
+        visitor = evidence.visitor()
         _served(evidence, "/healthz")
-        _look_at_gateway(evidence.visitor(), evidence.run.instance.host, evidence.token())
+        _look_at_gateway(visitor, evidence.run.instance.host, evidence.token())
     try:
         exposed = evidence.exposed.result(timeout=EXPOSED_SECONDS)
     except TimeoutError:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import select
 import signal
 import stat
@@ -82,6 +83,16 @@ def test_no_umask_keeps_the_owner_from_what_was_written(box: Box) -> None:
     modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in (box.folder, box.cache, *box.folder.rglob("*"))}
     assert [path for path, mode in modes.items() if not mode & 0o400 or mode & 0o022] == []
     assert stat.S_IMODE(box.folder.stat().st_mode) == stat.S_IMODE(box.cache.stat().st_mode) == 0o700
+
+
+def test_the_sandbox_takes_all_the_sockets_that_it_may_have(box: Box) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
+    try:
+        pid = box.up().pid
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (hard, hard)
 
 
 def test_up_twice_is_one_sandbox_whose_clouds_know_its_tokens(box: Box) -> None:
