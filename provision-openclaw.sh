@@ -134,14 +134,15 @@ valid_value() { # valid_value KEY VALUE
 }
 
 read_input() { # read_input FILE: fills IN, deletes FILE
-  local line key
+  local line key known
+  known=" $(required_keys "$VERB") $(optional_keys "$VERB") "
   [[ -f $1 && ! -L $1 ]] || die 'the input file is missing or not a regular file' 2
   INPUT_FOLDER=$(cd -- "$(dirname -- "$1")" && pwd)
   while IFS= read -r line || [[ -n $line ]]; do
     [[ -n $line && $line != '#'* ]] || continue
     [[ $line == *=* ]] || die 'input: a line is not key=value' 2
     key=${line%%=*}
-    [[ " $(required_keys "$VERB") $(optional_keys "$VERB") " == *" $key "* && $key =~ ^[A-Za-z0-9_]+$ ]] ||
+    [[ $known == *" $key "* && $key =~ ^[A-Za-z0-9_]+$ ]] ||
       die "input: unknown key ${key//[![:alnum:]_.-]/?}" 2
     [[ ! -v IN[$key] ]] || die "input: $key is given twice" 2
     valid_value "$key" "${line#*=}" || die "input: the value of $key is malformed" 2
@@ -431,7 +432,7 @@ bring_bundle() { # bring_bundle FILE
   unpack_bundle "$1" "$BUNDLE" || { REASON=$REFUSED && return 1; }
 }
 do_bundle() {
-  local folder=/opt/node/${IN[node_version]} name
+  local name
   if join_job; then
     REFUSED=''
     install -d -m 0755 /opt/node /opt/openclaw
@@ -441,7 +442,7 @@ do_bundle() {
     done
     mv -fT "$BUNDLE/caddy" /usr/local/bin/caddy
     # By these digests it was taken.
-    SEEN+=" $folder/bin/node=${IN[node_executable_sha256]}  /usr/local/bin/caddy=${IN[caddy_executable_sha256]} "
+    SEEN+=" /opt/node/${IN[node_version]}/bin/node=${IN[node_executable_sha256]}  /usr/local/bin/caddy=${IN[caddy_executable_sha256]} "
     do_node # its links
     put "$RECORD/bundle" 0644 <<<"${IN[bundle_sha256]}"
   else
@@ -877,6 +878,8 @@ environment() { as_openclaw cat "$OPENCLAW_STATE/.env" 2>/dev/null || true; }
 #   finish  leave only the place that openclaw.json names, and take out of .env what is kept there now
 # So more than one place says that the gateway may not have heard of the last. Only our keys are forced, the model only when
 # the operator asks for another than last time. Without `meta` OpenClaw would put its backup back at the next start.
+# `models`: otherwise an OpenAI model makes OpenClaw fetch its Codex plugin from the registry, unpinned, while it starts.
+# `modelPolicy`: any model; without it OpenClaw's first own write would allow only those that `models` names.
 config_program() {
   cat <<'JS'
 const fs = require('fs');
@@ -925,9 +928,7 @@ const atFirst = {
   agents: {
     defaults: {
       workspace: '/var/lib/openclaw/workspace',
-      // Otherwise an OpenAI model makes OpenClaw fetch its Codex plugin from the registry, unpinned, while it starts.
       models: { 'openai/*': { agentRuntime: { id: 'openclaw' } } },
-      // Any model; without it OpenClaw's first own write would allow only those that `models` names.
       modelPolicy: { allow: [] },
     },
     entries: { main: {} },
@@ -973,10 +974,11 @@ if (settled && same(secrets, held[place]) && same(old, merged(old, ours(place)))
 }
 JS
 }
+# Whoever kept the machine ready knows its first token.
+takes_over() { [[ $VERB == configure && -f $RECORD/claim && ! -f $RECORD/claim.used ]]; }
 plan_config() { # plan_config plan|write|finish
   local name fresh=''
-  # Whoever kept the machine ready knows its first token.
-  [[ $VERB != configure || ! -f $RECORD/claim || -f $RECORD/claim.used ]] || fresh=yes
+  ! takes_over || fresh=yes
   for name in ANTHROPIC OPENAI XAI OPENROUTER; do
     name=${name}_API_KEY
     [[ ! -v IN[key_$name] ]] || printf '%s=%s\n' "$name" "${IN[key_$name]}"
@@ -1025,7 +1027,7 @@ await_reload() { # await_reload CURSOR
     done
   done
 }
-have_gateway_config() { [[ -n $CHANGED || $(plan_config plan) == kept ]]; }
+have_gateway_config() { [[ -n $CHANGED ]] || { ! takes_over && [[ $(plan_config plan) == kept ]]; }; }
 # The gateway reads it while Caddy is being set up.
 do_gateway_config() {
   local cursor
@@ -1084,13 +1086,10 @@ start_gateway() {
 have_gateway() { as_openclaw test -e "$CONFIG" && unit_is openclaw-gateway ActiveState active; }
 do_gateway() {
   as_openclaw mkdir -p -m 0700 "$OPENCLAW_STATE"
-  if as_openclaw test -e "$CONFIG"; then
-    start_gateway
-  else
-    change_config
-    start_gateway
-    settle_config
-  fi
+  as_openclaw test -e "$CONFIG" || change_config
+  start_gateway
+  # At first there is nothing to settle but what an earlier try left.
+  settle_config
 }
 have_gateway_start() {
   unit_is openclaw-gateway ActiveState active && unit_is openclaw-gateway NRestarts 0 &&

@@ -165,6 +165,7 @@ class _Follower:
         """Characters of the log that came, whatever the VPS says of its length."""
         self.values: dict[str, str] = {}
         self.steps: set[str] = set()
+        self.ending = False
         self.failed: bootstrap.ScriptLine | None = None
         self.last: deque[str] = deque(maxlen=SHOWN_LINES)
         self.ended: bootstrap.UnitState | None = None
@@ -227,6 +228,10 @@ class _Follower:
         for line in lines:
             self._take(excerpt(line, bootstrap.MOST_LINE))
         self.ended = None if state.running or more else state
+        if self.ended is None and self.values and not self.ending:
+            # Its last line came a moment before its end, which is worth no pause.
+            self.ending = True
+            return self.look()
         return self.ended
 
     def _take(self, line: str) -> None:

@@ -385,11 +385,11 @@ def ask_ahead(run: Run) -> None:
 def check_origin(run: Run) -> None:
     """Read the landing page from the VPS's own address through the SSH connection. Raises GuestError."""
     evidence = _Evidence(run, 0)
+    ask_ahead(run)
     try:
         nonce = evidence.nonce()
     except NotMetError as unmet:
         raise GuestError(f"The VPS does not answer about itself: {unmet}.") from unmet
-    ask_ahead(run)
     for _ in range(CONNECTIONS - 1):
         ssh = run.ssh()
         try:
