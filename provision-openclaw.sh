@@ -318,8 +318,10 @@ sshd_rules() {
     'allowagentforwarding no' 'x11forwarding no'
 }
 # Not reloaded: where systemd holds the port (Ubuntu 24.04), sshd has nothing to listen on after that. Open sessions stay.
-restart_sshd() { install -d -m 0755 /run/sshd && sshd -t && systemctl try-restart ssh; }
-have_sshd() { install -d -m 0755 /run/sshd && (($(sshd -T 2>/dev/null | grep -cxFf <(sshd_rules)) == $(sshd_rules | wc -l))); }
+restart_sshd() { alone_with_sshd sshd -t && alone_with_sshd systemctl try-restart ssh; }
+# A restart takes /run/sshd away for a moment, without which sshd reads nothing, and the host key's switch comes meanwhile.
+alone_with_sshd() { (flock -w 60 7 && install -d -m 0755 /run/sshd && "$@") 7>/run/clawdet-sshd.lock; }
+have_sshd() { (($(alone_with_sshd sshd -T 2>/dev/null | grep -cxFf <(sshd_rules)) == $(sshd_rules | wc -l))); }
 do_sshd() {
   sshd_rules | put "$SSHD" 0644
   restart_sshd || { rm -f "$SSHD" && die 'sshd refuses its new configuration'; }

@@ -55,7 +55,7 @@ def fill_pool(bed: Bed) -> float:
 def build_bundle(bed: Bed) -> str:
     """Build a bundle in the sandbox's mirror, and give its address there."""
     openclaw = ("--openclaw-version", bed.openclaw_version)
-    said = bed.operator.clawdet("bundle", "build", "--sandbox", *openclaw, timeout=1800)
+    said = bed.operator.clawdet("bundle", "build", "--sandbox", "--json", *openclaw, timeout=1800)
     _refuse(said)
     return str(said.document["bundles"][0]["url"])
 
