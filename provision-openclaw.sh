@@ -1088,10 +1088,14 @@ start_gateway() {
 have_gateway() { as_openclaw test -e "$CONFIG" && unit_is openclaw-gateway ActiveState active; }
 do_gateway() {
   as_openclaw mkdir -p -m 0700 "$OPENCLAW_STATE"
-  as_openclaw test -e "$CONFIG" || change_config
-  start_gateway
-  # At first there is nothing to settle but what an earlier try left.
-  settle_config
+  if as_openclaw test -e "$CONFIG"; then
+    # Whatever its user made of it is configure's to judge.
+    start_gateway
+  else
+    change_config
+    start_gateway
+    settle_config
+  fi
 }
 have_gateway_start() {
   unit_is openclaw-gateway ActiveState active && unit_is openclaw-gateway NRestarts 0 &&

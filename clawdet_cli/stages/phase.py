@@ -166,6 +166,7 @@ class _Follower:
         self.values: dict[str, str] = {}
         self.steps: set[str] = set()
         self.ending = False
+        """Its result was read while it was still there, and it was looked at once more for that."""
         self.failed: bootstrap.ScriptLine | None = None
         self.last: deque[str] = deque(maxlen=SHOWN_LINES)
         self.ended: bootstrap.UnitState | None = None

@@ -77,6 +77,17 @@ def test_a_disk_of_which_only_the_making_was_interrupted_is_made_anew(disk: Disk
     assert sorted(entry.name for entry in disk.folder.iterdir()) == ["disk", "disk.img", "root"]
 
 
+def test_what_an_interrupted_making_left_mounted_is_not_taken_for_the_disk(disk: Disk, base: Path) -> None:
+    disk.mount(base, 1)
+    run(["umount", str(disk.root)])
+    (disk.folder / "disk.img").unlink()
+    disk.mount(base, 1)
+    (disk.root / "system").write_text("changed")
+    disk.unmount()
+    disk.mount(base, 1)
+    assert (disk.root / "system").read_text() == "changed"
+
+
 def test_a_disk_that_held_files_is_never_replaced_by_an_empty_one(disk: Disk, base: Path) -> None:
     (disk.folder / "disk.img").write_text("broken")
     with pytest.raises(SandboxError):
@@ -85,7 +96,7 @@ def test_a_disk_that_held_files_is_never_replaced_by_an_empty_one(disk: Disk, ba
 
 
 def test_where_no_loop_device_is_to_be_had_a_folder_holds_the_changes(
-    disk: Disk, base: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Disk, base: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def no_loops(command: list[str]) -> str:
         if "loop,noatime" in command:
@@ -97,6 +108,7 @@ def test_where_no_loop_device_is_to_be_had_a_folder_holds_the_changes(
         disk.mount(base, 1)
         (disk.root / "system").write_text("changed")
         disk.unmount()
+    assert "failed to setup loop device" in caplog.text
     # And it goes on being there, though a loop device could be had now.
     disk.mount(base, 1)
     assert (disk.root / "system").read_text() == "changed"

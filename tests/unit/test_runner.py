@@ -280,6 +280,17 @@ def test_an_effect_is_in_the_database_before_it_is_made_and_its_result_with_it(s
     assert story.recorded.server_id == story.run.instance.server_id == 4711
 
 
+def test_what_stands_in_the_database_is_not_written_again(story: Story) -> None:
+    story.run.record(zone_id="one", status=Status.INSTALLING)
+    with story.state.transaction() as connection:
+        connection.execute("UPDATE instances SET updated_at = 'then'")
+    story.run.record(zone_id="one")
+    assert story.recorded.updated_at == "then"
+    story.run.record(zone_id="one", status=Status.COMPLETE)
+    assert story.recorded.updated_at != "then"
+    assert story.recorded.status is Status.COMPLETE
+
+
 def test_a_server_whose_id_could_not_be_written_is_not_forgotten(story: Story) -> None:
     def act(run: Run) -> None:
         order(run, before_the_answer=run.state.close)

@@ -1,6 +1,6 @@
 """A server's disk: a file system of its own, laid over the shared base image."""
 
-import os
+import logging
 import shutil
 import threading
 import time
@@ -9,6 +9,7 @@ from pathlib import Path
 from clawdet_cli.sandbox.errors import SandboxError
 from clawdet_cli.sandbox.process import run
 
+_LOG = logging.getLogger(__name__)
 _UNMOUNT_SECONDS = 5.0
 
 
@@ -43,28 +44,29 @@ class Disk:
             return self.folder
         self._layers.mkdir(exist_ok=True)
         if self._image.exists():
-            self._mount_image(self._image)
+            if self._layers not in mounts_below(self.folder):
+                self._mount_image(self._image)
             return self._layers
         # Named only once it was mounted: what has the name holds a server's files.
         new = self._image.with_suffix(".new")
         try:
             new.unlink(missing_ok=True)
             with new.open("xb") as file:
-                os.truncate(file.fileno(), gigabytes * 1000**3)
+                file.truncate(gigabytes * 1000**3)
             # The file system below has a journal of its own.
             run(
                 ["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "nodiscard,lazy_itable_init", str(new)]
             )
             self._mount_image(new)
-        except (OSError, SandboxError):
+        except (OSError, SandboxError) as error:
+            _LOG.warning("server %s shares this machine's file system: %s", self.folder.name, error)
             new.unlink(missing_ok=True)
             return self.folder
         new.rename(self._image)
         return self._layers
 
     def _mount_image(self, image: Path) -> None:
-        if self._layers not in mounts_below(self.folder):
-            run(["mount", "-o", "loop,noatime", str(image), str(self._layers)])
+        run(["mount", "-o", "loop,noatime", str(image), str(self._layers)])
 
     def unmount(self) -> bool:
         """Unmount the disk; return whether it was mounted."""
