@@ -12,7 +12,8 @@
 #   provision-openclaw.sh claim RUN                  take a prepared machine for one run, and print what it is
 #
 # INPUT is a file of key=value lines (see required_keys), deleted as soon as it is read; prepare also wants package.json
-# and package-lock.json beside it. prepare and configure print, beside text for people, one line per step:
+# and package-lock.json beside it, and packages.js, without which npm does all of its work itself. prepare and configure
+# print, beside text for people, one line per step:
 #   @steps N NAME...   @step begin NAME TEXT   @step done NAME MILLISECONDS   @step skip NAME   @step fail NAME CODE TEXT
 # and last `@result ok KEY=VALUE...` or `@result failed step=NAME code=N` (step `input` when it never came to a step).
 # Exit codes: 0 done, 1 a step failed, 2 wrong usage or input, 3 the machine does not fit, 4 it is another run's,
@@ -527,27 +528,18 @@ openclaw_version_in() { # openclaw_version_in FOLDER
   node -p 'require(process.argv[1]).version' "$1/node_modules/openclaw/package.json" 2>/dev/null
 }
 
-# The lock names no addresses. With the usual ones filled in npm needs no metadata (330 requests and 100 MB less); a
-# registry with other addresses gets the plain lock. The digests decide either way.
-npm_ci() { # npm_ci FOLDER addressed|plain
-  install -m 0644 "$INPUT_FOLDER/package.json" "$INPUT_FOLDER/package-lock.json" "$1/"
-  [[ $2 == plain ]] || (cd "$1" && node -) <<'JS' || return
-const fs = require('fs');
-const get = ['config', 'get', 'registry'];
-const registry = require('child_process').execFileSync('npm', get, { encoding: 'utf8' }).trim().replace(/\/$/, '');
-const lock = JSON.parse(fs.readFileSync('package-lock.json', 'utf8'));
-for (const [place, entry] of Object.entries(lock.packages)) {
-  if (!entry.integrity) continue;
-  const name = entry.name || place.split('node_modules/').pop();
-  entry.resolved = `${registry}/${name}/-/${name.split('/').pop()}-${entry.version}.tgz`;
+# Both run as if nobody had tightened the umask: another user reads what they leave.
+unpack_packages() { # unpack_packages FOLDER
+  (cd "$1" && umask 022 && node "$INPUT_FOLDER/packages.js" && chmod -R u=rwX,go=rX .)
 }
-fs.writeFileSync('package-lock.json', JSON.stringify(lock));
-JS
-  local code=0
-  umask 022
-  output=npm quiet npm ci --prefix "$1" --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error || code=$?
-  umask 077
-  return "$code"
+npm_ci() { # npm_ci FOLDER
+  (umask 022 && npm ci --prefix "$1" --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error)
+}
+install_packages() { # install_packages FOLDER
+  install -m 0644 "$INPUT_FOLDER/package.json" "$INPUT_FOLDER/package-lock.json" "$1/"
+  [[ -f $INPUT_FOLDER/packages.js ]] && output=npm quiet unpack_packages "$1" && return
+  echo 'npm installs OpenClaw, which takes longer.'
+  output=npm quiet npm_ci "$1"
 }
 
 openclaw_wrapper() {
@@ -593,8 +585,7 @@ install_openclaw() {
   export npm_config_cache=$SCRATCH/npm npm_config_update_notifier=false npm_config_fetch_retry_mintimeout=2000 \
     npm_config_fetch_retry_maxtimeout=15000 NODE_EXTRA_CA_CERTS=$TRUST
   [[ ! -v IN[npm_registry] ]] || export npm_config_registry=${IN[npm_registry]}
-  npm_ci "$new" addressed || { echo 'npm ci failed; once more, with the plain lock.' && npm_ci "$new" plain; } ||
-    die 'npm could not install OpenClaw; its last lines are above'
+  install_packages "$new" || die 'npm could not install OpenClaw; its last lines are above'
   [[ $(openclaw_version_in "$new") == "${IN[openclaw_version]}" ]] || die 'the lock installs another version of OpenClaw'
   # OpenClaw finishes its installation at its first run, and must be able to write to its folder then.
   env -i PATH="$PATH" HOME="$SCRATCH" NODE_DISABLE_COMPILE_CACHE=1 node "$new/node_modules/openclaw/openclaw.mjs" --version >/dev/null
@@ -604,7 +595,7 @@ install_openclaw() {
   rm -rf "$folder" "$SCRATCH/npm" "$RECORD/bundle"
   mv -T "$new" "$folder"
 }
-# Most of the time is npm's, and little of the machine: it works while the next steps do.
+# Most of the time is the packages', and little of the machine: they come while the next steps do their work.
 have_npm() { [[ -n $JOB ]] || have_tree; }
 do_npm() { begin_job install_openclaw; }
 do_openclaw() {

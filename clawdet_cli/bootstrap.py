@@ -192,7 +192,7 @@ def join_boot(mark: str) -> str:
         f"if [ ! -d {BOOT_FOLDER} ] || [ -e {BOOT_FOLDER}/package-lock.json ]; "
         "then cat >/dev/null; echo none; exit; fi; "
         f"umask 077; rm -rf {new} && mkdir {new} && tar -x -C {new} --no-same-owner && "
-        f"mv {new}/package.json {new}/package-lock.json {BOOT_FOLDER}/ || exit; "
+        f"mv {new}/packages.js {new}/package.json {new}/package-lock.json {BOOT_FOLDER}/ || exit; "
         f'n=0; while [ $n -lt 50 ] && [ "{state}" = inactive ]; do sleep 0.1; n=$((n+1)); done; '
         f'if [ "{state}" = inactive ] || [ "$(cat {BOOT_FOLDER}/{BOOT_MARK})" != {shlex.quote(mark)} ]; '
         f"then echo none; else echo joined; fi"
@@ -385,9 +385,13 @@ def prepare_input(settings: Settings, openclaw_version: str, architecture: str) 
 
 
 def prepare_files(openclaw_version: str) -> dict[str, bytes]:
-    """Give the files that lie beside the prepare phase's input: OpenClaw's npm lock."""
+    """Give the files that lie beside the prepare phase's input: OpenClaw's npm lock, and what installs it."""
     pinned = pins.load().for_openclaw(openclaw_version, "x86")  # the lock is the same for all
-    return {"package.json": pinned.package_json, "package-lock.json": pinned.package_lock}
+    return {
+        "packages.js": pins.packages_program(),
+        "package.json": pinned.package_json,
+        "package-lock.json": pinned.package_lock,
+    }
 
 
 def prepared_as(values: Mapping[str, str]) -> dict[str, str]:

@@ -124,6 +124,11 @@ def load() -> Pins:
     return Pins(content["default_openclaw"], content)
 
 
+def packages_program() -> bytes:
+    """Give the program that unpacks OpenClaw's packages on a VPS, which lies beside the lock there."""
+    return (_FOLDER / "packages.js").read_bytes()
+
+
 def _download(version: str, entry: Mapping[str, str]) -> Download:
     digests = {key.removeprefix("archive_"): value for key, value in entry.items() if key.startswith("archive_")}
     return Download(version, entry["url"], digests, entry["executable_sha256"])

@@ -58,6 +58,8 @@ def measure(bed: Bed, name: str) -> Floor:
                 taken = memory.of(server.id, starting, (Span("first start of the gateway", 0.0, 60.0),))
                 parts.gateway_stop(remote)
                 found["gateway_ready_later"] = parts.gateway_start(remote)
+                parts.gateway_stop(remote)
+                found["packages_install"] = parts.packages_install(bed, remote)
             boot, ready = found["server_boot"], found["gateway_ready"]
             spans = (Span("server boot until SSH", 0.0, boot), Span("first start of the gateway", boot, ready))
             return Floor(Measured(boot + ready, spans, taken), found)

@@ -7,6 +7,7 @@ holds the two together.
 import json
 from typing import Any
 
+from clawdet_cli import pins
 from tests.bench.bed import KEY, Bed
 from tests.bench.remote import Remote
 
@@ -38,6 +39,10 @@ cd /tmp && curl -fsS --output caddy.tar.gz '{url}' && echo '{archive}  caddy.tar
 NPM = """\
 export NODE_EXTRA_CA_CERTS={trust} npm_config_cache=/tmp/npm npm_config_update_notifier=false
   npm ci --prefix /opt/openclaw {options}"""
+
+PACKAGES = """\
+export NODE_EXTRA_CA_CERTS={trust}
+  cd /opt/packages && node /opt/packages.js && chmod -R u=rwX,go=rX ."""
 
 FINISH = (
     "env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/tmp NODE_DISABLE_COMPILE_CACHE=1"
@@ -97,6 +102,13 @@ def npm_install(bed: Bed, remote: Remote) -> float:
     return _timed(remote, NPM.format(trust=TRUST, options=NPM_CI))
 
 
+def packages_install(bed: Bed, remote: Remote) -> float:
+    """Install the same once more, into another folder and as the product does it; Node must be there."""
+    remote.run("cat > /opt/packages.js", stdin=pins.packages_program())
+    remote.run("mkdir -p /opt/packages && cat > /opt/packages/package-lock.json", stdin=bed.pinned.package_lock)
+    return _timed(remote, PACKAGES.format(trust=TRUST))
+
+
 def openclaw_finish(remote: Remote) -> float:
     """Run OpenClaw once, as root, which it wants before anybody else can use it."""
     return _timed(remote, FINISH)
@@ -127,7 +139,7 @@ def gateway_stop(remote: Remote) -> None:
 
 
 def addressed(lock: dict[str, Any], registry: str) -> dict[str, Any]:
-    """Fill the usual addresses into a lock, so that npm asks for no metadata: what the product's script does too."""
+    """Fill the usual addresses into a lock, so that npm asks for no metadata, as the product does."""
     packages = {}
     for place, entry in lock["packages"].items():
         name = entry.get("name") or place.split("node_modules/")[-1]

@@ -93,6 +93,7 @@ The seed ends when /readyz answers on the server and the landing page comes thro
 with their command, after all six checks.
 Seed: the vendors' apt repositories of Node and Caddy cannot be reached, so the same bytes come from the sandbox's
 mirror; the repositories' own apt-get updates are kept, and no wait is added.
+npm_install is `npm ci` of the same lock, packages_install what the product does in its place.
 Seed: its certificate for the origin is signed before the clock starts.
 From the order to `running` the sandbox takes {boot} s (users of the real cloud report 10). Its machine has then booted
 in some 2 s, a real one in about 10: for all variants alike."""

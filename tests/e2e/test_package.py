@@ -28,5 +28,5 @@ def test_the_script_the_pins_and_the_locks_are_in_the_wheel(tmp_path: Path) -> N
         for path in (ROOT / "clawdet_cli/pins").rglob("*.json")
     }
     assert len(pins) == 4
-    assert pins | {"clawdet_cli/pins/pins.toml"} <= names
+    assert pins | {"clawdet_cli/pins/pins.toml", "clawdet_cli/pins/packages.js"} <= names
     assert not [name for name in names if name.startswith("tests")]

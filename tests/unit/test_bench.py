@@ -115,6 +115,8 @@ def test_the_seed_waits_as_long_as_the_original_and_no_longer() -> None:
 
 def test_parts_are_measured_as_the_product_does_them() -> None:
     assert f'npm ci --prefix "$1" {parts.NPM_CI}' in PRODUCT
+    assert 'node "$INPUT_FOLDER/packages.js" && chmod -R u=rwX,go=rX .' in PRODUCT
+    assert "node /opt/packages.js && chmod -R u=rwX,go=rX ." in parts.PACKAGES
     assert parts.UNPACK_NODE in PRODUCT
 
 

@@ -372,6 +372,7 @@ class TestInput:
         values = bootstrap.prepare_input(settings(tmp_path), default_version(), architecture)
         assert values == pinned.script_input()
         assert bootstrap.prepare_files(default_version()) == {
+            "packages.js": pins.packages_program(),
             "package.json": pinned.package_json,
             "package-lock.json": pinned.package_lock,
         }

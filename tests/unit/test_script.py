@@ -58,7 +58,7 @@ def call(code: str, /, *, text: str = TEXT, **values: str) -> str:
     functions = text[: text.index('\ncase "$VERB')]
     given = "".join(f"IN[{key}]={_quoted(value)}\n" for key, value in values.items())
     done = subprocess.run(
-        ["bash"], input=f"{functions}\n{given}\n{code}", capture_output=True, text=True, check=False, timeout=60
+        ["bash"], input=f"{functions}\n{given}\n{code}", capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -62,8 +62,9 @@ _PATTERNS = {
     "join": (
         "if [ ! -d /run/clawdet/boot ] || [ -e /run/clawdet/boot/package-lock.json ]; then cat >/dev/null; echo none; "
         "exit; fi; umask 077; rm -rf /run/clawdet/boot.new && mkdir /run/clawdet/boot.new && "
-        "tar -x -C /run/clawdet/boot.new --no-same-owner && mv /run/clawdet/boot.new/package.json "
-        "/run/clawdet/boot.new/package-lock.json /run/clawdet/boot/ || exit; n=0; while [ $n -lt 50 ] && "
+        "tar -x -C /run/clawdet/boot.new --no-same-owner && mv /run/clawdet/boot.new/packages.js "
+        "/run/clawdet/boot.new/package.json /run/clawdet/boot.new/package-lock.json /run/clawdet/boot/ || exit; "
+        "n=0; while [ $n -lt 50 ] && "
         '[ "$(systemctl show -P ActiveState clawdet-prepare.service)" = inactive ]; do sleep 0.1; n=$((n+1)); done; '
         'if [ "$(systemctl show -P ActiveState clawdet-prepare.service)" = inactive ] || '
         '[ "$(cat /run/clawdet/boot/mark)" != {mark} ]; then echo none; else echo joined; fi'
