@@ -36,6 +36,7 @@ readonly COMPILED=$OPENCLAW_HOME/.cache/node
 readonly OPENCLAW_STATE=$OPENCLAW_HOME/.openclaw
 readonly CONFIG=$OPENCLAW_STATE/openclaw.json
 readonly RECORD=/var/lib/clawdet
+readonly WAITS=/run/clawdet.waits
 readonly TLS=/etc/caddy/tls
 readonly WEB=/var/www/clawdet
 # The machine's own trust store, for Node too: a mirror or a proxy may have a private authority.
@@ -207,9 +208,13 @@ begin_phase() { # begin_phase STEP...
   STEP=$1
   [[ -d /run/systemd/system ]] || die 'this machine does not run systemd' 3
   install -d -m 0755 "$RECORD"
-  # A second run waits for the first, for example one started by cloud-init.
+  # A second run waits for the first, for example one started by cloud-init, which sees that `configure` waits.
   exec 9>/run/clawdet.lock
-  flock -n 9 || { echo 'Another run is at work; waiting for it.' && flock -w 1800 9; } || die 'another run did not end'
+  flock -n 9 || {
+    echo 'Another run is at work; waiting for it.'
+    [[ $VERB != configure ]] || { exec 8>$WAITS && flock -n 8; } || true
+    flock -w 1800 9 && exec 8>&-
+  } || die 'another run did not end'
   clear_leftovers
   SCRATCH=$(mktemp -d "$RECORD/scratch.XXXXXX")
 }
@@ -1075,8 +1080,9 @@ start_gateway() {
   systemctl enable --quiet --no-reload openclaw-gateway
   put "$RECORD/gateway.stamp" 0600 <<<"$(gateway_stamp)"
 }
-# As early as prepare: it takes long to start, and takes its user over while it runs.
-have_gateway() { as_openclaw test -e "$CONFIG" && unit_is openclaw-gateway ActiveState active; }
+# As early as prepare: it takes long to start, and takes its user over while it runs. Where that user's configuration
+# waits already, it starts with that.
+have_gateway() { ! flock -n $WAITS true || { as_openclaw test -e "$CONFIG" && unit_is openclaw-gateway ActiveState active; }; }
 do_gateway() {
   as_openclaw mkdir -p -m 0700 "$OPENCLAW_STATE"
   if as_openclaw test -e "$CONFIG"; then
@@ -1093,8 +1099,14 @@ have_gateway_start() {
     systemctl is-enabled --quiet openclaw-gateway && [[ $(cat "$RECORD/gateway.stamp" 2>/dev/null) == "$(gateway_stamp)" ]]
 }
 do_gateway_start() {
-  have_gateway_config || { change_config && settle_config; }
+  local changed=''
+  as_openclaw mkdir -p -m 0700 "$OPENCLAW_STATE"
+  if ! have_gateway_config; then
+    change_config
+    changed=yes
+  fi
   start_gateway
+  [[ -z $changed ]] || settle_config
 }
 
 html() { # html TEXT: escaped for a page
@@ -1296,7 +1308,9 @@ gateway_is_ready() { local_get "http://127.0.0.1:$PORT/readyz" 2>/dev/null; }
 # In prepare only who waits for his user waits for the gateway.
 have_gateway_ready() { [[ -n $READY || $VERB == prepare && ! -v IN[pool] ]]; }
 do_gateway_ready() {
-  local deadline=$((SECONDS + 180))
+  local deadline=$((SECONDS + 180)) compiling=''
+  # What its command line compiles at its first use is there before that is waited for.
+  gateway_is_ready || { /usr/local/bin/openclaw gateway health --json >/dev/null 2>&1 </dev/null & compiling=$!; }
   until gateway_is_ready; do
     if unit_is openclaw-gateway ActiveState failed || (($(systemctl show -P NRestarts openclaw-gateway) > 2)); then
       journal openclaw-gateway
@@ -1306,6 +1320,7 @@ do_gateway_ready() {
     sleep 0.1
   done
   READY=yes
+  [[ -z $compiling ]] || wait "$compiling" || true
   # Whoever comes for this machine will wait for its command line: what that compiles is kept.
   [[ $VERB != prepare ]] || quiet /usr/local/bin/openclaw gateway health --json || true
 }

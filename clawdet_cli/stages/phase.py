@@ -19,13 +19,6 @@ MOST_STEPS = 100
 """Several times as many as a phase has; a view keeps each of them on the screen."""
 
 
-def run_phase(run: Run, verb: str, values: Mapping[str, str], files: Mapping[str, bytes]) -> dict[str, str]:
-    """Run `prepare` or `configure` to its end and give the values of its result line. Raises GuestError."""
-    phase = Phase(run, verb, values, files)
-    phase.begin()
-    return phase.end()
-
-
 class Phase:
     """One phase, from its start on the VPS to its end; in between the caller may do something else."""
 
@@ -45,8 +38,9 @@ class Phase:
         self._expected = expected
         """The result that is wanted, and makes the run of somebody else as good as one of ours."""
         self._folder = ""
-        self._ours = False
-        self._restarts = 0
+        self.ours = False
+        """Whether it is a run of ours, or one that was taken over, and not one of somebody else that is followed."""
+        self.restarts = 0
         self._follower = _Follower(run, verb)
 
     def take_over(self) -> bool:
@@ -57,8 +51,8 @@ class Phase:
             answer = self.run.remote(command, stdin=content, seconds=120)
         if answer.code != 0:
             raise GuestError("The npm lock could not be copied to the VPS.", details=answer.complaint)
-        self._ours = answer.out.strip() == "joined"
-        return self._ours
+        self.ours = answer.out.strip() == "joined"
+        return self.ours
 
     def begin(self) -> None:
         """Copy the script there and start it, or find one that runs already.
@@ -96,7 +90,7 @@ class Phase:
         if follower.cut_off():
             self._begin_anew()
             self.reach(step)
-        elif self._ours:
+        elif self.ours:
             raise follower.failure()
 
     def end(self) -> dict[str, str]:
@@ -106,10 +100,10 @@ class Phase:
             if self._follower.cut_off():
                 self._begin_anew()
                 continue
-            wanted = self._ours if self._expected is None else self._expected.items() <= values.items()
+            wanted = self.ours if self._expected is None else self._expected.items() <= values.items()
             if self._follower.succeeded() and wanted:
                 return values
-            if self._ours:
+            if self.ours:
                 raise self._follower.failure()
             self.begin()
         raise WaitError(
@@ -119,10 +113,10 @@ class Phase:
 
     def _begin_anew(self) -> None:
         """Begin it once more for a VPS that restarted: what it had done holds, and is not done again."""
-        self._restarts += 1
-        if self._restarts > MOST_RESTARTS:
+        self.restarts += 1
+        if self.restarts > MOST_RESTARTS:
             raise GuestError(
-                f"The VPS restarted {self._restarts} times while '{self.verb}' was at work, which was begun anew each"
+                f"The VPS restarted {self.restarts} times while '{self.verb}' was at work, which was begun anew each"
                 " time.",
                 details=list(self._follower.last),
                 next_steps=["clawdet ssh USER -- journalctl -b -1 -n 50    (shows what came before the last restart)"],
@@ -144,9 +138,9 @@ class Phase:
                 return False
         if answer.code != 0:
             raise GuestError(f"The VPS would not start '{self.verb}'.", details=answer.complaint)
-        self._ours = answer.out.strip() != "attached"
+        self.ours = answer.out.strip() != "attached"
         self._follower = _Follower(run, self.verb)
-        if not self._ours:
+        if not self.ours:
             run.note(f"'{self.verb}' of an earlier run is still at work there: following it first")
         return True
 

@@ -31,7 +31,7 @@ from clawdet_cli.model import DnsRecord, EffectOutcome, Firewall, Server, Server
 from clawdet_cli.stages import bundle, claim, firewall, preflight, verify
 from clawdet_cli.stages.destroy import own_certificates, revoke
 from clawdet_cli.stages.host_key import LABEL, label_names, replace_host_key
-from clawdet_cli.stages.phase import Phase, run_phase
+from clawdet_cli.stages.phase import Phase
 from clawdet_cli.stages.runner import Run, Stage
 from clawdet_cli.stages.user_data import user_data
 
@@ -164,6 +164,8 @@ def prepare_vps(run: Run) -> None:
         return
     phase = _known(run.preparing)
     said = phase.end()
+    if phase.restarts:
+        run.configuring = None  # it came before there was anything to configure, if it outlived the restart at all
     bundle.tell(run, said)
     # Only now, so that a version that cannot be installed does not stick to the instance.
     run.record(openclaw_version=phase.values["openclaw_version"], installed=bootstrap.installed_text(said))
@@ -202,15 +204,28 @@ def request_of_vps(run: Run) -> str:
     return answer.out
 
 
-def configure_openclaw(run: Run) -> None:
-    """Give the machine its user: host name, certificate, provider keys, configuration, landing page."""
+def send_configuration(run: Run) -> None:
+    """Leave with the VPS what it begins with as soon as all is installed, so that the gateway starts with its user."""
+    # Behind an installation of somebody else it would come too early: that may have to be followed by one of ours.
+    if run.prepared is not None or (run.preparing is not None and run.preparing.ours):
+        run.configuring = _begun_configuration(run)
+
+
+def _begun_configuration(run: Run) -> Phase:
     certificate = run.certificate or run.clouds.cloudflare.certificate(_known(run.instance.certificate_id))
     if certificate is None:
         raise CloudError("The certificate that was signed is gone from Cloudflare.")
     # Again, for an instance that is complete: what comes before its first stage was not done for it.
     preflight.origin_pulls(run.clouds.cloudflare, _known(run.instance.zone_id), run.settings)
-    values = bootstrap.configure_input(run.settings, run.instance, certificate.pem)
-    run.configured = run_phase(run, "configure", values, {})
+    phase = Phase(run, "configure", bootstrap.configure_input(run.settings, run.instance, certificate.pem), {})
+    phase.begin()
+    return phase
+
+
+def configure_openclaw(run: Run) -> None:
+    """Give the machine its user: host name, certificate, provider keys, configuration, landing page."""
+    phase = run.configuring or _begun_configuration(run)
+    run.configured = phase.end()
     run.record(url=f"https://{run.instance.host}/")
 
 
@@ -240,6 +255,7 @@ PROVISION = (
     Stage("join_prepare", Status.INSTALLING, "Joining the installation that it began", join_prepare),
     Stage("replace_host_key", Status.INSTALLING, "Replacing the host key that was sent", replace_host_key),
     Stage("install_certificate", Status.INSTALLING, "Certifying the VPS's own key", install_certificate),
+    Stage("send_configuration", Status.INSTALLING, "Sending its configuration", send_configuration),
     Stage("prepare_vps", Status.INSTALLING, "Installing Node.js, Caddy and OpenClaw", prepare_vps),
     Stage("configure_openclaw", Status.INSTALLING, "Configuring and starting OpenClaw", configure_openclaw),
     Stage("check_origin", Status.INSTALLING, "Checking the VPS directly", check_origin),

@@ -91,6 +91,8 @@ class Run:
         """Set by a claim from the pool: what the machine says that is installed there."""
         self.preparing: Phase | None = None
         """Set by join_prepare: the installation, which goes on while other stages do something else."""
+        self.configuring: Phase | None = None
+        """Set by send_configuration: the configuration, which waits on the VPS for the installation's end."""
         self.certificate: Certificate | None = None
         """Set by the stage that has it signed, for the next one."""
         self.configured: Mapping[str, str] = {}

@@ -425,6 +425,29 @@ class TestPhases:
             assert values["ANTHROPIC_API_KEY"] == "sk-ant-of-a-other"
             assert f"/{other}/" in rig.file("var/lib/openclaw/.openclaw/openclaw.json").read_text()
 
+    def test_a_configuration_that_waits_starts_the_gateway_itself(self, rig: Rig, server: MachineSpec) -> None:
+        guest = rig.machines._running[1]._guest
+        guest.disk.write(bootstrap.INSTALLED_SCRIPT, "")
+        rig.wait_for(guest.phase_lock.acquire())  # so that the one comes while the other has not ended
+        with rig.shell(server) as shell:
+            shell.upload(PREPARE_INPUT, LOCK)
+            assert shell.start("prepare") == "started\n"
+            eventually(lambda: "prepare" in guest.waiting)
+            shell.upload(rig.configure_input(shell) + KEY_LINE, {})
+            assert shell.start("configure") == "started\n"
+            eventually(lambda: "configure" in guest.waiting)
+            rig.loop.call_soon_threadsafe(guest.phase_lock.release)
+            state, prepared = shell.follow("prepare")
+            assert state.ok
+            assert "gateway" in steps(prepared, "skip")
+            configured = shell.follow("configure")[1]
+            assert configured[1] == "Another run is at work; waiting for it."
+            assert "gateway-start" in steps(configured, "done")
+            assert set(steps(configured, "skip")) == {"gateway-config", "gateway-reload"}
+            assert shell.phase("prepare", PREPARE_INPUT, LOCK)[-1].startswith("@result ok")
+        ((_, values),) = rig.secrets().items()
+        assert values["ANTHROPIC_API_KEY"] == "sk-ant-of-a-test"
+
     def test_what_an_older_script_left_in_env_moves(self, rig: Rig, server: MachineSpec) -> None:
         rig.provision(server)
         token = "0" * 48

@@ -117,6 +117,31 @@ def test_a_connection_that_breaks_in_the_middle_is_made_again_in_silence(
     leave_nothing(operator)
 
 
+def test_a_restart_that_the_configuration_came_after_has_it_sent_again(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, started = Ssh.run, []
+
+    def restarting(self: Ssh, command: str, **options: Any) -> Any:
+        kind = kind_of(command)
+        if kind == "make_vps_key" and operator.control("hetzner", "GET", "servers/knobs")["hold_step"]:
+            operator.control("hetzner", "PUT", "servers/knobs", {"restart_in_phase": {"prepare": 1}})
+            with suppress(ConnectionLost):
+                run(self, bootstrap.follow("prepare", 0), **options)
+            raise self._lost(None)
+        if kind == "start":
+            started.append("configure" if "clawdet-configure" in command else "prepare")
+        return run(self, command, **options)
+
+    monkeypatch.setattr(Ssh, "run", restarting)
+    operator.control("hetzner", "PUT", "servers/knobs", {"hold_step": {"prepare": "openclaw"}})
+    said = operator.clawdet(*PROVISION)
+    assert said.code == 0, said.err
+    assert started == ["configure", "prepare", "configure"]
+    assert ledger_differs(operator) == not_complete(operator, "alice") == []
+    leave_nothing(operator)
+
+
 @pytest.mark.parametrize("phase", HELD)
 def test_a_connection_that_breaks_for_ever_is_told_and_gone_on_with(phase: str, operator: Operator) -> None:
     knobs = {"hold_step": {phase: HELD[phase]}, "drop_connection_in_phase": {phase: 1_000_000}}

@@ -618,3 +618,10 @@ def test_what_is_sent_has_no_comments_of_its_own_and_the_same_lines() -> None:
     assert "\t# The certificate is a file" in done
     assert "# The certificate is a file" in written
     assert sent[:12] == whole[:12]
+
+
+def test_the_gateway_is_left_to_a_configuration_that_waits(tmp_path: Path) -> None:
+    text = TEXT.replace("WAITS=/run/clawdet.waits", f"WAITS={tmp_path}/waits")
+    code = "as_openclaw() { return 1; }; have_gateway || echo prepares; exec 8>$WAITS; flock -n 8; "
+    code += "have_gateway && echo configures; exec 8>&-; have_gateway || echo prepares"
+    assert call(code, text=text) == "prepares\nconfigures\nprepares\n"

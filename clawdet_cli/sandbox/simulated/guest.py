@@ -76,6 +76,8 @@ class Guest:
         self.gateway: Gateway | None = None
         self.caddy: Caddy | None = None
         self.phase_lock = asyncio.Lock()
+        self.waiting: set[str] = set()
+        """The phases that wait for the lock: where `configure` does, the gateway is left to that."""
         self.first_boot_over = asyncio.Event()
         self.joined = asyncio.Event()
         """Set when somebody has brought the files for which the phase that was begun at boot waits."""

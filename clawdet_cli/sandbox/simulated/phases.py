@@ -10,7 +10,7 @@ import html
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from clawdet_cli.sandbox.simulated import certificate as certificates
@@ -73,9 +73,7 @@ class _Phase:
             steps = self.steps()
             self.say(f"@steps {len(steps)} {' '.join(step.name for step in steps)}")
             self.step = steps[0].name
-            if self.guest.phase_lock.locked():
-                self.say("Another run is at work; waiting for it.")
-            async with self.guest.phase_lock:
+            async with self._alone():
                 self.began = time.monotonic()
                 self.begin()
                 for step in steps:
@@ -88,6 +86,20 @@ class _Phase:
             self.say(f"@result failed step={self.step or 'input'} code={error.code}")
             return error.code
         return 0
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        if self.guest.phase_lock.locked():
+            self.say("Another run is at work; waiting for it.")
+        self.guest.waiting.add(self.verb)
+        try:
+            await self.guest.phase_lock.acquire()
+        finally:
+            self.guest.waiting.discard(self.verb)
+        try:
+            yield
+        finally:
+            self.guest.phase_lock.release()
 
     async def _carry_out(self, step: _Step) -> None:
         self.step = step.name
@@ -356,7 +368,9 @@ class _Prepare(_Phase):
         self.disk.write(at.PATCHES, "")
 
     def _gateway_is_there(self) -> bool:
-        return self.disk.exists(at.CONFIGURATION) and self.guest.gateway is not None
+        return "configure" in self.guest.waiting or (
+            self.disk.exists(at.CONFIGURATION) and self.guest.gateway is not None
+        )
 
     def _gateway(self) -> None:
         if not self.disk.exists(at.CONFIGURATION):
