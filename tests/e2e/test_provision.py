@@ -37,9 +37,13 @@ KEY = "sk-ant-canary-0123456789abcdef"
 class Instance:
     """A provisioned instance, and the ways to it that any client has."""
 
-    def __init__(self, operator: Operator, document: dict[str, Any], command_lines: set[bytes]) -> None:
+    def __init__(
+        self, operator: Operator, document: dict[str, Any], command_lines: set[bytes], events: str = ""
+    ) -> None:
         self.operator = operator
         self.command_lines = command_lines
+        found = [json.loads(line) for line in events.splitlines()]
+        self.steps = {one["step"]: one["status"] for one in found if one["kind"] == "step_finished"}
         self.document = document
         self.info = operator.info()
         self.user = str(document["user"])
@@ -123,7 +127,7 @@ def demo(real_sandbox: Operator) -> Iterator[Instance]:
             "provision", "demo", "--sandbox", "--yes", "--json", "--events", env={"ANTHROPIC_API_KEY": KEY}
         )
     assert said.code == 0, said.err[-4000:]
-    yield Instance(real_sandbox, said.document["instance"], command_lines)
+    yield Instance(real_sandbox, said.document["instance"], command_lines, said.err)
     gone = real_sandbox.clawdet("destroy", "demo", "--sandbox", "--yes", "--json")
     assert gone.code == 0, gone.err
     assert real_sandbox.holdings() == (0, 0, 0)
@@ -135,8 +139,18 @@ def test_it_is_complete_and_all_six_checks_hold(demo: Instance) -> None:
     assert demo.document["url"] == "https://demo.clawdet.test/"
     assert [check["name"] for check in demo.document["checks"]] == CHECKS
     assert all(check["ok"] and check["evidence"] for check in demo.document["checks"])
-    assert [stage["status"] for stage in demo.document["stages"]] == ["done"] * 11
+    assert [stage["status"] for stage in demo.document["stages"]] == ["done"] * 12
     assert all(stage["seconds"] >= 0 for stage in demo.document["stages"])
+
+
+def test_the_gateway_started_with_its_user(demo: Instance) -> None:
+    told = {step: demo.steps[step] for step in ("gateway", "gateway-start", "gateway-config", "gateway-reload")}
+    assert told == {
+        "gateway": "skipped",
+        "gateway-start": "done",
+        "gateway-config": "skipped",
+        "gateway-reload": "skipped",
+    }
 
 
 def test_the_clouds_hold_exactly_what_the_document_says(demo: Instance) -> None:

@@ -625,3 +625,14 @@ def test_the_gateway_is_left_to_a_configuration_that_waits(tmp_path: Path) -> No
     code = "as_openclaw() { return 1; }; have_gateway || echo prepares; exec 8>$WAITS; flock -n 8; "
     code += "have_gateway && echo configures; exec 8>&-; have_gateway || echo prepares"
     assert call(code, text=text) == "prepares\nconfigures\nprepares\n"
+
+
+@pytest.mark.parametrize(("looks", "asked"), [(0, ""), (2, "gateway health --json\n")])
+def test_the_command_line_compiles_itself_while_the_gateway_starts(tmp_path: Path, looks: int, asked: str) -> None:
+    openclaw = tmp_path / "openclaw"
+    openclaw.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\nexit 1\n')
+    openclaw.chmod(0o755)
+    text = TEXT.replace("/usr/local/bin/openclaw gateway health", f"{openclaw} gateway health")
+    code = "n=0; gateway_is_ready() { ((n++ >= LOOKS)); }; unit_is() { return 1; }; systemctl() { echo 0; }\n"
+    code += f"VERB=configure; do_gateway_ready; cat {tmp_path}/asked 2>/dev/null || true"
+    assert call(code.replace("LOOKS", str(looks)), text=text) == asked
