@@ -27,14 +27,14 @@ echo "@milliseconds $((($(date +%s%N) - began) / 1000000))"
 """On the server, by its own clock, so that the way there and back does not count."""
 
 NODE = """\
-cd /tmp && curl -fsS --output node '{url}' && echo '{archive}  node' | sha256sum -c &&
+cd /tmp && curl -fsS --output node '{url}' && openssl dgst -sha256 -r node | grep '^{archive} ' &&
   mkdir -p /opt/node && tar -xJf node -C /opt/node {options} && rm node &&
-  echo '{executable}  /opt/node/bin/node' | sha256sum -c && ln -sf /opt/node/bin/n* /usr/local/bin/"""
+  openssl dgst -sha256 -r /opt/node/bin/node | grep '^{executable} ' && ln -sf /opt/node/bin/n* /usr/local/bin/"""
 
 CADDY = """\
-cd /tmp && curl -fsS --output caddy.tar.gz '{url}' && echo '{archive}  caddy.tar.gz' | sha256sum -c &&
+cd /tmp && curl -fsS --output caddy.tar.gz '{url}' && openssl dgst -sha256 -r caddy.tar.gz | grep '^{archive} ' &&
   tar -xzf caddy.tar.gz -C /usr/local/bin --no-same-owner caddy && rm caddy.tar.gz &&
-  echo '{executable}  /usr/local/bin/caddy' | sha256sum -c"""
+  openssl dgst -sha256 -r /usr/local/bin/caddy | grep '^{executable} '"""
 
 NPM = """\
 export NODE_EXTRA_CA_CERTS={trust} npm_config_cache=/tmp/npm npm_config_update_notifier=false
