@@ -241,7 +241,7 @@ put_as_openclaw() { # put_as_openclaw FILE: like put, mode 0600
   as_openclaw sh -c 'umask 077; new=$(mktemp "$1.XXXXXX") && cat >"$new" && mv -fT -- "$new" "$1"' sh "$1"
 }
 
-# Not by sha256sum, which on Debian 12 takes five times as long: it does without the processor's own instructions.
+# Not by sha256sum, which on Debian 12 takes eight times as long: it does without the processor's own instructions.
 sha() { # sha BITS FILE: the digest in hex, or nothing
   [[ ! -f $2 ]] || openssl dgst "-sha$1" -r "$2" | cut -d ' ' -f 1
 }
