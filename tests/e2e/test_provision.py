@@ -43,7 +43,8 @@ class Instance:
         self.operator = operator
         self.command_lines = command_lines
         found = [json.loads(line) for line in events.splitlines()]
-        self.steps = {one["step"]: one["status"] for one in found if one["kind"] == "step_finished"}
+        steps = [one for one in found if one["kind"] == "step_finished" and one["stage"] != "verify"]
+        self.steps = {one["step"]: one["status"] for one in steps}
         self.document = document
         self.info = operator.info()
         self.user = str(document["user"])

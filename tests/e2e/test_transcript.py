@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -66,12 +66,23 @@ class Exchange:
     err: Any
 
 
+@pytest.fixture
+def unhurried_sandbox(tmp_path: Path, cache: Path) -> Iterator[Operator]:
+    """A sandbox whose simulated servers take their time, so that a configuration waits for the installation."""
+    operator = Operator(tmp_path / "unhurried", cache)
+    up = operator.clawdet("sandbox", "up", "--servers", "simulated", "--boot-seconds", "2")
+    assert up.code == 0, up.err
+    yield operator
+    down = operator.clawdet("sandbox", "down", "--yes")
+    assert down.code == 0, down.err
+
+
 def test_a_simulated_server_says_what_a_real_one_says(
-    simulated_sandbox: Operator, real_sandbox: Operator, tmp_path: Path
+    unhurried_sandbox: Operator, real_sandbox: Operator, tmp_path: Path
 ) -> None:
     simulated, real = (
         provisioned(operator, tmp_path / name)
-        for operator, name in ((simulated_sandbox, "simulated"), (real_sandbox, "real"))
+        for operator, name in ((unhurried_sandbox, "simulated"), (real_sandbox, "real"))
     )
     assert [exchange.command for exchange in simulated] == [exchange.command for exchange in real]
     assert [pair for pair in zip(simulated, real, strict=True) if pair[0] != pair[1]] == []
@@ -125,24 +136,24 @@ def ask(operator: Operator, ipv4: str, command: str) -> tuple[str, int, str, str
 
 def normalised(said: Iterable[tuple[str, int, str, str]]) -> Iterable[Exchange]:
     shaped = [(shape(command), code, out, err) for command, code, out, err in said]
-    # How often and when a phase is looked at depends on how long it takes; what it says in all, until another one is
-    # started, does not.
+    # How often and when a phase is looked at depends on how long it takes; what it says in all, until it is started
+    # anew, does not.
     for number, (command, code, out, err) in enumerate(shaped):
         if not command.startswith("follow"):
             yield Exchange(command, code, READERS.get(command.split()[0], kinds)(out), kinds(err))
             continue
-        if command in since_the_last_start(shaped[:number]):
+        if command in since_the_last_start(command, shaped[:number]):
             continue
-        end = next((n for n, one in enumerate(shaped[number:], number) if is_start(one[0])), len(shaped))
+        end = next((n for n, one in enumerate(shaped[number:], number) if is_start(command, one[0])), len(shaped))
         yield followed(command, [one for one in shaped[number:end] if one[0] == command])
 
 
-def is_start(command: str) -> bool:
-    return command.endswith("echo started")
+def is_start(follow: str, command: str) -> bool:
+    return command.endswith("echo started") and f"clawdet-{follow.split()[1]}.service" in command
 
 
-def since_the_last_start(shaped: Sequence[tuple[str, int, str, str]]) -> set[str]:
-    return {one[0] for one in itertools.takewhile(lambda one: not is_start(one[0]), reversed(shaped))}
+def since_the_last_start(follow: str, shaped: Sequence[tuple[str, int, str, str]]) -> set[str]:
+    return {one[0] for one in itertools.takewhile(lambda one: not is_start(follow, one[0]), reversed(shaped))}
 
 
 def shape(command: str) -> str:
