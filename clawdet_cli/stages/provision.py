@@ -207,7 +207,7 @@ def request_of_vps(run: Run) -> str:
 def send_configuration(run: Run) -> None:
     """Leave with the VPS what it begins with as soon as all is installed, so that the gateway starts with its user."""
     # Behind an installation of somebody else it would come too early: that may have to be followed by one of ours.
-    if run.prepared is not None or (run.preparing is not None and run.preparing.ours):
+    if run.prepared is not None or _known(run.preparing).ours:
         run.configuring = _begun_configuration(run)
 
 

@@ -176,17 +176,16 @@ class Registry:
 
     def move(self, place: str) -> None:
         """Let a package lie where the metadata say, and no longer at the usual address."""
-        usual = (
-            self.folder / f"{self.name(place)}/-/{self.name(place).rpartition('/')[2]}-{PLACES[place]['version']}.tgz"
-        )
+        name, version = self.name(place), PLACES[place]["version"]
+        usual = self.folder / name / "-" / f"{name.rpartition('/')[2]}-{version}.tgz"
         self.put(place, usual.read_bytes(), "files")
         usual.unlink()
 
-    def files(self, **left: bytes) -> dict[str, bytes]:
+    def files(self) -> dict[str, bytes]:
         """Give what lies beside the script's input: a lock of all packages, without an address."""
         packages = {"": PRODUCT, **self.locked}
         lock = {"name": "vps", "version": "1.0.0", "lockfileVersion": 3, "requires": True, "packages": packages}
-        return {"package.json": json.dumps(PRODUCT).encode(), "package-lock.json": json.dumps(lock).encode(), **left}
+        return {"package.json": json.dumps(PRODUCT).encode(), "package-lock.json": json.dumps(lock).encode()}
 
     def close(self) -> None:
         """Stop serving."""
@@ -218,8 +217,8 @@ PROGRAM = {"packages.js": pins.packages_program()}
 WENT_ON = "npm installs OpenClaw, which takes longer."
 
 
-def of_registry(registry: Registry, *, retries: int = 0) -> dict[str, str]:
-    return {"npm_config_registry": registry.url, "npm_config_fetch_retries": str(retries)}
+def of_registry(registry: Registry) -> dict[str, str]:
+    return {"npm_config_registry": registry.url, "npm_config_fetch_retries": "0"}
 
 
 def test_every_kind_of_package_comes_as_with_npm(registry: Registry, node: Path, tmp_path: Path) -> None:
@@ -263,16 +262,14 @@ def test_what_has_no_digest_is_not_fetched(registry: Registry, node: Path, tmp_p
     assert "the lock has no digest of node_modules/alias" in said
 
 
-def test_what_says_another_version_than_the_lock_is_not_ours_to_judge(
-    registry: Registry, node: Path, tmp_path: Path
-) -> None:
+def test_what_says_another_version_than_the_lock_is_left_to_npm(registry: Registry, node: Path, tmp_path: Path) -> None:
     content = archive("real", PLACES["node_modules/alias"], version="3.0.1")
     registry.put("node_modules/alias", content)
     digest = base64.b64encode(hashlib.sha512(content).digest()).decode()
     registry.locked["node_modules/alias"]["integrity"] = f"sha512-{digest}"
     said = install(tmp_path / "ours", node, {**registry.files(), **PROGRAM}, **of_registry(registry))
-    assert "node_modules/alias is of version 3.0.1, not 3.0.0" in said
-    assert WENT_ON in said
+    ours, _ = said.split(f"\n{WENT_ON}\n")
+    assert "node_modules/alias is of version 3.0.1, not 3.0.0" in ours
 
 
 def test_a_registry_that_answers_nothing_is_named(node: Path, tmp_path: Path, registry: Registry) -> None:
