@@ -33,6 +33,8 @@ readonly JOB_END_TRIES=100 # ten a second
 readonly OPENCLAW_HOME=/var/lib/openclaw
 # Of whoever runs OpenClaw alone: the default place in /tmp belongs to the first who comes, which is root with npm.
 readonly COMPILED=$OPENCLAW_HOME/.cache/node
+# Without this OpenClaw starts a second time, for a folder of its own below that one, and the first waits beside it.
+readonly ONCE=OPENCLAW_PACKAGED_COMPILE_CACHE_RESPAWNED=1
 readonly OPENCLAW_STATE=$OPENCLAW_HOME/.openclaw
 readonly CONFIG=$OPENCLAW_STATE/openclaw.json
 readonly RECORD=/var/lib/clawdet
@@ -560,7 +562,7 @@ if [ "\$(id -u)" = 0 ]; then
   exec "\$@"
 fi
 export PATH="/opt/node/${IN[node_version]}/bin:\${PATH:-/usr/local/bin:/usr/bin:/bin}" OPENCLAW_NO_RESPAWN=1 NODE_EXTRA_CA_CERTS=$TRUST
-export NODE_COMPILE_CACHE=$COMPILED
+export NODE_COMPILE_CACHE=$COMPILED $ONCE
 exec /opt/node/${IN[node_version]}/bin/node /opt/openclaw/${IN[openclaw_version]}/node_modules/openclaw/openclaw.mjs "\$@"
 WRAPPER
 }
@@ -659,7 +661,7 @@ WorkingDirectory=$OPENCLAW_HOME
 Environment=HOME=$OPENCLAW_HOME
 Environment=OPENCLAW_STATE_DIR=$OPENCLAW_STATE
 Environment=OPENCLAW_NO_RESPAWN=1
-Environment=NODE_COMPILE_CACHE=$COMPILED
+Environment=NODE_COMPILE_CACHE=$COMPILED $ONCE
 Environment=NODE_EXTRA_CA_CERTS=$TRUST
 Environment=PATH=$node:/usr/local/bin:/usr/bin:/bin
 ExecStart=$node/node /opt/openclaw/${IN[openclaw_version]}/node_modules/openclaw/openclaw.mjs gateway run --port $PORT
@@ -1304,18 +1306,23 @@ journal() { # journal UNIT
 }
 
 local_get() { curl --noproxy '*' --silent --show-error --fail --output /dev/null --max-time 10 "$@"; }
-gateway_is_ready() { local_get "http://127.0.0.1:$PORT/readyz" 2>/dev/null; }
+# Nothing is started before somebody listens: what is waited for needs the processor.
+gateway_listens() { { { :; } 3<>"/dev/tcp/127.0.0.1/$PORT"; } 2>/dev/null; }
+gateway_is_ready() { gateway_listens && local_get "http://127.0.0.1:$PORT/readyz" 2>/dev/null; }
 
 # In prepare only who waits for his user waits for the gateway.
 have_gateway_ready() { [[ -n $READY || $VERB == prepare && ! -v IN[pool] ]]; }
 do_gateway_ready() {
-  local deadline=$((SECONDS + 180)) compiling=''
+  local deadline=$((SECONDS + 180)) compiling='' looked=''
   # What its command line compiles at its first use is there before that is waited for.
   gateway_is_ready || { /usr/local/bin/openclaw gateway health --json >/dev/null 2>&1 </dev/null & compiling=$!; }
   until gateway_is_ready; do
-    if unit_is openclaw-gateway ActiveState failed || (($(systemctl show -P NRestarts openclaw-gateway) > 2)); then
-      journal openclaw-gateway
-      die 'the gateway ended; its last lines are above'
+    if ((SECONDS != ${looked:--1})); then
+      looked=$SECONDS
+      if unit_is openclaw-gateway ActiveState failed || (($(systemctl show -P NRestarts openclaw-gateway) > 2)); then
+        journal openclaw-gateway
+        die 'the gateway ended; its last lines are above'
+      fi
     fi
     ((SECONDS < deadline)) || { journal openclaw-gateway && die 'the gateway was not ready within 180 seconds'; }
     sleep 0.1

@@ -202,12 +202,14 @@ def join_boot(mark: str) -> str:
 def follow(verb: str, offset: int) -> str:
     """Build the command that waits for news (5 s at most): the unit's state in one line, then the log from offset."""
     unit, log = f"clawdet-{verb}.service", f"{LOG_FOLDER}/{verb}.log"
+    # tail is told of news, and of the phase's end, by the kernel: a loop here would take time from the phase.
+    wait = "tail --pid=$p -s 0.1"
     # A phase writes several lines a second, and each answer costs the same whatever is in it. Its end is told at once.
-    gather = 3 if offset else 0
+    gather = f"timeout 0.3 {wait} -f /dev/null; " if offset else ""
     # The state is read before the log's size: when it says that all is over, the log that follows is whole.
     return (
-        f'n=0; while [ $n -lt 50 ] && {{ [ $n -lt {gather} ] || [ "$(stat -c %s {log})" -le {offset} ]; }} '
-        f'&& [ "$(systemctl show -P ActiveState {unit})" = activating ]; do sleep 0.1; n=$((n+1)); done; '
+        f"p=$(systemctl show -P MainPID {unit}); if [ $p -gt 0 ]; "
+        f"then {gather}timeout 5 {wait} -c +{offset + 1} -f {log} 2>/dev/null | head -c 1 >/dev/null; fi; "
         f"systemctl show -p ActiveState -p Result -p ExecMainStatus {unit} | tr '\\n' ' '; "
         f"size=$(stat -c %s {log}); end=$((size < {offset + MAX_NEWS} ? size : {offset + MAX_NEWS})); "
         f'echo "Offset=$end"; tail -c +{offset + 1} {log} | head -c $((end - {offset}))'

@@ -6,6 +6,7 @@ import shlex
 import stat
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,10 +62,10 @@ class TestCommands:
 
     def test_follow(self) -> None:
         assert bootstrap.follow("configure", 1000) == (
-            "n=0; while [ $n -lt 50 ] &&"
-            ' { [ $n -lt 3 ] || [ "$(stat -c %s /var/log/clawdet/configure.log)" -le 1000 ]; }'
-            ' && [ "$(systemctl show -P ActiveState clawdet-configure.service)" = activating ];'
-            " do sleep 0.1; n=$((n+1)); done;"
+            "p=$(systemctl show -P MainPID clawdet-configure.service); if [ $p -gt 0 ];"
+            " then timeout 0.3 tail --pid=$p -s 0.1 -f /dev/null;"
+            " timeout 5 tail --pid=$p -s 0.1 -c +1001 -f /var/log/clawdet/configure.log 2>/dev/null"
+            " | head -c 1 >/dev/null; fi;"
             " systemctl show -p ActiveState -p Result -p ExecMainStatus clawdet-configure.service | tr '\\n' ' ';"
             " size=$(stat -c %s /var/log/clawdet/configure.log);"
             " end=$((size < 263144 ? size : 263144));"
@@ -105,6 +106,62 @@ class TestCommands:
         words = shlex.split(bootstrap.start("prepare", ODD_FOLDER))
         assert f"{ODD_FOLDER}/provision-openclaw.sh" in words
         assert f"{ODD_FOLDER}/input" in words
+
+
+class TestFollow:
+    """Run as it is, but for the log's place, and for patience that nobody here has."""
+
+    @pytest.fixture
+    def log(self, tmp_path: Path) -> Path:
+        log = tmp_path / "prepare.log"
+        log.write_text("first\n")
+        return log
+
+    @pytest.fixture
+    def phase(self) -> Iterator[subprocess.Popen[bytes]]:
+        phase = subprocess.Popen(["sleep", "600"])
+        yield phase
+        phase.kill()
+        phase.wait()
+
+    def follow(self, log: Path, pid: int, offset: int) -> subprocess.Popen[str]:
+        state = "ActiveState=activating\nResult=success\nExecMainStatus=0\n"
+        systemctl = log.parent / "systemctl"
+        systemctl.write_text(f'#!/bin/sh\n[ "$3" = MainPID ] && echo {pid} || printf "{state}"\n')
+        systemctl.chmod(0o755)
+        command = bootstrap.follow("prepare", offset).replace("/var/log/clawdet", str(log.parent))
+        return subprocess.Popen(
+            ["bash", "-c", command.replace("timeout 5 ", "touch asked; timeout 600 ")],
+            cwd=log.parent,
+            env={"PATH": f"{log.parent}:/usr/bin:/bin"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    @pytest.mark.parametrize("pid", [0, None])
+    def test_what_is_there_already_comes_at_once(
+        self, log: Path, phase: subprocess.Popen[bytes], pid: int | None
+    ) -> None:
+        out, _ = self.follow(log, phase.pid if pid is None else pid, 0).communicate(timeout=60)
+        state, news = parse_follow(out)
+        assert (state.running, state.offset, news) == (True, 6, "first\n")
+
+    def test_news_end_the_wait(self, log: Path, phase: subprocess.Popen[bytes]) -> None:
+        asked = self.follow(log, phase.pid, 6)
+        while not (log.parent / "asked").exists():
+            assert asked.poll() is None
+        assert asked.poll() is None
+        with log.open("a") as file:
+            file.write("second\n")
+        out, _ = asked.communicate(timeout=60)
+        assert parse_follow(out)[1] == "second\n"
+
+    def test_so_does_the_end_of_the_phase(self, log: Path, phase: subprocess.Popen[bytes]) -> None:
+        asked = self.follow(log, phase.pid, 6)
+        phase.kill()
+        phase.wait()
+        out, _ = asked.communicate(timeout=60)
+        assert parse_follow(out)[1] == ""
 
 
 class TestPackage:

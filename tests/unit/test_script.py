@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -625,6 +626,14 @@ def test_the_gateway_is_left_to_a_configuration_that_waits(tmp_path: Path) -> No
     code = "as_openclaw() { return 1; }; have_gateway || echo prepares; exec 8>$WAITS; flock -n 8; "
     code += "have_gateway && echo configures; exec 8>&-; have_gateway || echo prepares"
     assert call(code, text=text) == "prepares\nconfigures\nprepares\n"
+
+
+def test_nothing_is_started_to_look_for_a_gateway_that_does_not_listen_yet() -> None:
+    code = "local_get() { echo asked >&2; }; gateway_is_ready 2>&1 && echo ready || echo not"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        text = TEXT.replace("PORT=18789", f"PORT={listener.getsockname()[1]}")
+        assert call(code, text=text) == "ready\n"
+    assert call(code.replace(">&2", ""), text=text) == "not\n"
 
 
 @pytest.mark.parametrize(("looks", "asked"), [(0, ""), (2, "gateway health --json\n")])

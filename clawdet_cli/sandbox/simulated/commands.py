@@ -29,8 +29,8 @@ START_AT_BOOT = (
     "/bin/bash /run/clawdet/boot/provision-openclaw.sh prepare /run/clawdet/boot/input"
 )
 """What clawdet has cloud-init begin with."""
-_PAUSE_SECONDS = 0.1
-_NEWS_SECONDS = 50 * _PAUSE_SECONDS
+_GATHER_SECONDS = 0.3
+_NEWS_SECONDS = 5.0
 _COMMAND_LINE_SECONDS = 1.8  # OpenClaw's own, where its gateway answers
 _GATEWAY_DOWN = Said(1, err=b"simulated server: the gateway does not answer\n")
 _DOT_SECONDS = 0.25  # cloud-init prints one for each look while it waits
@@ -70,10 +70,10 @@ _PATTERNS = {
         '[ "$(cat /run/clawdet/boot/mark)" != {mark} ]; then echo none; else echo joined; fi'
     ),
     "follow": (
-        "n=0; while [ $n -lt 50 ] && { [ $n -lt {gather} ] || "
-        '[ "$(stat -c %s /var/log/clawdet/{verb}.log)" -le {offset} ]; } '
-        '&& [ "$(systemctl show -P ActiveState clawdet-{verb}.service)" = activating ]; do sleep 0.1; n=$((n+1)); '
-        "done; systemctl show -p ActiveState -p Result -p ExecMainStatus clawdet-{verb}.service | tr '\\n' ' '; "
+        "p=$(systemctl show -P MainPID clawdet-{verb}.service); if [ $p -gt 0 ]; then {gather}"
+        "timeout 5 tail --pid=$p -s 0.1 -c +{first} -f /var/log/clawdet/{verb}.log 2>/dev/null"
+        " | head -c 1 >/dev/null; fi; "
+        "systemctl show -p ActiveState -p Result -p ExecMainStatus clawdet-{verb}.service | tr '\\n' ' '; "
         "size=$(stat -c %s /var/log/clawdet/{verb}.log); end=$((size < {limit} ? size : {limit})); "
         'echo "Offset=$end"; tail -c +{first} /var/log/clawdet/{verb}.log | head -c $((end - {offset}))'
     ),
@@ -94,7 +94,7 @@ _WORDS = {
     "offset": "[0-9]+",
     "limit": "[0-9]+",
     "first": "[0-9]+",
-    "gather": "[0-9]",
+    "gather": "|" + re.escape("timeout 0.3 tail --pid=$p -s 0.1 -f /dev/null; "),
     "simple": "report|token|host-key",
     "named": "certificate-request|nonce|switch-host-key|claim",
     "request": "[0-9a-f-]+",
@@ -220,7 +220,7 @@ async def _follow(guest: Guest, match: re.Match[str], _stdin: Stdin) -> Said:
     unit, log = guest.unit(match["verb"]), f"{LOGS}/{match['verb']}.log"
     err = b""
     try:
-        gathered = time.monotonic() + int(match["gather"]) * _PAUSE_SECONDS
+        gathered = time.monotonic() + (_GATHER_SECONDS if match["gather"] else 0)
         while unit.state == "activating" and (left := gathered - time.monotonic()) > 0:
             await _news(unit.news, left)
         if unit.state == "activating" and guest.disk.size(log) <= offset:
