@@ -1050,8 +1050,9 @@ do_gateway_reload() {
       ;;
     *)
       start_gateway
+      HEALTH=''
       do_gateway_ready
-      ask_health
+      [[ -n $HEALTH ]] || ask_health
       ;;
   esac
   settle_config
@@ -1313,10 +1314,10 @@ gateway_is_ready() { gateway_listens && local_get "http://127.0.0.1:$PORT/readyz
 # In prepare only who waits for his user waits for the gateway.
 have_gateway_ready() { [[ -n $READY || $VERB == prepare && ! -v IN[pool] ]]; }
 do_gateway_ready() {
-  local deadline=$((SECONDS + 180)) compiling='' looked=''
-  # What its command line compiles at its first use is there before that is waited for.
-  gateway_is_ready || { /usr/local/bin/openclaw gateway health --json >/dev/null 2>&1 </dev/null & compiling=$!; }
+  local deadline=$((SECONDS + 180)) looked=''
   until gateway_is_ready; do
+    # Its command line takes as long to start as the gateway takes from here on; any earlier it only slows it down.
+    [[ -n $HEALTH ]] || ! gateway_listens || ask_health
     if ((SECONDS != ${looked:--1})); then
       looked=$SECONDS
       if unit_is openclaw-gateway ActiveState failed || (($(systemctl show -P NRestarts openclaw-gateway) > 2)); then
@@ -1328,9 +1329,8 @@ do_gateway_ready() {
     sleep 0.1
   done
   READY=yes
-  [[ -z $compiling ]] || wait "$compiling" || true
   # Whoever comes for this machine will wait for its command line: what that compiles is kept.
-  [[ $VERB != prepare ]] || quiet /usr/local/bin/openclaw gateway health --json || true
+  [[ $VERB != prepare ]] || { [[ -n $HEALTH ]] && wait "$HEALTH"; } || quiet /usr/local/bin/openclaw gateway health --json || true
 }
 
 own_address() {
@@ -1339,7 +1339,7 @@ own_address() {
 listeners() { ss -ltnH "sport = :$PORT" | awk '{sub(/:[0-9]+$/, "", $4); print $4}' | sort -u | paste -s -d ,; }
 gateway_life() { printf '%s,%s' "$(systemctl show -P NRestarts openclaw-gateway)" "$(systemctl show -P MainPID openclaw-gateway)"; }
 
-# Begun as early as can be: it takes longer than what is left to be done.
+# It takes longer than what is left to be done.
 ask_health() {
   LIFE=$(gateway_life)
   output=health quiet /usr/local/bin/openclaw gateway health --json & HEALTH=$!
@@ -1402,7 +1402,8 @@ configure() {
   step gateway-ready 'Wait for the gateway'
   step gateway-config 'Configure the gateway'
   [[ -z ${IN[model]:-} || ${IN[model]} == "$(cat "$RECORD/model" 2>/dev/null)" ]] || put "$RECORD/model" 0644 <<<"${IN[model]}"
-  ask_health
+  # What was asked while it started is answered for the configuration that it started with.
+  [[ -n $HEALTH && -z $CHANGED ]] || ask_health
   step workspace "Write the workspace's first files"
   join_web
   step gateway-reload 'Have the gateway take it over'
