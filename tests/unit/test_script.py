@@ -636,12 +636,17 @@ def test_nothing_is_started_to_look_for_a_gateway_that_does_not_listen_yet() -> 
     assert call(code.replace(">&2", ""), text=text) == "not\n"
 
 
-@pytest.mark.parametrize(("looks", "asked"), [(0, ""), (2, "gateway health --json\n")])
-def test_the_command_line_compiles_itself_while_the_gateway_starts(tmp_path: Path, looks: int, asked: str) -> None:
+@pytest.mark.parametrize(("verb", "listens", "asked"), [("configure", 9, 0), ("configure", 2, 1), ("prepare", 9, 1)])
+def test_the_command_line_is_asked_as_soon_as_the_gateway_listens(
+    tmp_path: Path, verb: str, listens: int, asked: int
+) -> None:
     openclaw = tmp_path / "openclaw"
-    openclaw.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\nexit 1\n')
+    openclaw.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\n')
     openclaw.chmod(0o755)
     text = TEXT.replace("/usr/local/bin/openclaw gateway health", f"{openclaw} gateway health")
-    code = "n=0; gateway_is_ready() { ((n++ >= LOOKS)); }; unit_is() { return 1; }; systemctl() { echo 0; }\n"
-    code += f"VERB=configure; do_gateway_ready; cat {tmp_path}/asked 2>/dev/null || true"
-    assert call(code.replace("LOOKS", str(looks)), text=text) == asked
+    code = (
+        f"n=0; gateway_is_ready() {{ ((n++ >= 4)); }}; gateway_listens() {{ ((n >= {listens})); }}; sleep() {{ :; }}\n"
+    )
+    code += f"unit_is() {{ return 1; }}; systemctl() {{ echo 0; }}; SCRATCH={tmp_path}; VERB={verb}; do_gateway_ready\n"
+    code += f'[[ -z $HEALTH ]] || wait "$HEALTH"; cat {tmp_path}/asked 2>/dev/null || true'
+    assert call(code, text=text) == "gateway health --json\n" * asked
