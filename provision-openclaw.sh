@@ -23,7 +23,7 @@ umask 077
 export LC_ALL=C.UTF-8 HOME="${HOME:-/root}"
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
-readonly PROGRAM_STEPS=(bundle downloads node npm caddy) MACHINE_STEPS=(sshd updates users metadata units)
+readonly PROGRAM_STEPS=(bundle downloads node npm caddy) MACHINE_STEPS=(sshd updates users units metadata)
 readonly LAST_STEPS=(patches openclaw gateway prepared gateway-ready)
 readonly CONFIGURE_STEPS=(gateway-start gateway-ready gateway-config workspace certificate landing-page caddy-config
   caddy-start gateway-reload promises)
@@ -32,8 +32,9 @@ readonly PORT=18789
 readonly JOB_END_TRIES=100 # ten a second
 readonly OPENCLAW_HOME=/var/lib/openclaw
 # Of whoever runs OpenClaw alone: the default place in /tmp belongs to the first who comes, which is root with npm.
-readonly COMPILED=$OPENCLAW_HOME/.cache/node
-# Without this OpenClaw starts a second time, for a folder of its own below that one, and the first waits beside it.
+# Below a folder of root's, so that root can put something there.
+readonly COMPILED=/var/cache/openclaw
+# Without it OpenClaw starts itself once more, for a folder of its own below that one, and the first waits beside it.
 readonly ONCE=OPENCLAW_PACKAGED_COMPILE_CACHE_RESPAWNED=1
 readonly OPENCLAW_STATE=$OPENCLAW_HOME/.openclaw
 readonly CONFIG=$OPENCLAW_STATE/openclaw.json
@@ -350,8 +351,7 @@ have_updates() {
 }
 do_updates() {
   updates | put "$UPDATES" 0644
-  quiet systemctl unmask "${TIMERS[@]}"
-  quiet systemctl enable --now "${TIMERS[@]}"
+  have_updates || { quiet systemctl unmask "${TIMERS[@]}" && quiet systemctl enable --now "${TIMERS[@]}"; }
 }
 
 have_swap() {
@@ -367,7 +367,7 @@ do_swap() {
 
 have_users() {
   [[ $(getent passwd openclaw) == *:$OPENCLAW_HOME:/usr/sbin/nologin && $(getent passwd caddy) == *:/usr/sbin/nologin ]] &&
-    [[ $(stat -c %U:%a "$OPENCLAW_HOME" 2>/dev/null) == openclaw:700 ]]
+    [[ $(stat -c %U:%a "$OPENCLAW_HOME" $COMPILED 2>/dev/null | paste -s) == $'openclaw:700\topenclaw:700' ]]
 }
 do_users() {
   local name
@@ -376,6 +376,7 @@ do_users() {
       --shell /usr/sbin/nologin --comment "$name service" "$name"
     install -d -m 0700 -o "$name" -g "$name" "/var/lib/$name"
   done
+  install -d -m 0700 -o openclaw -g openclaw $COMPILED
 }
 
 # user_data, with whatever a cloud-config may hold, is for root: the service that gives it out asks nobody who he is.
@@ -416,7 +417,7 @@ WantedBy=multi-user.target
 UNIT
 }
 have_metadata() {
-  [[ -f $METADATA_UNIT && "$(metadata_unit)" == "$(<$METADATA_UNIT)" && "$(metadata_rules)" == "$(cat "$METADATA_RULES" 2>/dev/null)" ]] &&
+  [[ "$(metadata_rules)" == "$(cat "$METADATA_RULES" 2>/dev/null)" ]] &&
     systemctl is-enabled --quiet clawdet-metadata && metadata_is_closed
 }
 # No pipe to a grep that stops reading: with pipefail, whoever still writes to it then makes it a failure.
@@ -424,9 +425,7 @@ metadata_is_closed() { [[ $(nft list chain inet clawdet output 2>/dev/null) == *
 do_metadata() {
   install -d -m 0755 "${METADATA_RULES%/*}"
   metadata_rules | put "$METADATA_RULES" 0644
-  metadata_unit | put "$METADATA_UNIT" 0644
-  systemctl daemon-reload
-  systemctl enable --quiet clawdet-metadata
+  systemctl enable --quiet --no-reload clawdet-metadata
   systemctl restart clawdet-metadata || { journal clawdet-metadata && die 'the firewall of the machine cannot be set (nft)'; }
 }
 
@@ -455,6 +454,7 @@ do_bundle() {
     # By these digests it was taken.
     SEEN+=" /opt/node/${IN[node_version]}/bin/node=${IN[node_executable_sha256]}  /usr/local/bin/caddy=${IN[caddy_executable_sha256]} "
     do_node # its links
+    take_compiled || true
     put "$RECORD/bundle" 0644 <<<"${IN[bundle_sha256]}"
   else
     REFUSED=$(reason_of_job 'it cannot be unpacked')
@@ -462,6 +462,15 @@ do_bundle() {
     unset 'IN[bundle_url]'
   fi
   rm -rf "$BUNDLE" "$SCRATCH/bundle" "$SCRATCH/reason" /run/clawdet/bundles
+}
+# What V8 made of OpenClaw's modules on another machine, where that one had such a processor; else V8 would refuse it.
+take_compiled() {
+  local into mark
+  into=$(as_openclaw NODE_COMPILE_CACHE="$COMPILED" /usr/local/bin/node -p 'require("module").getCompileCacheDir()') || return
+  [[ $into =~ ^$COMPILED/[a-z0-9.-]+$ ]] || return
+  mark=${into##*/} mark=$BUNDLE/compiled/${mark%-*}
+  [[ -d $mark ]] || { echo 'Nothing in the bundle is compiled for this processor.' && return; }
+  chown -R openclaw:openclaw "$mark" && rm -rf "$into" && mv -T "$mark" "$into"
 }
 unpack_bundle() { # unpack_bundle FILE FOLDER: sets REFUSED
   local outside odd
@@ -672,7 +681,7 @@ RestartPreventExitStatus=78
 TimeoutStopSec=90
 KillMode=control-group
 LimitNOFILE=65536
-ReadWritePaths=$OPENCLAW_HOME -/tmp
+ReadWritePaths=$OPENCLAW_HOME $COMPILED -/tmp
 CapabilityBoundingSet=
 AmbientCapabilities=
 $(hardening)
@@ -712,11 +721,14 @@ UNIT
 }
 
 have_units() {
-  [[ -f $GATEWAY_UNIT && -f $CADDY_UNIT && "$(gateway_unit)" == "$(<$GATEWAY_UNIT)" && "$(caddy_unit)" == "$(<$CADDY_UNIT)" ]]
+  [[ -f $GATEWAY_UNIT && -f $CADDY_UNIT && -f $METADATA_UNIT && "$(gateway_unit)" == "$(<$GATEWAY_UNIT)" ]] &&
+    [[ "$(caddy_unit)" == "$(<$CADDY_UNIT)" && "$(metadata_unit)" == "$(<$METADATA_UNIT)" ]]
 }
+# All of them at once: the daemon takes longer to read its units than all the rest of this takes.
 do_units() {
   gateway_unit | put "$GATEWAY_UNIT" 0644
   caddy_unit | put "$CADDY_UNIT" 0644
+  metadata_unit | put "$METADATA_UNIT" 0644
   systemctl daemon-reload
 }
 
@@ -753,8 +765,8 @@ machine_steps() {
   step sshd 'Let root in by key alone, and nobody by password'
   step updates 'Have security updates installed by themselves'
   step users 'Create the service users'
-  step metadata 'Close the metadata service to all but root'
   step units 'Install the services'
+  step metadata 'Close the metadata service to all but root'
 }
 
 prepare() {
@@ -1105,7 +1117,7 @@ have_gateway_start() {
 do_gateway_start() {
   local changed=''
   as_openclaw mkdir -p -m 0700 "$OPENCLAW_STATE"
-  if ! have_gateway_config; then
+  if ! as_openclaw test -e "$CONFIG" || ! have_gateway_config; then
     change_config
     changed=yes
   fi
@@ -1339,7 +1351,6 @@ own_address() {
 listeners() { ss -ltnH "sport = :$PORT" | awk '{sub(/:[0-9]+$/, "", $4); print $4}' | sort -u | paste -s -d ,; }
 gateway_life() { printf '%s,%s' "$(systemctl show -P NRestarts openclaw-gateway)" "$(systemctl show -P MainPID openclaw-gateway)"; }
 
-# It takes longer than what is left to be done.
 ask_health() {
   LIFE=$(gateway_life)
   output=health quiet /usr/local/bin/openclaw gateway health --json & HEALTH=$!
@@ -1402,7 +1413,6 @@ configure() {
   step gateway-ready 'Wait for the gateway'
   step gateway-config 'Configure the gateway'
   [[ -z ${IN[model]:-} || ${IN[model]} == "$(cat "$RECORD/model" 2>/dev/null)" ]] || put "$RECORD/model" 0644 <<<"${IN[model]}"
-  # What was asked while it started is answered for the configuration that it started with.
   [[ -n $HEALTH && -z $CHANGED ]] || ask_health
   step workspace "Write the workspace's first files"
   join_web

@@ -28,7 +28,7 @@ NAMES = [
     "alice\x1b[31m",
 ]
 
-PREPARE = "tool downloads node npm caddy users metadata units openclaw gateway prepared".split()
+PREPARE = "tool downloads node npm caddy users units metadata openclaw gateway prepared".split()
 CONFIGURE = (
     "gateway-ready gateway-config workspace certificate landing-page caddy-config caddy-start gateway-reload"
     " promises".split()

@@ -84,9 +84,9 @@ def test_shellcheck_finds_nothing() -> None:
 
 
 def test_it_fits_into_user_data() -> None:
-    # Hetzner takes 32 KiB of user data; we allow us 29.
+    # Hetzner takes 32 KiB of user data; what we leave of it is for the addresses of a mirror and a bundle.
     pinned = pins.load().for_openclaw(pins.load().default_openclaw, "x86")
-    assert len(user_data(make_host_key(), pinned.script_input()).reveal()) < 29 * 1024
+    assert len(user_data(make_host_key(), pinned.script_input()).reveal()) < 29.5 * 1024
 
 
 def test_it_names_no_package_registry_and_evaluates_nothing() -> None:

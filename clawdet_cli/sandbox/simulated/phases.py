@@ -19,10 +19,10 @@ from clawdet_cli.sandbox.simulated.guest import ADDRESS, Guest
 from clawdet_cli.sandbox.simulated.input import ScriptError, read_input
 
 PREPARE_STEPS = tuple(
-    "machine tool packages swap unpack bundle downloads node npm caddy sshd updates users metadata units patches"
+    "machine tool packages swap unpack bundle downloads node npm caddy sshd updates users units metadata patches"
     " openclaw gateway prepared gateway-ready".split()
 )
-"""With a bundle those of the machine, `sshd` to `units`, come before those of the programs, `bundle` to `caddy`."""
+"""With a bundle those of the machine, `sshd` to `metadata`, come before those of the programs, `bundle` to `caddy`."""
 CONFIGURE_STEPS = tuple(
     "gateway-start gateway-ready gateway-config workspace certificate landing-page caddy-config caddy-start"
     " gateway-reload promises".split()
@@ -256,8 +256,8 @@ class _Prepare(_Phase):
             _Step("sshd", "Let root in by key alone, and nobody by password", 0.1, *self.mark("sshd", "keys")),
             _Step("updates", "Have security updates installed by themselves", 0.1, *self.mark("updates", "on")),
             _Step("users", "Create the service users", 0.1, *self.mark("users", "openclaw caddy")),
-            _Step("metadata", "Close the metadata service to all but root", 0.1, *self.mark("metadata", "closed")),
             _Step("units", "Install the services", 0.3, *self.mark("units", versions)),
+            _Step("metadata", "Close the metadata service to all but root", 0.1, *self.mark("metadata", "closed")),
         ]
         return [
             _Step("machine", "Check the machine", 0.1, self._machine),
