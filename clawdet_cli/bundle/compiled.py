@@ -6,6 +6,7 @@ in one thread, from one file and into one: the same modules give the same bytes.
 whose features they were compiled for, and Node only with the source that they were compiled from.
 """
 
+import http.client
 import json
 import re
 import socket
@@ -13,10 +14,9 @@ import stat
 import struct
 import subprocess
 import time
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -74,7 +74,16 @@ def compile_modules(root: Path, node: Path, openclaw: Path, scratch: Path) -> st
     }
     _run_gateway(program, environment, home)
     # Nobody listens any more: it fails, with all modules loaded.
-    _run([*program, "gateway", "health", "--json"], environment, home, STOP_SECONDS)
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(
+            [*program, "gateway", "health", "--json"],
+            cwd=home,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=STOP_SECONDS,
+            check=False,
+        )
     found = [(folder, match[1]) for folder in sorted(cache.iterdir()) if (match := _FOLDER.fullmatch(folder.name))]
     if len(found) != 1:
         raise ConfigError("Node has kept nothing of what it compiled.")
@@ -143,11 +152,15 @@ def _run_gateway(program: list[str], environment: Mapping[str, str], home: Path)
 
 
 def _is_ready(port: int) -> bool:
+    # Whatever proxy this machine has, it is not for this.
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
-            return int(answer.status) == 200
-    except (urllib.error.URLError, OSError):
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (http.client.HTTPException, OSError):
         return False
+    finally:
+        connection.close()
 
 
 def _compile(root: Path, node: Path, used: Path, into: Path, scratch: Path) -> None:
@@ -216,15 +229,3 @@ def _address(path: str) -> str:
 
 def _key(address: str) -> str:
     return f"{zlib.crc32(address.encode(), zlib.crc32(_ESM)):08x}"
-
-
-def _run(command: list[str], environment: Mapping[str, str], cwd: Path, seconds: float) -> None:
-    subprocess.run(
-        command,
-        cwd=cwd,
-        env=dict(environment),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=seconds,
-        check=False,
-    )
