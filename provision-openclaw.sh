@@ -32,8 +32,7 @@ readonly PORT=18789
 readonly JOB_END_TRIES=100 # ten a second
 readonly OPENCLAW_HOME=/var/lib/openclaw
 # Of whoever runs OpenClaw alone: the default place in /tmp belongs to the first who comes, which is root with npm.
-# Below a folder of root's, so that root can put something there.
-readonly COMPILED=/var/cache/openclaw
+readonly COMPILED=$OPENCLAW_HOME/.cache/node
 # Without it OpenClaw starts itself once more, for a folder of its own below that one, and the first waits beside it.
 readonly ONCE=OPENCLAW_PACKAGED_COMPILE_CACHE_RESPAWNED=1
 readonly OPENCLAW_STATE=$OPENCLAW_HOME/.openclaw
@@ -367,7 +366,7 @@ do_swap() {
 
 have_users() {
   [[ $(getent passwd openclaw) == *:$OPENCLAW_HOME:/usr/sbin/nologin && $(getent passwd caddy) == *:/usr/sbin/nologin ]] &&
-    [[ $(stat -c %U:%a "$OPENCLAW_HOME" $COMPILED 2>/dev/null | paste -s) == $'openclaw:700\topenclaw:700' ]]
+    [[ $(stat -c %U:%a "$OPENCLAW_HOME" 2>/dev/null) == openclaw:700 ]]
 }
 do_users() {
   local name
@@ -376,7 +375,6 @@ do_users() {
       --shell /usr/sbin/nologin --comment "$name service" "$name"
     install -d -m 0700 -o "$name" -g "$name" "/var/lib/$name"
   done
-  install -d -m 0700 -o openclaw -g openclaw $COMPILED
 }
 
 # user_data, with whatever a cloud-config may hold, is for root: the service that gives it out asks nobody who he is.
@@ -454,7 +452,6 @@ do_bundle() {
     # By these digests it was taken.
     SEEN+=" /opt/node/${IN[node_version]}/bin/node=${IN[node_executable_sha256]}  /usr/local/bin/caddy=${IN[caddy_executable_sha256]} "
     do_node # its links
-    take_compiled || true
     put "$RECORD/bundle" 0644 <<<"${IN[bundle_sha256]}"
   else
     REFUSED=$(reason_of_job 'it cannot be unpacked')
@@ -462,15 +459,6 @@ do_bundle() {
     unset 'IN[bundle_url]'
   fi
   rm -rf "$BUNDLE" "$SCRATCH/bundle" "$SCRATCH/reason" /run/clawdet/bundles
-}
-# What V8 made of OpenClaw's modules on another machine, where that one had such a processor; else V8 would refuse it.
-take_compiled() {
-  local into mark
-  into=$(as_openclaw NODE_COMPILE_CACHE="$COMPILED" /usr/local/bin/node -p 'require("module").getCompileCacheDir()') || return
-  [[ $into =~ ^$COMPILED/[a-z0-9.-]+$ ]] || return
-  mark=${into##*/} mark=$BUNDLE/compiled/${mark%-*}
-  [[ -d $mark ]] || { echo 'Nothing in the bundle is compiled for this processor.' && return; }
-  chown -R openclaw:openclaw "$mark" && rm -rf "$into" && mv -T "$mark" "$into"
 }
 unpack_bundle() { # unpack_bundle FILE FOLDER: sets REFUSED
   local outside odd
@@ -681,7 +669,7 @@ RestartPreventExitStatus=78
 TimeoutStopSec=90
 KillMode=control-group
 LimitNOFILE=65536
-ReadWritePaths=$OPENCLAW_HOME $COMPILED -/tmp
+ReadWritePaths=$OPENCLAW_HOME -/tmp
 CapabilityBoundingSet=
 AmbientCapabilities=
 $(hardening)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from clawdet_cli import __version__, pins
-from clawdet_cli.bundle import compiled, fetch, manifest, pack, tree
+from clawdet_cli.bundle import fetch, manifest, pack, tree
 from clawdet_cli.bundle.manifest import Manifest
 from clawdet_cli.bundle.prune import prune
 from clawdet_cli.errors import ConfigError
@@ -56,21 +56,15 @@ def build(openclaw_version: str, architecture: str, into: Path, artifacts: Mappi
         _install_openclaw(pinned, folder, own_node, architecture, scratch)
         prune(folder / "node_modules")
         tree.normalise(root)
-        ran: tuple[str, ...] = ()
-        mark = None
-        if architecture == host:
-            ran = _try_out(pinned, root)
-            tell("Starting its gateway, and compiling what that loads")
-            mark = compiled.compile_modules(root, own_node / "bin/node", folder / "node_modules/openclaw", scratch)
-            tree.normalise(root)
         tree.check(root)
+        ran = _try_out(pinned, root) if architecture == host else ()
         made = _manifest(pinned, architecture, root)
         (root / manifest.NAME).write_text(made.text())
         (root / manifest.NAME).chmod(0o644)
         tell(f"Packing {made.files} files")
         archive = scratch / "archive"
         digest, size = pack.pack(root, archive, pack.moment(openclaw_version))
-        made = made.of_archive(digest, size, _circumstances(ran, mark))
+        made = made.of_archive(digest, size, _circumstances(ran))
         beside = scratch / "beside"
         beside.write_text(made.text())
         for path in (archive, beside):
@@ -218,10 +212,10 @@ def _try_out(pinned: Pinned, root: Path) -> tuple[str, ...]:
         ):
             if expected not in _run([*command], Path(home), clean):
                 raise ConfigError(f"{Path(command[-2]).name} in the bundle is not version {expected}.")
-    return ("node --version", "caddy version", "openclaw --version", "openclaw gateway run")
+    return ("node --version", "caddy version", "openclaw --version")
 
 
-def _circumstances(ran: tuple[str, ...], mark: str | None) -> dict[str, Any]:
+def _circumstances(ran: tuple[str, ...]) -> dict[str, Any]:
     """Give what is told beside an archive, and is no part of it: the archive is the same wherever it is built."""
     zstandard = pack.compressor()
     return {
@@ -229,7 +223,6 @@ def _circumstances(ran: tuple[str, ...], mark: str | None) -> dict[str, Any]:
         "zstandard": zstandard.__version__,
         "zstd": ".".join(str(number) for number in zstandard.ZSTD_VERSION),
         "ran": list(ran),
-        "compiled_for": mark,
         "not_run": [] if ran else ["anything in it: it was built on the other architecture"],
     }
 

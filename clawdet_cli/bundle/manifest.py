@@ -33,7 +33,7 @@ class Manifest:
     lock_sha256: str
     """Of OpenClaw's npm lock."""
     tree_sha256: str
-    """Over everything in it but the manifest and what is compiled: sorted paths, modes, links and contents."""
+    """Over everything in it but the manifest: sorted paths, modes, links and contents."""
     files: int
     unpacked_bytes: int
     archive_sha256: str = ""

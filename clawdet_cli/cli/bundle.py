@@ -37,9 +37,8 @@ def _bundle() -> None: ...
     cls=HelpCommand,
     help="""Build a bundle, and its manifest with all digests beside it.
 
-Node and Caddy are the pinned downloads, verified; OpenClaw is installed with npm from the pinned lock, its gateway is
-started once on loopback, and what it loads is compiled ahead. The same versions give the same bytes on the same kind
-of processor. For the other architecture nothing runs of what is built. Needs Linux, the package
+Node and Caddy are the pinned downloads, verified; OpenClaw is installed with npm from the pinned lock. The same
+versions give the same bytes. For the other architecture nothing runs of what is built. Needs Linux, the package
 'zstandard' (pip install 'clawdet[bundle]'), 2 GB of room and, for each architecture, a minute.
 
 Put both files on a web server, and name the archive to 'clawdet provision --bundle', or name the file here.""",
@@ -115,8 +114,6 @@ def build(
         for one in described:
             yield f"{one['file']}"
             yield f"  {one['archive_bytes'] / 1e6:.0f} MB, {one['files']} files, sha256 {one['archive_sha256']}"
-            if one["built"]["compiled_for"]:
-                yield f"  compiled for {one['built']['compiled_for']}; other processors compile by themselves"
             for what in one["built"]["not_run"]:
                 yield f"  not run: {what}"
             command = f"clawdet provision alice --bundle {shlex.quote(one['url'] or one['file'])}"

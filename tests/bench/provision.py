@@ -95,7 +95,6 @@ Seed: the vendors' apt repositories of Node and Caddy cannot be reached, so the 
 mirror; the repositories' own apt-get updates are kept, and no wait is added.
 npm_install is `npm ci` of the same lock, packages_install what the product does in its place.
 Seed: its certificate for the origin is signed before the clock starts.
-Bundle: built on this machine, so what it holds compiled is for this processor; elsewhere that may be left unused.
 From the order to `running` the sandbox takes {boot} s (users of the real cloud report 10). Its machine has then booted
 in some 2 s, a real one in about 10: for all variants alike."""
 

@@ -62,7 +62,7 @@ COMMANDS = {
 }
 READING = (
     r"if grep -qsx lock_sha256=.*",
-    *(r"uname -m", r"n=0; while .*", r".*provision-openclaw\.sh (report|token)"),
+    *(r"uname -m", r"p=\$\(systemctl show -P MainPID .*", r".*provision-openclaw\.sh (report|token)"),
     r"openclaw devices list --json",
 )
 """What is asked over SSH and changes nothing; any other command must be one of COMMANDS."""

@@ -398,7 +398,7 @@ def test_secrets_are_where_openclaw_needs_them_and_nowhere_else_on_the_vps(demo:
 
 def test_openclaw_keeps_its_compiled_programs_where_only_it_can_write(demo: Instance) -> None:
     demo.ssh("openclaw --version")
-    found = demo.ssh("find /var/cache/openclaw -printf '%y %u %m\n' | sort -u").stdout.splitlines()
+    found = demo.ssh("find /var/lib/openclaw/.cache/node -printf '%y %u %m\n' | sort -u").stdout.splitlines()
     assert set(found) == {"d openclaw 700", "f openclaw 600"}
 
 

@@ -160,7 +160,7 @@ def shape(command: str) -> str:
     """Name a command of clawdet, with what differs from run to run taken out."""
     command = re.sub(r"/run/clawdet/[0-9a-z]+", "FOLDER", command)
     command = re.sub(r"\b[0-9a-f]{32}\b", "MARK", command)
-    if match := re.match(r"n=0; while .*/(\w+)\.log", command):
+    if match := re.match(r"p=\$\(systemctl show -P MainPID clawdet-(\w+)\.service", command):
         return f"follow {match[1]}"
     if match := re.fullmatch(re.escape(f"/bin/bash {bootstrap.INSTALLED_SCRIPT} ") + r"(\S+)(.*)", command):
         return f"{match[1]} {'ARGUMENT' if match[2] else ''}".strip()

@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from clawdet_cli import bootstrap, pins, settings
-from clawdet_cli.bundle import build, compiled, fetch, pack, source, tree
+from clawdet_cli.bundle import build, fetch, pack, source, tree
 from clawdet_cli.bundle.manifest import Manifest, parse
 from clawdet_cli.bundle.prune import prune
 from clawdet_cli.errors import ConfigError
@@ -132,15 +132,6 @@ def test_only_what_node_never_reads_is_left_out(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     prune(tmp_path)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
-
-
-def test_a_gateway_that_does_not_start_is_one_clear_error(tmp_path: Path) -> None:
-    node = tmp_path / "node"
-    node.write_text("#!/bin/sh\necho Port or configuration: something is amiss.\nexit 1\n")
-    node.chmod(0o755)
-    with pytest.raises(ConfigError, match="does not start: nothing was built") as failed:
-        compiled.compile_modules(tmp_path, node, tmp_path, tmp_path)
-    assert list(failed.value.details) == ["Port or configuration: something is amiss."]
 
 
 def test_a_manifest_is_read_back_as_it_was_written() -> None:

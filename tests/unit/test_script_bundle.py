@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from clawdet_cli.bundle import pack, tree
-from tests.unit.test_script import PREPARE, TEXT, call
+from tests.unit.test_script import PREPARE, call
 
 pytestmark = pytest.mark.skipif(shutil.which("zstd") is None, reason="zstd is not installed")
 
@@ -67,28 +67,6 @@ def test_a_bundle_is_unpacked_when_everything_fits(root: Path, tmp_path: Path) -
     assert unpacked(archive, tmp_path) == "ok"
     assert (tmp_path / "into/openclaw/2026.9.6/node_modules/öffnen/it's $(1).js").read_bytes() == b"1"
     assert list((tmp_path / "scratch").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("into", "said", "taken"),
-    [
-        ("v24.21.0-x64-0a1b2c3d-997", "", True),
-        ("v24.21.0-x64-99999999-997", "Nothing in the bundle is compiled for this processor.\n", False),
-        ("../elsewhere/v24.21.0-x64-0a1b2c3d-997", "", False),
-    ],
-)
-def test_what_is_compiled_is_taken_where_the_processor_is_the_same(
-    tmp_path: Path, into: str, said: str, taken: bool
-) -> None:
-    bundle, cache = tmp_path / "bundle", tmp_path / "cache"
-    module = bundle / "compiled/v24.21.0-x64-0a1b2c3d/00c0ffee"
-    module.parent.mkdir(parents=True)
-    module.write_text("code")
-    (cache / "v24.21.0-x64-0a1b2c3d-997").mkdir(parents=True)
-    code = f"as_openclaw() {{ echo {cache}/{into}; }}; chown() {{ :; }}; BUNDLE={bundle}; take_compiled || true"
-    assert call(code, text=TEXT.replace("COMPILED=/var/cache/openclaw", f"COMPILED={cache}")) == said
-    assert (cache / "v24.21.0-x64-0a1b2c3d-997/00c0ffee").exists() is taken
-    assert module.exists() is not taken
 
 
 @pytest.mark.parametrize(
