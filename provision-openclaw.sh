@@ -1314,11 +1314,11 @@ gateway_is_ready() { gateway_listens && local_get "http://127.0.0.1:$PORT/readyz
 # In prepare only who waits for his user waits for the gateway.
 have_gateway_ready() { [[ -n $READY || $VERB == prepare && ! -v IN[pool] ]]; }
 do_gateway_ready() {
-  local deadline=$((SECONDS + 180)) looked=''
+  local deadline=$((SECONDS + 180)) looked=-1
   until gateway_is_ready; do
     # Its command line takes as long to start as the gateway takes from here on; any earlier it only slows it down.
     [[ -n $HEALTH ]] || ! gateway_listens || ask_health
-    if ((SECONDS != ${looked:--1})); then
+    if ((SECONDS != looked)); then
       looked=$SECONDS
       if unit_is openclaw-gateway ActiveState failed || (($(systemctl show -P NRestarts openclaw-gateway) > 2)); then
         journal openclaw-gateway

@@ -202,7 +202,7 @@ def join_boot(mark: str) -> str:
 def follow(verb: str, offset: int) -> str:
     """Build the command that waits for news (5 s at most): the unit's state in one line, then the log from offset."""
     unit, log = f"clawdet-{verb}.service", f"{LOG_FOLDER}/{verb}.log"
-    # tail is told of news, and of the phase's end, by the kernel: a loop here would take time from the phase.
+    # The kernel tells tail of news, and tail itself looks after the phase: programs in a loop would take its time.
     wait = "tail --pid=$p -s 0.1"
     # A phase writes several lines a second, and each answer costs the same whatever is in it. Its end is told at once.
     gather = f"timeout 0.3 {wait} -f /dev/null; " if offset else ""

@@ -402,6 +402,11 @@ def test_openclaw_keeps_its_compiled_programs_where_only_it_can_write(demo: Inst
     assert set(found) == {"d openclaw 700", "f openclaw 600"}
 
 
+def test_openclaw_is_started_once(demo: Instance) -> None:
+    main = demo.ssh("systemctl show -P MainPID openclaw-gateway").stdout.strip()
+    assert f"pid={main}," in demo.ssh("ss -ltnpH 'sport = :18789'").stdout
+
+
 def test_no_command_line_ever_held_one(demo: Instance) -> None:
     assert any(b"provision-openclaw.sh" in line for line in demo.command_lines), "the VPS's processes were not seen"
     for secret in secrets_of(demo):
