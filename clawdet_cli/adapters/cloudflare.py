@@ -424,7 +424,8 @@ class Cloudflare:
         headers = answer.headers
         try:
             ends, now = (parsedate_to_datetime(headers[name]) for name in ("x-ratelimit-reset", "date"))
-            full_in = min(max(0.0, (ends - now).total_seconds()), WINDOW_SECONDS)
+            # Both are cut to whole seconds: what lies between them is up to one longer than they say.
+            full_in = min(max(0.0, (ends - now).total_seconds()) + 1, WINDOW_SECONDS)
         except (KeyError, ValueError, TypeError):
             full_in = WINDOW_SECONDS
         self.budget.answered(headers.get("x-ratelimit-limit"), headers.get("x-ratelimit-remaining"), full_in=full_in)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp
 
 from clawdet_cli.adapters import cloudflare as adapter
 from clawdet_cli.adapters.cloudflare import Cloudflare
+from clawdet_cli.adapters.retry import NotYet
 from clawdet_cli.errors import CloudError, ConfigError, StateError, WaitError
 from clawdet_cli.model import Deadline
 from clawdet_cli.sandbox.authority import Authority
@@ -390,3 +392,13 @@ class TestTrouble:
         cloudflare.fault("answer", "GET", status=200, body="<html>captive portal</html>")
         with pytest.raises(CloudError, match="a shape that this version"):
             cloud.zone(ZONE)
+
+
+def test_a_window_may_end_a_second_later_than_the_whole_seconds_of_an_answer_say(connect: Connect) -> None:
+    client = connect()
+    told = {"date": "Mon, 30 Nov 2026 00:00:00 GMT", "x-ratelimit-reset": "Mon, 30 Nov 2026 00:00:02 GMT"}
+    client._account(httpx.Response(200, headers={**told, "x-ratelimit-limit": "12", "x-ratelimit-remaining": "0"}))
+    with pytest.raises(NotYet) as caught, client.budget.spent(changing=True):
+        pass
+    assert caught.value.pause is not None
+    assert 2 < caught.value.pause <= 3
