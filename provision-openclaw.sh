@@ -48,7 +48,7 @@ readonly CADDY_UNIT=/etc/systemd/system/caddy.service
 
 # --- failure, input ---------------------------------------------------------------------------------------------------
 
-VERB=${1:-} STEP='' REASON='' INPUT_FILE='' SCRATCH='' JOB='' SEEN='' BUNDLE='' REFUSED='' READY='' CHANGED='' HEALTH='' LIFE=''
+VERB=${1:-} STEP='' REASON='' INPUT_FILE='' SCRATCH='' JOB='' SEEN='' BUNDLE='' REFUSED='' READY='' CHANGED='' SETTLED='' HEALTH='' LIFE=''
 declare -A IN=()
 
 die() { # die TEXT [CODE]
@@ -730,11 +730,13 @@ do_tool() {
 installed() { sed -n "s/^$1=//p" "$RECORD/prepared" 2>/dev/null || true; }
 
 do_prepared() {
-  local key lines
+  local key lines node caddy openclaw
   local wrong='does not run, or is another version'
-  [[ $(/usr/local/bin/node --version) == "v${IN[node_version]}" ]] || die "node $wrong"
-  [[ $(/usr/local/bin/caddy version) == "v${IN[caddy_version]} "* ]] || die "caddy $wrong"
-  [[ $(/usr/local/bin/openclaw --version) == *"${IN[openclaw_version]}"* ]] || die "openclaw $wrong"
+  # Side by side: the gateway is not started before.
+  exec {openclaw}< <(/usr/local/bin/openclaw --version) {node}< <(/usr/local/bin/node --version) {caddy}< <(/usr/local/bin/caddy version)
+  [[ $(cat <&"$node") == "v${IN[node_version]}" ]] || die "node $wrong"
+  [[ $(cat <&"$caddy") == "v${IN[caddy_version]} "* ]] || die "caddy $wrong"
+  [[ $(cat <&"$openclaw") == *"${IN[openclaw_version]}"* ]] || die "openclaw $wrong"
   systemctl cat openclaw-gateway.service caddy.service >/dev/null
   lines=$(for key in openclaw_version node_version caddy_version node_executable_sha256 caddy_executable_sha256 lock_sha256; do
     printf '%s=%s\n' "$key" "${IN[$key]}"
@@ -1028,7 +1030,7 @@ await_reload() { # await_reload CURSOR
     done
   done
 }
-have_gateway_config() { [[ -n $CHANGED ]] || { ! takes_over && [[ $(plan_config plan) == kept ]]; }; }
+have_gateway_config() { [[ -n $CHANGED$SETTLED ]] || { ! takes_over && [[ $(plan_config plan) == kept ]]; }; }
 # The gateway reads it while Caddy is being set up.
 do_gateway_config() {
   local cursor
@@ -1110,7 +1112,9 @@ do_gateway_start() {
     changed=yes
   fi
   start_gateway
-  [[ -z $changed ]] || settle_config
+  [[ -n $changed ]] || return 0
+  settle_config
+  SETTLED=yes
 }
 
 html() { # html TEXT: escaped for a page
@@ -1373,18 +1377,19 @@ do_promises() {
 
 leaf_sha256() { openssl x509 -in "$TLS/origin.pem" -outform DER 2>/dev/null | sha256sum | cut -d ' ' -f 1; }
 
-web_steps() {
-  local output=web-output
+aside_steps() {
+  local output=aside-output
+  step workspace "Write the workspace's first files"
   step certificate 'Install the certificate'
   step landing-page 'Write the landing page'
   step caddy-config 'Configure Caddy'
   step caddy-start 'Start Caddy'
 }
 # Told in one piece, so that no step of it comes between those of the gateway.
-join_web() {
+join_aside() {
   local code=0
   join_job || code=$?
-  cat "$SCRATCH/web"
+  cat "$SCRATCH/aside"
   ((code == 0)) || { STEP=$(<"$SCRATCH/step") && die "$(reason_of_job "exit $code")" "$code"; }
 }
 
@@ -1395,15 +1400,14 @@ configure() {
   [[ -f $RECORD/prepared ]] || die 'the machine is not prepared' 3
   # An older one would not find what this one writes.
   have_tool || do_tool
-  # What stands before the gateway is made ready meanwhile.
-  begin_job web_steps >"$SCRATCH/web"
+  # What the gateway does not wait for is made ready meanwhile.
+  begin_job aside_steps >"$SCRATCH/aside"
   step gateway-start 'Start the gateway'
   step gateway-ready 'Wait for the gateway'
   step gateway-config 'Configure the gateway'
   [[ -z ${IN[model]:-} || ${IN[model]} == "$(cat "$RECORD/model" 2>/dev/null)" ]] || put "$RECORD/model" 0644 <<<"${IN[model]}"
   [[ -n $HEALTH && -z $CHANGED ]] || ask_health
-  step workspace "Write the workspace's first files"
-  join_web
+  join_aside
   step gateway-reload 'Have the gateway take it over'
   step promises 'Check what was promised'
   lines=$(printf 'host=%s\nuser=%s' "${IN[host]}" "${IN[user]}")

@@ -1,4 +1,4 @@
-"""A folder's contents: what none may hold, and the rest as one digest, which the VPS makes anew in the same way."""
+"""A folder's contents: what none may hold, and the rest as one digest, by which two builds can be compared."""
 
 import os
 import stat
@@ -47,7 +47,7 @@ def check(root: Path) -> None:
 
 def digest(root: Path) -> str:
     """Give the SHA-256 of the tar that GNU tar makes of it: sorted paths, modes, links and contents, and no times."""
-    # The script's own words; another tar could not tell the same.
+    # By GNU tar, so that anybody can make it anew without this.
     command = "tar -cf - --sort=name --format=gnu --numeric-owner --owner=0 --group=0 --mtime=@0"
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command} {' '.join(MEMBERS)} | sha256sum"],

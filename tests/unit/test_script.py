@@ -131,7 +131,7 @@ def steps_in(function: str, *, within: Mapping[str, str] | None = None) -> list[
 
 
 def test_the_step_lists_are_the_steps_that_are_run() -> None:
-    assert steps_in("configure", within={"join_web": "web_steps"}) == declared("CONFIGURE_STEPS")
+    assert steps_in("configure", within={"join_aside": "aside_steps"}) == declared("CONFIGURE_STEPS")
     assert steps_in("program_steps") == declared("PROGRAM_STEPS")
     assert steps_in("machine_steps") == declared("MACHINE_STEPS")
     first, last = re.search(r"begin_phase ([a-z ]+) \"\$\{steps\[@\]\}\"", TEXT), declared("LAST_STEPS")
@@ -244,13 +244,14 @@ def test_a_program_of_npms_that_does_not_hear_is_killed_at_the_end() -> None:
     assert not Path(f"/proc/{number}").exists()
 
 
-BROKEN_WEB = """
+BROKEN_ASIDE = """
 SCRATCH={folder}
 step() {{ STEP=$1; echo "@step begin $1"; "$1"; echo "@step done $1"; }}
+workspace() {{ :; }}
 certificate() {{ :; }}
 landing-page() {{ {fault}; }}
-begin_job web_steps >"$SCRATCH/web"
-join_web
+begin_job aside_steps >"$SCRATCH/aside"
+join_aside
 echo went on
 """
 
@@ -264,8 +265,9 @@ echo went on
 )
 def test_what_fails_beside_the_gateway_is_told_with_its_step(fault: str, told: str, tmp_path: Path) -> None:
     watched = TEXT.replace("trap on_exit EXIT", """trap 'echo "told: $STEP: $REASON"; exit 0' EXIT""")
-    said = call(BROKEN_WEB.format(folder=tmp_path, fault=fault), text=watched)
-    steps = "@step begin certificate\n@step done certificate\n@step begin landing-page\n"
+    said = call(BROKEN_ASIDE.format(folder=tmp_path, fault=fault), text=watched)
+    done = [f"@step {word} {name}\n" for name in ("workspace", "certificate") for word in ("begin", "done")]
+    steps = "".join(done) + "@step begin landing-page\n"
     assert re.sub(r"line \d+", "line 1", said) == steps + told
 
 

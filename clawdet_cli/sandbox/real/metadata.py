@@ -1,13 +1,15 @@
 """What a server finds at link-local addresses: the provider's metadata service, and the download mirror."""
 
 import json
+import os
 from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from clawdet_cli.sandbox.machines import MachineSpec
 
@@ -52,6 +54,17 @@ def metadata_app(spec: MachineSpec) -> Starlette:
     )
 
 
+class _Downloads(StaticFiles):
+    def file_response(
+        self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        answer = super().file_response(full_path, stat_result, scope, status_code)
+        if isinstance(answer, FileResponse):
+            # With Starlette's own 64 KiB, a download keeps a processor busy that the servers need.
+            answer.chunk_size = 1 << 20
+        return answer
+
+
 def download_app(folder: Path) -> Starlette:
     """Serve the files that a server of the real provider downloads from the vendors."""
-    return Starlette(routes=[Mount("/", StaticFiles(directory=folder, check_dir=False))])
+    return Starlette(routes=[Mount("/", _Downloads(directory=folder, check_dir=False))])

@@ -398,6 +398,7 @@ class _Configure(_Phase):
                 0.2,
                 self._workspace,
                 lambda: self.disk.exists(f"{at.WORKSPACE}/AGENTS.md"),
+                beside=True,
             ),
             _Step("certificate", "Install the certificate", 0.2, self._certificate, self._has_certificate, beside=True),
             _Step(
