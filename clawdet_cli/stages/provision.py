@@ -10,8 +10,9 @@ await_ssh              running?                              SSH with the pinned
 join_prepare                                                 the npm lock, for OpenClaw
 replace_host_key       label                                 a host key of its own making
 install_certificate                       sign the CSR       key and CSR, made there
+send_configuration                                           host, keys and certificate, to wait there
 prepare_vps                                                  until all is installed
-configure_openclaw                                           host, keys, units, landing
+configure_openclaw                                           until the gateway runs with them, and Caddy
 check_origin                                                 443 through the SSH tunnel
 verify                 server             record, edge       unit, gateway, page          complete, URL
 ```

@@ -30,6 +30,9 @@ def document(
         "parts": medians,
         "parts_seconds": {name: [_seconds(one) for one in seconds] for name, seconds in parts.items()},
         "ratios": ratios({name: variant["median"] for name, variant in variants.items()} | medians),
+        "ratios_by_round": ratios_by_round(
+            {name: variant["seconds"] for name, variant in variants.items()} | dict(parts.items())
+        ),
     }
 
 
@@ -40,6 +43,17 @@ def ratios(medians: Mapping[str, float]) -> dict[str, float]:
         for name, (above, below) in RATIOS.items()
         if above in medians and all(one in medians for one in below)
     }
+
+
+def ratios_by_round(seconds: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Give the same within each round, whose runs follow each other: a machine may be slower for some rounds."""
+    found = {}
+    for name, (above, below) in RATIOS.items():
+        series = [seconds.get(one, ()) for one in (above, *below)]
+        # Where one failed in a round, it cannot be told which seconds belong together.
+        if series[0] and len({len(one) for one in series}) == 1:
+            found[name] = [round(first / sum(others), 3) for first, *others in zip(*series, strict=True)]
+    return found
 
 
 def middle(measured: Sequence[Measured]) -> Measured:
@@ -66,8 +80,11 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
         yield "parts, each alone on a fresh server"
         yield from (_line(f"  {name}", seconds) for name, seconds in found["parts_seconds"].items())
     if found["ratios"]:
-        yield "ratios of the medians"
-        yield from (f"  {name:<40} {ratio:6.3f}" for name, ratio in found["ratios"].items())
+        yield "ratios: of the medians; within each round: median, least, most"
+        for name, ratio in found["ratios"].items():
+            rounds = found["ratios_by_round"].get(name)
+            spread = f"{statistics.median(rounds):8.3f} {min(rounds):7.3f} {max(rounds):7.3f}" if rounds else ""
+            yield f"  {name:<40} {ratio:6.3f} {spread}".rstrip()
 
 
 def _line(name: str, seconds: Sequence[float], mebibytes: int | None = None) -> str:

@@ -35,6 +35,15 @@ def test_ratios_compare_medians_with_sums_of_medians() -> None:
     assert found["ratios"] == {"cold/seed": 0.368, "cold/(floor+node_download+npm_install)": 1.077}
 
 
+def test_ratios_are_given_within_rounds_where_none_failed() -> None:
+    runs = {"seed": [run(200.0), run(100.0)], "bundle": [run(50.0), run(40.0)], "floor": [run(40.0)]}
+    found = results.document(runs, {}, {})
+    assert found["ratios_by_round"] == {"bundle/seed": [0.25, 0.4]}
+    shown = [line.split() for line in results.table(found)]
+    assert ["bundle/seed", "0.300", "0.325", "0.250", "0.400"] in shown
+    assert ["bundle/floor", "1.125"] in shown
+
+
 def test_memory_is_the_most_of_all_runs() -> None:
     first = Measured(1.0, (), Memory(700.0, "gateway", 1000.0, {"npm": 500.0, "gateway": 700.0}))
     second = Measured(1.0, (), Memory(600.0, "npm", 1200.0, {"npm": 600.0}))

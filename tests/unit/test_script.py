@@ -271,6 +271,20 @@ def test_what_fails_beside_the_gateway_is_told_with_its_step(fault: str, told: s
     assert re.sub(r"line \d+", "line 1", said) == steps + told
 
 
+@pytest.mark.parametrize("wrong", ["node", "caddy", "openclaw", ""])
+def test_a_machine_is_prepared_when_each_program_says_its_version(wrong: str, tmp_path: Path) -> None:
+    for name, said in (("node", "v24.21.0"), ("caddy", "v2.11.7 h1:x"), ("openclaw", "OpenClaw 2026.9.6 (abc)")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{said if name != wrong else 'v0.0.1'}'\n")
+        (tmp_path / name).chmod(0o755)
+    text = TEXT.replace("trap on_exit EXIT", """trap 'echo "told: $REASON"; exit 0' EXIT""")
+    text = text.replace("/usr/local/bin/", f"{tmp_path}/").replace("RECORD=/var/lib/clawdet", f"RECORD={tmp_path}")
+    given = dict.fromkeys(("node_executable_sha256", "caddy_executable_sha256", "lock_sha256"), "0")
+    given |= {"node_version": "24.21.0", "caddy_version": "2.11.7", "openclaw_version": "2026.9.6"}
+    said = call("systemctl() { :; }; do_prepared", text=text, **given)
+    assert said == (f"told: {wrong} does not run, or is another version\n" if wrong else "told: \n")
+    assert (tmp_path / "prepared").exists() is (not wrong)
+
+
 def test_sshd_is_never_asked_while_a_restart_has_taken_its_folder_away(tmp_path: Path) -> None:
     text = TEXT.replace("/run/sshd", f"{tmp_path}/sshd").replace("/run/clawdet-sshd.lock", f"{tmp_path}/lock")
     # What stands in for both takes a moment, in which the other could come between.
