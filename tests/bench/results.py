@@ -30,9 +30,7 @@ def document(
         "parts": medians,
         "parts_seconds": {name: [_seconds(one) for one in seconds] for name, seconds in parts.items()},
         "ratios": ratios({name: variant["median"] for name, variant in variants.items()} | medians),
-        "ratios_by_round": ratios_by_round(
-            {name: variant["seconds"] for name, variant in variants.items()} | dict(parts.items())
-        ),
+        "ratios_by_round": ratios_by_round({name: one["seconds"] for name, one in variants.items()} | dict(parts)),
     }
 
 
@@ -48,10 +46,11 @@ def ratios(medians: Mapping[str, float]) -> dict[str, float]:
 def ratios_by_round(seconds: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     """Give the same within each round, whose runs follow each other: a machine may be slower for some rounds."""
     found = {}
+    rounds = max((len(one) for one in seconds.values()), default=0)
     for name, (above, below) in RATIOS.items():
         series = [seconds.get(one, ()) for one in (above, *below)]
-        # Where one failed in a round, it cannot be told which seconds belong together.
-        if series[0] and len({len(one) for one in series}) == 1:
+        # Of what failed in a round, it cannot be told which seconds belong together.
+        if rounds and all(len(one) == rounds for one in series):
             found[name] = [round(first / sum(others), 3) for first, *others in zip(*series, strict=True)]
     return found
 

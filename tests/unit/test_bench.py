@@ -42,6 +42,8 @@ def test_ratios_are_given_within_rounds_where_none_failed() -> None:
     shown = [line.split() for line in results.table(found)]
     assert ["bundle/seed", "0.300", "0.325", "0.250", "0.400"] in shown
     assert ["bundle/floor", "1.125"] in shown
+    # As many, but each may lack another round.
+    assert results.ratios_by_round({"seed": [200.0], "bundle": [50.0], "floor": [40.0, 30.0]}) == {}
 
 
 def test_memory_is_the_most_of_all_runs() -> None:
