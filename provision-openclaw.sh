@@ -122,7 +122,8 @@ valid_value() { # valid_value KEY VALUE
   case $1 in
     openclaw_version) [[ $2 =~ ^20[0-9]{2}\.[0-9]{1,2}\.[0-9]{1,3}(-[a-z0-9.]{1,20})?$ ]] ;;
     node_version | caddy_version) [[ $2 =~ ^[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}$ ]] ;;
-    *_url | npm_registry) [[ $2 =~ ^(https?|file)://[^[:space:]\"\\[:cntrl:]]{1,2000}$ ]] ;;
+    # Its length apart: a bound of thousands takes a regular expression a tenth of a second and more.
+    *_url | npm_registry) ((${#2} <= 2010)) && [[ $2 =~ ^(https?|file)://[^[:space:]\"\\[:cntrl:]]+$ ]] ;;
     *_sha256) [[ $2 =~ ^[0-9a-f]{64}$ ]] ;;
     *_sha512) [[ $2 =~ ^[0-9a-f]{128}$ ]] ;;
     lock_within) [[ $2 =~ ^[0-9]{1,4}$ ]] ;;
@@ -472,15 +473,18 @@ unpack_bundle() { # unpack_bundle FILE FOLDER: sets REFUSED
   [[ $(sha 256 "$1") == "${IN[bundle_sha256]:-}" ]] || return
   REFUSED='it cannot be unpacked'
   # With its own modes; the folder is root's alone until they were looked at.
-  zstd -dcq -- "$1" | tar -xpf - -C "$2" --no-same-owner || return
-  REFUSED='it holds what no bundle may'
-  odd=$(find "$2" -mindepth 1 ! -type l \( -perm /7022 -o ! -type f ! -type d \) -print -quit)
-  outside=$(find "$2" -type l -print0 | xargs -r0 realpath -mz -- | grep -vz "^$2/" | tr -d '\0')
-  [[ -z $odd$outside ]] || return
+  # In large pieces, which spare a seventh of the time.
+  zstd -dcq -- "$1" | tar -xpf - -C "$2" --no-same-owner --blocking-factor=2048 || return
   REFUSED='its executables or its lock are not the pinned ones'
+  # Side by side with the digests: both take time.
+  exec {odd}< <(find "$2" -mindepth 1 ! -type l \( -perm /7022 -o ! -type f ! -type d \) -print -quit && echo all) \
+    {outside}< <(find "$2" -type l -print0 | xargs -r0 realpath -mz -- | { grep -vz "^$2/" || true; } | tr -d '\0' && echo all)
   [[ $(sha 256 "$2/node/${IN[node_version]}/bin/node") == "${IN[node_executable_sha256]}" ]] &&
     [[ $(sha 256 "$2/caddy") == "${IN[caddy_executable_sha256]}" ]] &&
-    [[ $(sha 256 "$2/openclaw/${IN[openclaw_version]}/package-lock.json") == "${IN[lock_sha256]}" ]]
+    [[ $(sha 256 "$2/openclaw/${IN[openclaw_version]}/package-lock.json") == "${IN[lock_sha256]}" ]] || return
+  REFUSED='it holds what no bundle may'
+  # Whatever does not come to its end has found nothing out.
+  [[ $(cat <&"$odd") == all && $(cat <&"$outside") == all ]]
 }
 
 # Both at once: they come from different places.
@@ -1313,15 +1317,16 @@ journal() { # journal UNIT
 local_get() { curl --noproxy '*' --silent --show-error --fail --output /dev/null --max-time 10 "$@"; }
 # Nothing is started before somebody listens: what is waited for needs the processor.
 gateway_listens() { { { :; } 3<>"/dev/tcp/127.0.0.1/$PORT"; } 2>/dev/null; }
-gateway_is_ready() { gateway_listens && local_get "http://127.0.0.1:$PORT/readyz" 2>/dev/null; }
+gateway_says_ready() { local_get "http://127.0.0.1:$PORT/readyz" 2>/dev/null; }
+gateway_is_ready() { gateway_listens && gateway_says_ready; }
 
 # In prepare only who waits for his user waits for the gateway.
 have_gateway_ready() { [[ -n $READY || $VERB == prepare && ! -v IN[pool] ]]; }
 do_gateway_ready() {
   local deadline=$((SECONDS + 180)) looked=-1
-  until gateway_is_ready; do
-    # Its command line takes as long to start as the gateway takes from here on; any earlier it only slows it down.
-    [[ -n $HEALTH ]] || ! gateway_listens || ask_health
+  # Its command line takes as long to start as the gateway takes from when it listens; any earlier it only slows it down.
+  # Whoever finds it ready may have something to change first.
+  until gateway_listens && { ((looked < 0)) || [[ -n $HEALTH ]] || ask_health; } && gateway_says_ready; do
     if ((SECONDS != looked)); then
       looked=$SECONDS
       if unit_is openclaw-gateway ActiveState failed || (($(systemctl show -P NRestarts openclaw-gateway) > 2)); then

@@ -125,7 +125,10 @@ def _loaded(name: str) -> Any:
 
 def run() -> None:
     """Run the command line of this process, and end with its exit code."""
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    # The interpreter ends by looking for garbage twice, among all that the SDKs made: a fifth of a second for nothing.
+    gc.freeze()
+    sys.exit(code)
 
 
 def main(argv: Sequence[str]) -> int:
