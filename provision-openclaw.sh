@@ -226,10 +226,8 @@ begin_phase() { # begin_phase STEP...
 clear_leftovers() { rm -rf "$RECORD"/scratch.* /opt/.bundle.* /opt/node/.new.* /opt/openclaw/.new.*; }
 
 put() { # put FILE MODE: writes standard input to FILE at once or not at all
-  local new
-  new=$(mktemp "$1.XXXXXX")
-  cat >"$new"
-  chmod "$2" "$new"
+  local new=$1.$BASHPID
+  install -m "$2" /dev/stdin "$new"
   mv -fT -- "$new" "$1"
 }
 
@@ -345,9 +343,9 @@ updates() {
 # What the configuration asks for, these do; an image may have them off.
 readonly TIMERS=(apt-daily.timer apt-daily-upgrade.timer)
 have_updates() {
-  local timer
-  for timer in "${TIMERS[@]}"; do systemctl is-enabled --quiet "$timer" && systemctl is-active --quiet "$timer" || return; done
-  [[ "$(updates)" == "$(cat "$UPDATES" 2>/dev/null)" ]]
+  local shown
+  shown=$(systemctl show -p ActiveState -p UnitFileState "${TIMERS[@]}" | grep -cxE 'ActiveState=active|UnitFileState=enabled')
+  ((shown == 2 * ${#TIMERS[@]})) && [[ "$(updates)" == "$(cat "$UPDATES" 2>/dev/null)" ]]
 }
 do_updates() {
   updates | put "$UPDATES" 0644
@@ -452,6 +450,7 @@ do_bundle() {
     mv -fT "$BUNDLE/caddy" /usr/local/bin/caddy
     # By these digests it was taken.
     SEEN+=" /opt/node/${IN[node_version]}/bin/node=${IN[node_executable_sha256]}  /usr/local/bin/caddy=${IN[caddy_executable_sha256]} "
+    SEEN+=" /opt/openclaw/${IN[openclaw_version]}/package-lock.json=${IN[lock_sha256]} "
     do_node # its links
     put "$RECORD/bundle" 0644 <<<"${IN[bundle_sha256]}"
   else
@@ -569,7 +568,7 @@ WRAPPER
 }
 have_tree() {
   local folder=/opt/openclaw/${IN[openclaw_version]}
-  [[ $(sha 256 "$folder/package-lock.json") == "${IN[lock_sha256]}" && -f $folder/node_modules/openclaw/openclaw.mjs ]]
+  [[ -f $folder/node_modules/openclaw/openclaw.mjs ]] && has_digest "$folder/package-lock.json" "${IN[lock_sha256]}"
 }
 have_openclaw() {
   have_tree && [[ -x /usr/local/bin/openclaw && $(openclaw_wrapper) == "$(</usr/local/bin/openclaw)" ]]
@@ -1346,7 +1345,12 @@ own_address() {
   ip -4 -o route get 192.0.2.1 2>/dev/null | sed -n 's/.* src \([0-9.]*\).*/\1/p'
 }
 listeners() { ss -ltnH "sport = :$PORT" | awk '{sub(/:[0-9]+$/, "", $4); print $4}' | sort -u | paste -s -d ,; }
-gateway_life() { printf '%s,%s' "$(systemctl show -P NRestarts openclaw-gateway)" "$(systemctl show -P MainPID openclaw-gateway)"; }
+gateway_life() {
+  local shown
+  shown=$(systemctl show -p NRestarts -p MainPID openclaw-gateway)
+  [[ $shown =~ NRestarts=([0-9]+) ]] && printf '%s,' "${BASH_REMATCH[1]}"
+  [[ $shown =~ MainPID=([0-9]+) ]] && printf '%s' "${BASH_REMATCH[1]}"
+}
 
 ask_health() {
   LIFE=$(gateway_life)
@@ -1355,10 +1359,11 @@ ask_health() {
 uptime_seconds() { cut -d . -f 1 /proc/uptime; }
 
 do_promises() {
-  local address pin path
+  local address pin path asked
   [[ $LIFE == 0,* ]] || die "the gateway was restarted ${LIFE%,*} times"
-  printf 'header = "Authorization: Bearer %s"\n' "$(gateway_token)" | local_get --config - "http://127.0.0.1:$PORT/app/control-ui-config.json" ||
-    die 'the gateway does not take its token'
+  # The gateway is still busy with itself; what does not ask it is looked at meanwhile.
+  printf 'header = "Authorization: Bearer %s"\n' "$(gateway_token)" |
+    local_get --config - "http://127.0.0.1:$PORT/app/control-ui-config.json" & asked=$!
   [[ $(listeners) =~ ^(127\.0\.0\.1|\[::1\])(,\[::1\])?$ ]] || die "port $PORT listens on $(listeners), not on loopback alone"
   [[ $(listener_owner) == unit && $(listener_pids | wc -l) == 1 ]] || die "port $PORT belongs to another process than the gateway's service"
   # OpenClaw refuses loopback clients behind a proxy (403), hence the machine's own address. Only Cloudflare trusts the
@@ -1374,6 +1379,7 @@ do_promises() {
       die "https://${IN[host]}$path does not answer with 200 on $address"
     fi
   done
+  wait "$asked" || die 'the gateway does not take its token'
   # Asked early, it may have come with a token that the gateway had not read yet.
   wait "$HEALTH" || { ask_health && wait "$HEALTH"; } || die 'the gateway does not answer its command line'
   [[ $(gateway_life) == "$LIFE" ]] || die 'the gateway does not stay up'

@@ -433,8 +433,15 @@ def test_the_firewall_of_the_machine_is_set_by_a_program_that_can_do_little_else
     ("off", "holds"), [("", "yes"), ("enabled apt-daily-upgrade", "no"), ("active apt-daily", "no")]
 )
 def test_updates_are_promised_only_where_both_timers_bring_them(off: str, holds: str) -> None:
-    # As systemd's own, which is content with one enabled unit among several.
-    systemctl = f'systemctl() {{ [[ -z "{off}" || "$1 $3" != "is-{off}.timer" ]]; }}'
+    states = {(one, state): state for one in ("apt-daily", "apt-daily-upgrade") for state in ("active", "enabled")}
+    if off:
+        state, timer = off.split()
+        states[timer, state] = "something else"
+    lines = "\n\n".join(
+        f"ActiveState={states[one, 'active']}\nUnitFileState={states[one, 'enabled']}"
+        for one in ("apt-daily", "apt-daily-upgrade")
+    )
+    systemctl = f"systemctl() {{ echo '{lines}'; }}"
     code = f"{systemctl}; cat() {{ updates; }}; have_updates && echo yes || echo no"
     assert call(code).strip() == holds
 
@@ -652,17 +659,21 @@ def test_nothing_is_started_to_look_for_a_gateway_that_does_not_listen_yet() -> 
     assert call(code.replace(">&2", ""), text=text) == "not\n"
 
 
-@pytest.mark.parametrize(("verb", "listens", "asked"), [("configure", 9, 0), ("configure", 2, 1), ("prepare", 9, 1)])
+@pytest.mark.parametrize(
+    ("verb", "listens", "ready", "asked"),
+    [("configure", 1, 1, 0), ("configure", 1, 3, 1), ("configure", 3, 3, 1), ("prepare", 1, 1, 1)],
+)
 def test_the_command_line_is_asked_as_soon_as_the_gateway_listens(
-    tmp_path: Path, verb: str, listens: int, asked: int
+    tmp_path: Path, verb: str, listens: int, ready: int, asked: int
 ) -> None:
+    """At which look it listens, and at which it is ready; where it is so at first sight something may be to change."""
     openclaw = tmp_path / "openclaw"
     openclaw.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\n')
     openclaw.chmod(0o755)
     text = TEXT.replace("/usr/local/bin/openclaw gateway health", f"{openclaw} gateway health")
-    code = (
-        f"n=0; gateway_is_ready() {{ ((n++ >= 4)); }}; gateway_listens() {{ ((n >= {listens})); }}; sleep() {{ :; }}\n"
-    )
-    code += f"unit_is() {{ return 1; }}; systemctl() {{ echo 0; }}; SCRATCH={tmp_path}; VERB={verb}; do_gateway_ready\n"
+    code = f"n=0; gateway_listens() {{ ((++n >= {listens})); }}; gateway_says_ready() {{ ((n >= {ready})); }}\n"
+    code += "unit_is() { return 1; }; sleep() { ((n < 9)); }; "
+    code += "systemctl() { if [[ $2 == NRestarts && $1 == *P ]]; then echo 0; else echo NRestarts=0; echo MainPID=7; fi; }\n"
+    code += f"SCRATCH={tmp_path}; VERB={verb}; do_gateway_ready\n"
     code += f'[[ -z $HEALTH ]] || wait "$HEALTH"; cat {tmp_path}/asked 2>/dev/null || true'
     assert call(code, text=text) == "gateway health --json\n" * asked
