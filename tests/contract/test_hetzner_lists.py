@@ -1,9 +1,13 @@
 """Lists: pages, filters, selectors, sorting; and the catalogue."""
 
+from typing import Any
+
 import pytest
 from hcloud import APIException
 from hcloud.images import Image
+from starlette.datastructures import URL, QueryParams
 
+from clawdet_cli.sandbox.hetzner.listing import list_page
 from tests.contract.hetzner_emulator import Emulator, order, public_key
 
 
@@ -167,3 +171,20 @@ def test_locations_and_pricing(hetzner: Emulator) -> None:
         "net": "0.5000000000",
         "gross": "0.5950000000000000",
     }
+
+
+def test_only_what_is_on_the_page_is_rendered() -> None:
+    """A list of a thousand servers is asked for in twenty pages: each of them must not cost a thousand."""
+    records = [
+        {"id": number, "name": f"s{number}", "created": "", "labels": {"odd": str(number % 2)}} for number in range(9)
+    ]
+    rendered: list[int] = []
+
+    def render(record: dict[str, Any]) -> dict[str, Any]:
+        rendered.append(record["id"])
+        return {**record, "rendered": True}
+
+    query = QueryParams("label_selector=odd=1&sort=id:desc&per_page=2&page=2")
+    body, _ = list_page("servers", records, render, query, URL("http://cloud.test/servers"))
+    assert [(one["id"], one["rendered"]) for one in body["servers"]] == [(3, True), (1, True)]
+    assert rendered == [3, 1]

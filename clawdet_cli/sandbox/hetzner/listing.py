@@ -59,9 +59,9 @@ def list_page(
     """Return the body and the headers of a list answer.
 
     A filter may be repeated; then any of its values fits. What is not `labelled` ignores a label selector, as every
-    unknown parameter.
+    unknown parameter. What is looked for and sorted by is shown as it is recorded, so only the page is rendered.
     """
-    rows = [render(record) for record in records]
+    rows = list(records)
     for name in filters:
         if wanted := query.getlist(name):
             rows = [row for row in rows if _text(row.get(name)) in wanted]
@@ -86,7 +86,8 @@ def list_page(
         "last_page": last,
         "total_entries": len(rows),
     }
-    body = {key: rows[(page - 1) * per_page : page * per_page], "meta": {"pagination": pagination}}
+    shown = [render(row) for row in rows[(page - 1) * per_page : page * per_page]]
+    body = {key: shown, "meta": {"pagination": pagination}}
     return body, {"Link": _links(url, query, pagination)}
 
 
