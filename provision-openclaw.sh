@@ -1434,11 +1434,13 @@ report() {
   # A missing thing is a finding here, not a failure.
   set +e
   trap - ERR
-  [[ ! -f $RECORD/prepared ]] || phase=prepared
-  [[ ! -f $RECORD/configured ]] || phase=configured
-  [[ ! -s $WEB/index.html ]] || landing=present
+  # Side by side with the rest.
+  exec {openclaw}< <(/usr/local/bin/openclaw --version 2>/dev/null </dev/null | grep -om1 '20[0-9][0-9]\.[0-9.]*[0-9]') \
+    {node}< <(sha 256 /usr/local/bin/node) {caddy}< <(sha 256 /usr/local/bin/caddy)
   if gateway_is_ready; then
     ready=true
+    # A configuration that is about to end asks the same.
+    [[ ! -e /run/clawdet.lock ]] || flock -w 10 /run/clawdet.lock true
     read -r life at 2>/dev/null <"$RECORD/health"
     # It takes longer than all the rest, which is found out meanwhile.
     if [[ $life == "$(gateway_life)" ]] && (($(uptime_seconds) - at < 20)); then
@@ -1447,10 +1449,10 @@ report() {
       /usr/local/bin/openclaw gateway health --json </dev/null >/dev/null 2>&1 & asked=$!
     fi
   fi
-  # Side by side with the rest.
-  exec {openclaw}< <(/usr/local/bin/openclaw --version 2>/dev/null </dev/null | grep -om1 '20[0-9][0-9]\.[0-9.]*[0-9]') \
-    {node}< <(sha 256 /usr/local/bin/node) {caddy}< <(sha 256 /usr/local/bin/caddy)
   print() { printf '%s=%s\n' "$1" "$(tr -d '\n\r' <<<"$2")"; }
+  [[ ! -f $RECORD/prepared ]] || phase=prepared
+  [[ ! -f $RECORD/configured ]] || phase=configured
+  [[ ! -s $WEB/index.html ]] || landing=present
   print phase "$phase"
   print host "$(sed -n 's/^host=//p' "$RECORD/configured" 2>/dev/null)"
   print address "$(own_address)"

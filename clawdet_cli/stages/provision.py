@@ -226,6 +226,10 @@ def _begun_configuration(run: Run) -> Phase:
 def configure_openclaw(run: Run) -> None:
     """Give the machine its user: host name, certificate, provider keys, configuration, landing page."""
     phase = run.configuring or _begun_configuration(run)
+    phase.reach("gateway-reload")
+    if run.instance.status is not Status.COMPLETE:
+        # From here on it is what it will be: the VPS gathers what verify wants to know while it checks its promises.
+        verify.ask_ahead(run)
     run.configured = phase.end()
     run.record(url=f"https://{run.instance.host}/")
 

@@ -98,7 +98,7 @@ class Run:
         self.configured: Mapping[str, str] = {}
         """Set by the configure stage: what the script says of the machine."""
         self.report: Future[CommandResult] | None = None
-        """Set by check_origin: what the VPS says of itself, asked while the page is looked at."""
+        """What the VPS says of itself, asked while something else is looked at."""
         self.steps_done: list[str] = []
         """Steps of the script that changed the machine or checked it; the others were skipped."""
         self.zone_gone = False

@@ -677,3 +677,23 @@ def test_the_command_line_is_asked_as_soon_as_the_gateway_listens(
     code += f"SCRATCH={tmp_path}; VERB={verb}; do_gateway_ready\n"
     code += f'[[ -z $HEALTH ]] || wait "$HEALTH"; cat {tmp_path}/asked 2>/dev/null || true'
     assert call(code, text=text) == "gateway health --json\n" * asked
+
+
+def test_a_report_waits_for_what_a_configuration_at_its_end_finds_out(tmp_path: Path) -> None:
+    text = TEXT.replace("/run/clawdet.lock", f"{tmp_path}/lock").replace(
+        "RECORD=/var/lib/clawdet\n", f"RECORD={tmp_path}\n"
+    )
+    code = f"""
+gateway_is_ready() {{ : >{tmp_path}/looked; }}; gateway_life() {{ printf 0,7; }}; uptime_seconds() {{ echo 100; }}
+(
+  exec 9>{tmp_path}/lock
+  flock 9
+  : >{tmp_path}/held
+  until [[ -e {tmp_path}/looked ]]; do :; done
+  echo host=alice.test >{tmp_path}/configured
+  echo 0,7 99 >{tmp_path}/health
+) &
+until [[ -e {tmp_path}/held ]]; do :; done
+report"""
+    said = call(code, text=text).splitlines()
+    assert {"phase=configured", "host=alice.test", "gateway_ready=true", "gateway_health=ok"} <= set(said)
