@@ -3,6 +3,7 @@ import json
 import stat
 from pathlib import Path
 
+from pytest_mock import MockerFixture
 from starlette.types import Message, Receive, Scope, Send
 
 from clawdet_cli.sandbox.info import Files
@@ -52,3 +53,40 @@ def test_no_answer_leaves_before_the_change_it_tells_of_is_saved(tmp_path: Path)
     kept = Ledger(Files(tmp_path))
     asyncio.run(answer())
     assert seen == [{"a": {"b": 1}}]
+
+
+def test_what_is_saved_is_the_state_whatever_changed_in_it(tmp_path: Path) -> None:
+    kept = Ledger(Files(tmp_path))
+    server = {"id": 1, "labels": {"a": "b"}, "addresses": [{"ip": "1.2.3.4"}]}
+    projects = kept.part("hetzner").setdefault("projects", {"one": {"server": {"1": server}, "empty": {}}})
+
+    def saved() -> bool:
+        kept.save()
+        return Files(tmp_path).read_ledger() == kept.state
+
+    assert saved()
+    server["labels"]["a"] = "c"  # type: ignore[index]  # the values are of several kinds
+    assert saved()
+    server["addresses"][0]["ip"] = "4.3.2.1"  # type: ignore[index]  # as above
+    assert saved()
+    projects["one"]["server"]["2"] = {"id": 2}
+    assert saved()
+    del projects["one"]["server"]["1"]
+    assert saved()
+    projects["one"]["server"] = []
+    assert saved()
+    projects["one"]["server"] = {"1": server, 'with "quotes"': None}
+    assert saved()
+
+
+def test_only_what_changed_is_written_anew(tmp_path: Path, mocker: MockerFixture) -> None:
+    """Before each answer: otherwise a thousand servers keep the emulated clouds busy with writing them."""
+    kept = Ledger(Files(tmp_path))
+    servers = {str(number): {"id": number, "status": "running"} for number in range(100)}
+    kept.part("hetzner")["projects"] = {"one": {"server": servers}}
+    kept.save()
+    dumps = mocker.spy(json, "dumps")
+    servers["7"]["status"] = "off"
+    kept.save()
+    assert dumps.call_count == 1
+    assert Files(tmp_path).read_ledger() == kept.state
