@@ -18,6 +18,7 @@ class _Written:
     """A part of the state as it was last written: what did not change since is not made into JSON again.
 
     With a thousand servers all of it is 30 MB, and is written before each answer to whatever changes one of them.
+    What Python calls equal counts as unchanged: no field may go from 1 to true.
     """
 
     __slots__ = ("_inner", "_text", "_value")
