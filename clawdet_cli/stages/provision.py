@@ -227,7 +227,8 @@ def configure_openclaw(run: Run) -> None:
     """Give the machine its user: host name, certificate, provider keys, configuration, landing page."""
     phase = run.configuring or _begun_configuration(run)
     phase.reach("gateway-reload")
-    if run.instance.status is not Status.COMPLETE:
+    # After somebody else's comes one of ours, which a report of now would not know of.
+    if phase.ours and run.instance.status is not Status.COMPLETE:
         # From here on it is what it will be: the VPS gathers what verify wants to know while it checks its promises.
         verify.ask_ahead(run)
     run.configured = phase.end()

@@ -88,5 +88,5 @@ def test_only_what_changed_is_written_anew(tmp_path: Path, mocker: MockerFixture
     dumps = mocker.spy(json, "dumps")
     servers["7"]["status"] = "off"
     kept.save()
-    assert dumps.call_count == 1
+    assert [call.args for call in dumps.call_args_list] == [(servers["7"],)]
     assert Files(tmp_path).read_ledger() == kept.state
