@@ -2,6 +2,7 @@
 # Makes a fresh Ubuntu 24.04, Debian 12 or Debian 13 machine a personal OpenClaw server, and reports on it.
 #
 #   provision-openclaw.sh prepare INPUT              install what is the same for everybody
+#   provision-openclaw.sh ahead INPUT                bring what a prepare that is about to begin will want
 #   provision-openclaw.sh certificate-request HOST   make or keep the TLS key, print a CSR for HOST
 #   provision-openclaw.sh configure INPUT            make the machine one user's, start and check it
 #   provision-openclaw.sh report                     print evidence as key=value lines
@@ -11,7 +12,7 @@
 #   provision-openclaw.sh switch-host-key BASE64     let that one take its place
 #   provision-openclaw.sh claim RUN                  take a prepared machine for one run, and print what it is
 #
-# INPUT is a file of key=value lines (see required_keys), deleted as soon as it is read; prepare also wants package.json
+# INPUT is a file of key=value lines (see required_keys), which prepare and configure delete; prepare also wants package.json
 # and package-lock.json beside it, and packages.js, without which npm does all of its work itself. prepare and configure
 # print, beside text for people, one line per step:
 #   @steps N NAME...   @step begin NAME TEXT   @step done NAME MILLISECONDS   @step skip NAME   @step fail NAME CODE TEXT
@@ -39,6 +40,7 @@ readonly OPENCLAW_STATE=$OPENCLAW_HOME/.openclaw
 readonly CONFIG=$OPENCLAW_STATE/openclaw.json
 readonly RECORD=/var/lib/clawdet
 readonly WAITS=/run/clawdet.waits
+readonly BUNDLES=/run/clawdet/bundles
 readonly TLS=/etc/caddy/tls
 readonly WEB=/var/www/clawdet
 # The machine's own trust store, for Node too: a mirror or a proxy may have a private authority.
@@ -94,7 +96,7 @@ trap 'REASON="stopped by SIGTERM"; exit 143' TERM
 
 usage() {
   VERB=''
-  sed -n '4,12s/^# *//p' "${BASH_SOURCE[0]}" >&2
+  sed -n '4,13s/^# *//p' "${BASH_SOURCE[0]}" >&2
   exit 2
 }
 
@@ -105,7 +107,7 @@ valid_host() {
 
 required_keys() {
   case $1 in
-    prepare) echo openclaw_version node_version node_url node_archive_sha256 node_executable_sha256 \
+    prepare | ahead) echo openclaw_version node_version node_url node_archive_sha256 node_executable_sha256 \
       caddy_version caddy_url caddy_executable_sha256 lock_sha256 ;;
     configure) echo host user certificate_base64 ;;
   esac
@@ -113,7 +115,7 @@ required_keys() {
 
 optional_keys() {
   case $1 in
-    prepare) echo caddy_archive_sha256 caddy_archive_sha512 npm_registry lock_within bundle_url bundle_sha256 pool ;;
+    prepare | ahead) echo caddy_archive_sha256 caddy_archive_sha512 npm_registry lock_within bundle_url bundle_sha256 pool ;;
     configure) echo model landing_title origin_pull_ca_base64 key_ANTHROPIC_API_KEY key_OPENAI_API_KEY key_XAI_API_KEY key_OPENROUTER_API_KEY ;;
   esac
 }
@@ -138,7 +140,7 @@ valid_value() { # valid_value KEY VALUE
   esac
 }
 
-read_input() { # read_input FILE: fills IN, deletes FILE
+read_input() { # read_input FILE: fills IN, deletes FILE unless it is still wanted
   local line key known
   known=" $(required_keys "$VERB") $(optional_keys "$VERB") "
   [[ -f $1 && ! -L $1 ]] || die 'the input file is missing or not a regular file' 2
@@ -153,7 +155,7 @@ read_input() { # read_input FILE: fills IN, deletes FILE
     valid_value "$key" "${line#*=}" || die "input: the value of $key is malformed" 2
     IN[$key]=${line#*=}
   done <"$1"
-  rm -f -- "$1"
+  [[ $VERB == ahead ]] || rm -f -- "$1"
   for key in $(required_keys "$VERB"); do
     [[ -v IN[$key] ]] || die "input: $key is missing" 2
   done
@@ -247,11 +249,11 @@ sha() { # sha BITS FILE: the digest in hex, or nothing
   [[ ! -f $2 ]] || openssl dgst "-sha$1" -r "$2" | cut -d ' ' -f 1
 }
 
-fetch() { # fetch URL FILE
+fetch() { # fetch URL FILE [OPTION OF CURL...]
   # The address may carry a mirror's password: it goes in by standard input, not on the command line.
   printf 'url = "%s"\n' "$1" | curl --config - --fail --silent --show-error --location --proto '=https,http,file' \
     --retry 4 --retry-all-errors --retry-delay 2 --connect-timeout 15 --speed-limit 2000 --speed-time 30 \
-    --max-time 900 --output "$2"
+    --max-time 900 --output "$2" "${@:3}"
 }
 
 # Programs are large: what only root can change, and had its digest in this run, is not read again.
@@ -458,22 +460,38 @@ do_bundle() {
     echo "The bundle is not used: $REFUSED."
     unset 'IN[bundle_url]'
   fi
-  rm -rf "$BUNDLE" "$SCRATCH/bundle" "$SCRATCH/reason" /run/clawdet/bundles
+  rm -rf "$BUNDLE" "$SCRATCH/bundle" "$SCRATCH/reason" "$BUNDLES"
+}
+# Begun as soon as there is a network, while the machine still boots: the bundle is there under its digest's name, or
+# prepare fetches it itself. Once only: what goes on trying must not be what it waits for.
+ahead() {
+  read_input "$1"
+  [[ ${IN[bundle_url]:-file:} != file:* ]] || return 0
+  install -d -m 0700 "$BUNDLES"
+  exec 9>"$BUNDLES/lock"
+  flock -n 9
+  fetch "${IN[bundle_url]}" "$BUNDLES/part" --retry 0
+  [[ $(sha 256 "$BUNDLES/part") == "${IN[bundle_sha256]:-}" ]]
+  mv -fT "$BUNDLES/part" "$BUNDLES/${IN[bundle_sha256]}"
+}
+is_brought() {
+  [[ ! -e $BUNDLES/lock ]] || flock -w 900 "$BUNDLES/lock" true
+  [[ -f $BUNDLES/${IN[bundle_sha256]:-} ]]
 }
 unpack_bundle() { # unpack_bundle FILE FOLDER: sets REFUSED
-  local outside odd
+  local outside odd file=$1
   REFUSED='it did not arrive'
   case ${IN[bundle_url]} in
     # What user_data began comes before whoever sends the bundle, and after it the lock.
     file://*) (until=$1 await_lock) && [[ -f $1 ]] || return ;;
-    *) fetch "${IN[bundle_url]}" "$1" || return ;;
+    *) if is_brought; then file=$BUNDLES/${IN[bundle_sha256]}; else fetch "${IN[bundle_url]}" "$1" || return; fi ;;
   esac
   REFUSED='its digest is not the expected one'
-  [[ $(sha 256 "$1") == "${IN[bundle_sha256]:-}" ]] || return
+  [[ $file != "$1" || $(sha 256 "$1") == "${IN[bundle_sha256]:-}" ]] || return
   REFUSED='it cannot be unpacked'
   # With its own modes; the folder is root's alone until they were looked at.
   # In large pieces, which spare a seventh of the time.
-  zstd -dcq -- "$1" | tar -xpf - -C "$2" --no-same-owner --blocking-factor=2048 || return
+  zstd -dcq -- "$file" | tar -xpf - -C "$2" --no-same-owner --blocking-factor=2048 || return
   REFUSED='its executables or its lock are not the pinned ones'
   # Side by side with the digests: both take time.
   exec {odd}< <(find "$2" -mindepth 1 ! -type l \( -perm /7022 -o ! -type f ! -type d \) -print -quit && echo all) \
@@ -1430,31 +1448,30 @@ configure() {
 # --- report, token, nonce ---------------------------------------------------------------------------------------------
 
 report() {
-  local phase=none ready=false health=failed landing=missing asked='' life='' at=0 openclaw node caddy
+  local phase=none ready=false health='' landing=missing asked='' openclaw node caddy heard owner leaf expires units
   # A missing thing is a finding here, not a failure.
   set +e
   trap - ERR
+  print() { printf '%s=%s\n' "$1" "${2//[$'\n\r']/}"; }
+  # Whether no configuration is at work, or none any more after so many seconds.
+  is_calm() { [[ ! -e /run/clawdet.lock ]] || flock -w "$1" /run/clawdet.lock true; }
+  ask() {
+    local life='' at=0
+    read -r life at 2>/dev/null <"$RECORD/health"
+    if [[ $life == "$(gateway_life)" ]] && (($(uptime_seconds) - at < 20)); then
+      health=ok
+    else
+      # It takes longer than all the rest, which is found out meanwhile.
+      /usr/local/bin/openclaw gateway health --json </dev/null >/dev/null 2>&1 & asked=$!
+    fi
+  }
   # Side by side with the rest.
   exec {openclaw}< <(/usr/local/bin/openclaw --version 2>/dev/null </dev/null | grep -om1 '20[0-9][0-9]\.[0-9.]*[0-9]') \
     {node}< <(sha 256 /usr/local/bin/node) {caddy}< <(sha 256 /usr/local/bin/caddy)
   if gateway_is_ready; then
     ready=true
-    # A configuration that is about to end asks the same.
-    [[ ! -e /run/clawdet.lock ]] || flock -w 10 /run/clawdet.lock true
-    read -r life at 2>/dev/null <"$RECORD/health"
-    # It takes longer than all the rest, which is found out meanwhile.
-    if [[ $life == "$(gateway_life)" ]] && (($(uptime_seconds) - at < 20)); then
-      health=ok
-    else
-      /usr/local/bin/openclaw gateway health --json </dev/null >/dev/null 2>&1 & asked=$!
-    fi
+    ! is_calm 0 || ask
   fi
-  print() { printf '%s=%s\n' "$1" "$(tr -d '\n\r' <<<"$2")"; }
-  [[ ! -f $RECORD/prepared ]] || phase=prepared
-  [[ ! -f $RECORD/configured ]] || phase=configured
-  [[ ! -s $WEB/index.html ]] || landing=present
-  print phase "$phase"
-  print host "$(sed -n 's/^host=//p' "$RECORD/configured" 2>/dev/null)"
   print address "$(own_address)"
   # shellcheck source=/dev/null
   print os "$(. /etc/os-release && echo "$ID-$VERSION_ID")"
@@ -1466,20 +1483,31 @@ report() {
   print caddy_sha256 "$(cat <&"$caddy")"
   print script_sha256 "$(sha 256 "$TOOL")"
   print lock_sha256 "$(sha 256 "/opt/openclaw/$(installed openclaw_version)/package-lock.json")"
-  print openclaw_unit "$(systemctl show -P ActiveState openclaw-gateway)"
-  print openclaw_restarts "$(systemctl show -P NRestarts openclaw-gateway)"
+  # A configuration changes what follows, and at its end asks for the health itself.
+  [[ $ready == false || -n $asked$health ]] || { is_calm 10; ask; }
+  exec {heard}< <(listeners) {owner}< <(listener_owner) {leaf}< <([[ ! -s $TLS/origin.pem ]] || leaf_sha256) \
+    {expires}< <(openssl x509 -in "$TLS/origin.pem" -noout -enddate 2>/dev/null | cut -d = -f 2 | date -u -f - +%FT%TZ)
+  [[ ! -f $RECORD/prepared ]] || phase=prepared
+  [[ ! -f $RECORD/configured ]] || phase=configured
+  [[ ! -s $WEB/index.html ]] || landing=present
+  print phase "$phase"
+  print host "$(sed -n 's/^host=//p' "$RECORD/configured" 2>/dev/null)"
+  units=$(systemctl show -p ActiveState -p NRestarts -p ActiveEnterTimestampMonotonic openclaw-gateway)
+  unit() { [[ $units =~ (^|$'\n')"$1="([^$'\n']*) ]] && printf '%s' "${BASH_REMATCH[2]}"; }
+  print openclaw_unit "$(unit ActiveState)"
+  print openclaw_restarts "$(unit NRestarts)"
   # Both in the machine's own monotonic time, which no clock correction moves.
-  print openclaw_active_seconds "$(awk -v since="$(systemctl show -P ActiveEnterTimestampMonotonic openclaw-gateway)" \
+  print openclaw_active_seconds "$(awk -v since="$(unit ActiveEnterTimestampMonotonic)" \
     '{printf "%d", since ? $1 - since / 1e6 : 0}' /proc/uptime)"
+  print gateway_listeners "$(cat <&"$heard")"
+  print listener_owner "$(cat <&"$owner")"
+  print caddy_unit "$(systemctl show -P ActiveState caddy)"
+  print certificate_sha256 "$(cat <&"$leaf")"
+  print certificate_expires "$(cat <&"$expires")"
+  print landing "$landing"
   [[ -z $asked ]] || ! wait "$asked" || health=ok
   print gateway_ready "$ready"
-  print gateway_health "$health"
-  print gateway_listeners "$(listeners)"
-  print listener_owner "$(listener_owner)"
-  print caddy_unit "$(systemctl show -P ActiveState caddy)"
-  print certificate_sha256 "$([[ ! -s $TLS/origin.pem ]] || leaf_sha256)"
-  print certificate_expires "$(openssl x509 -in "$TLS/origin.pem" -noout -enddate 2>/dev/null | cut -d = -f 2 | date -u -f - +%FT%TZ)"
-  print landing "$landing"
+  print gateway_health "${health:-failed}"
   exit 0
 }
 
@@ -1574,6 +1602,7 @@ claim() { # claim RUN
 
 case "$VERB:$#" in
   prepare:2 | configure:2) INPUT_FILE=$2 ;;
+  ahead:2) ;;
   certificate-request:2 | report:1 | token:1 | nonce:2 | host-key:1 | switch-host-key:2 | claim:2) ;;
   *) usage ;;
 esac

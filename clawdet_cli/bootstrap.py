@@ -157,10 +157,21 @@ def start(verb: str, folder: str) -> str:
 
 
 def start_at_boot() -> str:
-    """Build the command by which user_data begins `prepare`, as soon as cloud-init has written the files for it."""
+    """Build the command by which user_data begins `prepare`, as soon as cloud-init has written the files for it.
+
+    `prepare` waits for cloud-init's network stage, which makes the disk whole; what it will want from the network is
+    brought meanwhile.
+    """
     # By either name of cloud-init's network stage; sshd waits for that too.
     after = '-p After="cloud-init.service cloud-init-network.service" '
-    return f"mkdir -p -m 700 /run/clawdet {BOOT_FOLDER} && {_run_unit('prepare', BOOT_FOLDER, after)}"
+    ahead = f"{BOOT_FOLDER}/{SCRIPT_NAME} ahead {BOOT_FOLDER}/input"
+    return (
+        f"mkdir -p -m 700 /run/clawdet {BOOT_FOLDER} && {_run_unit('prepare', BOOT_FOLDER, after)}; "
+        # The mark is the last of the files. Nothing of the boot that is still to come matters to it.
+        "systemd-run --quiet --no-block --collect --unit=clawdet-ahead.service -p DefaultDependencies=no "
+        "-p Type=oneshot -p TimeoutStartSec=20min -p StandardOutput=null -p StandardError=null "
+        f"/bin/sh -c 'until [ -s {BOOT_FOLDER}/{BOOT_MARK} ]; do sleep 0.05; done; exec /bin/bash {ahead}'"
+    )
 
 
 def _run_unit(verb: str, folder: str, properties: str = "") -> str:

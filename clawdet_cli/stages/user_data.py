@@ -9,12 +9,16 @@ from clawdet_cli import bootstrap
 from clawdet_cli.model import HostKey
 from clawdet_cli.secret import Secret
 
+LIMIT = 32 * 1024
+"""Bytes that Hetzner takes (API reference, "Create a Server")."""
+
 
 def user_data(host_key: HostKey, prepare: Mapping[str, str]) -> Secret:
     """Write the cloud-config: the host key to be pinned, and the script with what it is to install.
 
     JSON is YAML; so no value can break out of its place. user_data stays readable on the VPS: but for the host key,
     which is replaced over the first connection, nothing secret may go in. It is packed, and cloud-init unpacks it.
+    Where addresses of thousands of characters leave no room for the script, the VPS gets it once SSH is up.
     """
     values = {**prepare, "lock_within": str(bootstrap.LOCK_SECONDS)}
     files = {
@@ -36,5 +40,12 @@ def user_data(host_key: HostKey, prepare: Mapping[str, str]) -> Secret:
         # Last: whatever quotes the beginning of it, packed, does not give the key away.
         "ssh_keys": {"ed25519_private": host_key.private.reveal(), "ed25519_public": host_key.public},
     }
-    packed = gzip.compress(b"#cloud-config\n" + json.dumps(config).encode() + b"\n", mtime=0)
-    return Secret(base64.b64encode(packed).decode())
+    packed = _packed(config)
+    if len(packed) > LIMIT:
+        packed = _packed({key: value for key, value in config.items() if key not in ("write_files", "bootcmd")})
+    return Secret(packed)
+
+
+def _packed(config: Mapping[str, object]) -> str:
+    text = b"#cloud-config\n" + json.dumps(config).encode() + b"\n"
+    return base64.b64encode(gzip.compress(text, mtime=0)).decode()

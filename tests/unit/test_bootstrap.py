@@ -79,12 +79,19 @@ class TestCommands:
 
     def test_what_user_data_begins_is_the_same_unit_once_cloud_init_has_written_its_files(self) -> None:
         begun = bootstrap.start_at_boot()
-        folders, _, unit = begun.partition(" && ")
+        folders, _, units = begun.partition(" && ")
+        unit, _, ahead = units.partition("; ")
         assert folders == "mkdir -p -m 700 /run/clawdet /run/clawdet/boot"
         after = ' -p After="cloud-init.service cloud-init-network.service"'
         assert after in unit
         started = f"{unit.replace(after, '')} && echo started"
         assert bootstrap.start("prepare", "/run/clawdet/boot").endswith(started)
+        # What comes before the boot is over may wait for nothing of it.
+        assert "-p DefaultDependencies=no" in ahead
+        assert "After=" not in ahead
+        waits = "until [ -s /run/clawdet/boot/mark ]; do sleep 0.05; done; exec /bin/bash "
+        script = "/run/clawdet/boot/provision-openclaw.sh ahead /run/clawdet/boot/input"
+        assert shlex.split(ahead)[-1] == waits + script
 
     @pytest.mark.parametrize(
         "command",

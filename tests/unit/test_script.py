@@ -1,4 +1,5 @@
 import base64
+import gzip
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 
 from clawdet_cli import bootstrap, pins
 from clawdet_cli.adapters.ssh_keys import make_host_key
-from clawdet_cli.stages.user_data import user_data
+from clawdet_cli.stages.user_data import LIMIT, user_data
 
 SCRIPT = Path(__file__).parents[2] / "provision-openclaw.sh"
 TEXT = SCRIPT.read_text()
@@ -84,9 +85,19 @@ def test_shellcheck_finds_nothing() -> None:
 
 
 def test_it_fits_into_user_data() -> None:
-    # Hetzner takes 32 KiB of user data; what we leave of it is for the addresses of a mirror and a bundle.
+    # What is left of Hetzner's limit is for the addresses of a mirror and a bundle.
     pinned = pins.load().for_openclaw(pins.load().default_openclaw, "x86")
-    assert len(user_data(make_host_key(), pinned.script_input()).reveal()) < 29.5 * 1024
+    assert len(user_data(make_host_key(), pinned.script_input()).reveal()) < LIMIT - 2048
+
+
+def test_where_the_addresses_leave_it_no_room_user_data_holds_the_host_key_alone() -> None:
+    pinned = pins.load().for_openclaw(pins.load().default_openclaw, "x86").script_input()
+    address = "https://mirror.test/" + "".join(hashlib.sha256(bytes([n])).hexdigest() for n in range(31))
+    packed = user_data(make_host_key(), {**pinned, "bundle_url": address, "node_url": address[::-1]}).reveal()
+    assert len(packed) < LIMIT
+    config = json.loads(gzip.decompress(base64.b64decode(packed)).decode().partition("\n")[2])
+    assert "ssh_keys" in config
+    assert not {"bootcmd", "write_files"} & set(config)
 
 
 def test_it_names_no_package_registry_and_evaluates_nothing() -> None:
@@ -103,6 +114,7 @@ def test_a_wrong_command_line_shows_the_usage(arguments: tuple[str, ...]) -> Non
     assert done.stdout == ""
     for verb in (
         "prepare INPUT",
+        "ahead INPUT",
         "certificate-request HOST",
         "configure INPUT",
         "report",
@@ -320,8 +332,7 @@ def test_a_report_can_always_be_made() -> None:
     assert done.returncode == 0
     keys = [line.partition("=")[0] for line in done.stdout.splitlines()]
     assert all(re.fullmatch(r"[a-z0-9_]+", key) for key in keys)
-    assert keys[0] == "phase"
-    assert {"openclaw_unit", "gateway_ready", "listener_owner", "certificate_sha256", "landing"} <= set(keys)
+    assert {"phase", "openclaw_unit", "gateway_ready", "listener_owner", "certificate_sha256", "landing"} <= set(keys)
 
 
 @pytest.mark.parametrize(("room", "told"), [("0M", True), ("9M", True), ("10M", False), ("5000M", False), ("", False)])
@@ -684,16 +695,54 @@ def test_a_report_waits_for_what_a_configuration_at_its_end_finds_out(tmp_path: 
         "RECORD=/var/lib/clawdet\n", f"RECORD={tmp_path}\n"
     )
     code = f"""
-gateway_is_ready() {{ : >{tmp_path}/looked; }}; gateway_life() {{ printf 0,7; }}; uptime_seconds() {{ echo 100; }}
+gateway_is_ready() {{ :; }}; gateway_life() {{ printf 0,7; }}; uptime_seconds() {{ echo 100; }}
 (
   exec 9>{tmp_path}/lock
   flock 9
   : >{tmp_path}/held
-  until [[ -e {tmp_path}/looked ]]; do :; done
+  # What is installed is told at once: it takes longest to find out.
+  until [[ $(cat {tmp_path}/said 2>/dev/null) == *lock_sha256=* ]]; do :; done
   echo host=alice.test >{tmp_path}/configured
   echo 0,7 99 >{tmp_path}/health
 ) &
 until [[ -e {tmp_path}/held ]]; do :; done
-report"""
-    said = call(code, text=text).splitlines()
+report >{tmp_path}/said"""
+    call(code, text=text)
+    said = (tmp_path / "said").read_text().splitlines()
     assert {"phase=configured", "host=alice.test", "gateway_ready=true", "gateway_health=ok"} <= set(said)
+
+
+AHEAD = "".join(f"{key}={value}\n" for key, value in PREPARE.items()) + "bundle_url=https://mirror.test/b.tar.zst\n"
+
+
+@needs_root
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_brought_ahead_is_there_under_its_digest_once_whoever_wants_it_has_waited(
+    tmp_path: Path, whole: bool
+) -> None:
+    digest = hashlib.sha256(b"bundle").hexdigest()
+    given = tmp_path / "input"
+    given.write_text(f"{AHEAD}bundle_sha256={digest}\n")
+    code = f"""
+fetch() {{
+  : >{tmp_path}/begun
+  until [[ -e {tmp_path}/wanted ]] || ((SECONDS > 20)); do :; done
+  printf {"bundle" if whole else "half"} >"$2"
+}}
+(VERB=ahead; ahead {given}) & ahead=$!
+until [[ -e {tmp_path}/begun ]]; do :; done
+IN[bundle_sha256]={digest}
+flock() {{ [[ $1 != -w ]] || : >{tmp_path}/wanted; command flock "$@"; }}
+if is_brought; then cat "$BUNDLES/{digest}"; else echo none; fi"""
+    text = TEXT.replace("BUNDLES=/run/clawdet/bundles\n", f"BUNDLES={tmp_path}/bundles\n")
+    assert call(code, text=text) == ("bundle" if whole else "none\n")
+    assert given.exists()
+
+
+@needs_root
+def test_nothing_is_waited_for_where_nothing_was_begun_ahead(tmp_path: Path) -> None:
+    given = tmp_path / "input"
+    given.write_text(AHEAD.replace("bundle_url=", "npm_registry="))
+    text = TEXT.replace("BUNDLES=/run/clawdet/bundles\n", f"BUNDLES={tmp_path}/bundles\n")
+    code = f"fetch() {{ echo fetched; }}; (VERB=ahead; ahead {given}); is_brought || echo none"
+    assert call(code, text=text) == "none\n"

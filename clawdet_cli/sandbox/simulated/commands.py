@@ -26,7 +26,11 @@ START_AT_BOOT = (
     '--unit=clawdet-prepare.service -p After="cloud-init.service cloud-init-network.service" -p Type=oneshot '
     "-p RemainAfterExit=yes -p TimeoutStartSec=30min -p StandardInput=null "
     "-p StandardOutput=append:/var/log/clawdet/prepare.log -p StandardError=inherit "
-    "/bin/bash /run/clawdet/boot/provision-openclaw.sh prepare /run/clawdet/boot/input"
+    "/bin/bash /run/clawdet/boot/provision-openclaw.sh prepare /run/clawdet/boot/input; "
+    "systemd-run --quiet --no-block --collect --unit=clawdet-ahead.service -p DefaultDependencies=no "
+    "-p Type=oneshot -p TimeoutStartSec=20min -p StandardOutput=null -p StandardError=null "
+    "/bin/sh -c 'until [ -s /run/clawdet/boot/mark ]; do sleep 0.05; done; "
+    "exec /bin/bash /run/clawdet/boot/provision-openclaw.sh ahead /run/clawdet/boot/input'"
 )
 """What clawdet has cloud-init begin with."""
 _GATHER_SECONDS = 0.3

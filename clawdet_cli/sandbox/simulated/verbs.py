@@ -74,8 +74,6 @@ async def _report(guest: Guest) -> str:
     sha256, expires = certificates.evidence(disk)
     phase = "configured" if disk.exists(at.CONFIGURED) else "prepared" if prepared else "none"
     values = {
-        "phase": phase,
-        "host": guest.values(at.CONFIGURED).get("host", ""),
         "address": ADDRESS,
         "os": guest.image,
         "arch": ARCHITECTURE,
@@ -86,17 +84,19 @@ async def _report(guest: Guest) -> str:
         "caddy_sha256": prepared.get("caddy_executable_sha256", ""),
         "script_sha256": hashlib.sha256(disk.text(at.TOOL).encode()).hexdigest(),
         "lock_sha256": prepared.get("lock_sha256", ""),
+        "phase": phase,
+        "host": guest.values(at.CONFIGURED).get("host", ""),
         "openclaw_unit": "active" if gateway else "inactive",
         "openclaw_restarts": "0",
         "openclaw_active_seconds": str(int((datetime.now(UTC) - gateway.since).total_seconds())) if gateway else "0",
-        "gateway_ready": "true" if ready else "false",
-        "gateway_health": "ok" if ready else "failed",
         "gateway_listeners": "127.0.0.1,[::1]" if ready else "",
         "listener_owner": "unit" if ready else "none",
         "caddy_unit": "active" if guest.caddy else "inactive",
         "certificate_sha256": sha256,
         "certificate_expires": expires,
         "landing": "present" if disk.exists(at.LANDING_PAGE) else "missing",
+        "gateway_ready": "true" if ready else "false",
+        "gateway_health": "ok" if ready else "failed",
     }
     return "".join(f"{name}={value}\n" for name, value in values.items())
 
