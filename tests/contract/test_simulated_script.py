@@ -31,7 +31,7 @@ def words_of(array: str) -> list[str]:
 def keys_of(function: str, verb: str) -> set[str]:
     body = re.search(rf"^{function}\(\) {{\n(.*?)^}}", SCRIPT, re.DOTALL | re.MULTILINE)
     assert body
-    line = re.search(rf"^    {verb}\) echo (.*?) ;;", body[1], re.DOTALL | re.MULTILINE)
+    line = re.search(rf"^    {verb}(?: \| ahead)?\) echo (.*?) ;;", body[1], re.DOTALL | re.MULTILINE)
     assert line
     return set(line[1].replace("\\\n", " ").split())
 
