@@ -462,8 +462,8 @@ do_bundle() {
   fi
   rm -rf "$BUNDLE" "$SCRATCH/bundle" "$SCRATCH/reason" "$BUNDLES"
 }
-# Begun as soon as there is a network, while the machine still boots: the bundle is there under its digest's name, or
-# prepare fetches it itself. Once only: what goes on trying must not be what it waits for.
+# Begun as soon as there is a network, while the machine still boots: the bundle, compared with its digest, is there under
+# a name that nothing else is kept by, or prepare fetches it. Once only: what it waits for must not go on trying.
 ahead() {
   read_input "$1"
   [[ ${IN[bundle_url]:-file:} != file:* ]] || return 0
@@ -472,19 +472,19 @@ ahead() {
   flock -n 9
   fetch "${IN[bundle_url]}" "$BUNDLES/part" --retry 0
   [[ $(sha 256 "$BUNDLES/part") == "${IN[bundle_sha256]:-}" ]]
-  mv -fT "$BUNDLES/part" "$BUNDLES/${IN[bundle_sha256]}"
+  mv -fT "$BUNDLES/part" "$BUNDLES/brought-${IN[bundle_sha256]}"
 }
-is_brought() {
+is_brought() { # is_brought FILE
   [[ ! -e $BUNDLES/lock ]] || flock -w 900 "$BUNDLES/lock" true
-  [[ -f $BUNDLES/${IN[bundle_sha256]:-} ]]
+  [[ -f $1 ]]
 }
 unpack_bundle() { # unpack_bundle FILE FOLDER: sets REFUSED
-  local outside odd file=$1
+  local outside odd file=$BUNDLES/brought-${IN[bundle_sha256]:-}
   REFUSED='it did not arrive'
   case ${IN[bundle_url]} in
     # What user_data began comes before whoever sends the bundle, and after it the lock.
-    file://*) (until=$1 await_lock) && [[ -f $1 ]] || return ;;
-    *) if is_brought; then file=$BUNDLES/${IN[bundle_sha256]}; else fetch "${IN[bundle_url]}" "$1" || return; fi ;;
+    file://*) (until=$1 await_lock) && [[ -f $1 ]] && file=$1 || return ;;
+    *) is_brought "$file" || { file=$1 && fetch "${IN[bundle_url]}" "$1"; } || return ;;
   esac
   REFUSED='its digest is not the expected one'
   [[ $file != "$1" || $(sha 256 "$1") == "${IN[bundle_sha256]:-}" ]] || return

@@ -717,7 +717,7 @@ AHEAD = "".join(f"{key}={value}\n" for key, value in PREPARE.items()) + "bundle_
 
 @needs_root
 @pytest.mark.parametrize("whole", [True, False])
-def test_what_is_brought_ahead_is_there_under_its_digest_once_whoever_wants_it_has_waited(
+def test_a_bundle_that_was_begun_ahead_is_waited_for_and_fetched_anew_only_if_it_is_not_the_one(
     tmp_path: Path, whole: bool
 ) -> None:
     digest = hashlib.sha256(b"bundle").hexdigest()
@@ -725,24 +725,39 @@ def test_what_is_brought_ahead_is_there_under_its_digest_once_whoever_wants_it_h
     given.write_text(f"{AHEAD}bundle_sha256={digest}\n")
     code = f"""
 fetch() {{
+  [[ $2 == */part ]] || {{ printf bundle >"$2" && echo anew && return; }}
   : >{tmp_path}/begun
   until [[ -e {tmp_path}/wanted ]] || ((SECONDS > 20)); do :; done
   printf {"bundle" if whole else "half"} >"$2"
 }}
-(VERB=ahead; ahead {given}) & ahead=$!
-until [[ -e {tmp_path}/begun ]]; do :; done
-IN[bundle_sha256]={digest}
+(VERB=ahead IN=(); ahead {given}) &
+until [[ -e {tmp_path}/begun ]] || ((SECONDS > 20)); do :; done
 flock() {{ [[ $1 != -w ]] || : >{tmp_path}/wanted; command flock "$@"; }}
-if is_brought; then cat "$BUNDLES/{digest}"; else echo none; fi"""
-    text = TEXT.replace("BUNDLES=/run/clawdet/bundles\n", f"BUNDLES={tmp_path}/bundles\n")
-    assert call(code, text=text) == ("bundle" if whole else "none\n")
+zstd() {{ cat -- "${{@: -1}}" >{tmp_path}/used; false; }}
+unpack_bundle {tmp_path}/fetched {tmp_path} || echo "$REFUSED"
+"""
+    said = call(code, text=_with_bundles(tmp_path), bundle_url="https://mirror.test/b.tar.zst", bundle_sha256=digest)
+    assert said == ("" if whole else "anew\n") + "it cannot be unpacked\n"
+    assert (tmp_path / "used").read_text() == "bundle"
     assert given.exists()
 
 
+def test_a_file_that_was_sent_does_not_pass_for_one_that_was_compared_with_its_digest(tmp_path: Path) -> None:
+    (tmp_path / "bundles").mkdir()
+    (tmp_path / "bundles" / ("a" * 64)).write_text("sent by somebody who was cut off")
+    code = f'fetch() {{ false; }}; unpack_bundle {tmp_path}/fetched {tmp_path} || echo "$REFUSED"'
+    said = call(code, text=_with_bundles(tmp_path), bundle_url="https://mirror.test/b.tar.zst", bundle_sha256="a" * 64)
+    assert said == "it did not arrive\n"
+
+
 @needs_root
-def test_nothing_is_waited_for_where_nothing_was_begun_ahead(tmp_path: Path) -> None:
+def test_nothing_is_brought_ahead_of_what_has_no_bundle(tmp_path: Path) -> None:
     given = tmp_path / "input"
     given.write_text(AHEAD.replace("bundle_url=", "npm_registry="))
-    text = TEXT.replace("BUNDLES=/run/clawdet/bundles\n", f"BUNDLES={tmp_path}/bundles\n")
-    code = f"fetch() {{ echo fetched; }}; (VERB=ahead; ahead {given}); is_brought || echo none"
-    assert call(code, text=text) == "none\n"
+    code = f"fetch() {{ echo fetched; }}; (VERB=ahead; ahead {given})"
+    assert call(code, text=_with_bundles(tmp_path)) == ""
+    assert not (tmp_path / "bundles").exists()
+
+
+def _with_bundles(folder: Path) -> str:
+    return TEXT.replace("BUNDLES=/run/clawdet/bundles\n", f"BUNDLES={folder}/bundles\n")
