@@ -330,7 +330,17 @@ sshd_rules() {
 # Not reloaded: where systemd holds the port (Ubuntu 24.04), sshd has nothing to listen on after that. Open sessions stay.
 restart_sshd() { alone_with_sshd sshd -t && alone_with_sshd systemctl try-restart ssh; }
 # A restart takes /run/sshd away for a moment, without which sshd reads nothing, and the host key's switch comes meanwhile.
-alone_with_sshd() { (flock -w 60 7 && install -d -m 0755 /run/sshd && "$@") 7>/run/clawdet-sshd.lock; }
+alone_with_sshd() {
+  (
+    flock -w 60 7 || exit
+    # cloud-init restarts it too, and knows of no lock.
+    [[ $1 != sshd ]] || for _ in 1 2 3 4; do
+      ! install -d -m 0755 /run/sshd || ! "$@" 2>/dev/null || exit 0
+      sleep 0.1
+    done
+    install -d -m 0755 /run/sshd && "$@"
+  ) 7>/run/clawdet-sshd.lock
+}
 have_sshd() { (($(alone_with_sshd sshd -T 2>/dev/null | grep -cxFf <(sshd_rules)) == $(sshd_rules | wc -l))); }
 do_sshd() {
   sshd_rules | put "$SSHD" 0644

@@ -87,7 +87,7 @@ def test_shellcheck_finds_nothing() -> None:
 def test_it_fits_into_user_data() -> None:
     # What is left of Hetzner's limit is for the addresses of a mirror and a bundle.
     pinned = pins.load().for_openclaw(pins.load().default_openclaw, "x86")
-    assert len(user_data(make_host_key(), pinned.script_input()).reveal()) < LIMIT - 2048
+    assert len(user_data(make_host_key(), pinned.script_input()).reveal()) < LIMIT - 1536
 
 
 def test_where_the_addresses_leave_it_no_room_user_data_holds_the_host_key_alone() -> None:
@@ -761,3 +761,21 @@ def test_nothing_is_brought_ahead_of_what_has_no_bundle(tmp_path: Path) -> None:
 
 def _with_bundles(folder: Path) -> str:
     return TEXT.replace("BUNDLES=/run/clawdet/bundles\n", f"BUNDLES={folder}/bundles\n")
+
+
+@pytest.mark.parametrize("times", [1, 9])
+def test_whoever_else_restarts_sshd_takes_it_its_folder_for_a_moment_only(tmp_path: Path, times: int) -> None:
+    text = TEXT.replace("/run/sshd", f"{tmp_path}/sshd").replace("/run/clawdet-sshd.lock", f"{tmp_path}/lock")
+    code = f"""
+sleep() {{ :; }}
+sshd() {{
+  echo >>{tmp_path}/asked
+  (($(wc -l <{tmp_path}/asked) > {times})) || {{ echo "Missing privilege separation directory" >&2; return 255; }}
+}}
+systemctl() {{ echo "$@"; }}
+restart_sshd 2>&1 || echo failed"""
+    assert call(code, text=text) == (
+        "try-restart ssh\n" if times == 1 else "Missing privilege separation directory\nfailed\n"
+    )
+    # To restart it again and again would be the end of it: systemd refuses the sixth start in ten seconds.
+    assert len((tmp_path / "asked").read_text()) == (2 if times == 1 else 5)
