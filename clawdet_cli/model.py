@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from clawdet_cli.errors import UsageError
 from clawdet_cli.secret import Secret
@@ -265,6 +265,29 @@ class StageRun:
     seconds: float
 
 
+class Standing(NamedTuple):
+    """How an instance stands, in a line: a list of ten thousand reads no more of each."""
+
+    user: str
+    status: Status
+    url: str | None
+    ipv4: str | None
+    server_type: str | None
+    created_at: str
+    error: str | None
+    checks: int
+    """How many were run the last time."""
+    failed: tuple[str, ...]
+    """Those of them that it did not pass."""
+    checked_at: str
+    """UTC, ISO 8601; empty when that is not known."""
+
+    @property
+    def healthy(self) -> bool:
+        """Say whether it is complete, and passed all checks when they were last run."""
+        return self.status is Status.COMPLETE and self.checks > 0 and not self.failed
+
+
 class EffectOutcome(StrEnum):
     """What came of something that was to be done to a cloud or a VPS."""
 
@@ -333,6 +356,23 @@ class Instance:
     stages: tuple[StageRun, ...] = ()
     open_effects: tuple[Effect, ...] = ()
     """What was begun and is not known to have ended, when the row was read: by a run that works, or one that died."""
+
+    @property
+    def standing(self) -> Standing:
+        """Give what a list tells of it."""
+        failed = tuple(check.name for check in self.checks if not check.ok)
+        return Standing(
+            user=self.user,
+            status=self.status,
+            url=self.url,
+            ipv4=self.ipv4,
+            server_type=self.server_type,
+            created_at=self.created_at,
+            error=self.error,
+            checks=len(self.checks),
+            failed=failed,
+            checked_at=self.checks[0].at if self.checks else "",
+        )
 
     @property
     def pooled(self) -> bool:

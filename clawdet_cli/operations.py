@@ -29,6 +29,7 @@ from clawdet_cli.model import (
     Reconciled,
     Right,
     Server,
+    Standing,
     Status,
     Watcher,
     checked_user,
@@ -180,15 +181,16 @@ def verify(settings: Settings, user: str, watch: Watcher, common: Common | None 
         return _recorded(state, user)
 
 
-def status(
-    settings: Settings, users: Sequence[str], *, live: bool, watch: Watcher, history: bool = True
-) -> list[Instance]:
-    """Tell how instances stand: as recorded, or (`live`) as clouds and VPS say now. No user means all.
-
-    Without `history` all are told of without their stages and open effects, which take longer to read than the rest.
-    """
+def standings(settings: Settings) -> list[Standing]:
+    """Tell in a line each how all instances stand, as recorded: ten thousand in less time than `status` takes."""
     with _database(settings) as state:
-        wanted = [_recorded(state, user) for user in users] if users else state.instances(history=history)
+        return state.standings()
+
+
+def status(settings: Settings, users: Sequence[str], *, live: bool, watch: Watcher) -> list[Instance]:
+    """Tell how instances stand: as recorded, or (`live`) as clouds and VPS say now. No user means all."""
+    with _database(settings) as state:
+        wanted = [_recorded(state, user) for user in users] if users else state.instances()
     if not live:
         return wanted
     return [verify(settings, instance.user, watch) for instance in wanted]

@@ -62,6 +62,8 @@ def hide(text: str) -> str:
         heads = {head for head in list(_known) if head in text}
     else:
         heads = {text[at : at + SHORTEST] for at in range(len(text)) if text[at : at + SHORTEST] in _known}
+    if not heads:
+        return text
     # The longest first: a secret that begins like another would otherwise leave its tail readable.
     for value in sorted((value for head in heads for value in _known[head]), key=len, reverse=True):
         text = text.replace(value, "***")

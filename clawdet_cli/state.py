@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from clawdet_cli import filesystem, stopping
 from clawdet_cli.errors import RecordError, StateError
-from clawdet_cli.model import POOL, Check, Effect, EffectOutcome, Instance, StageRun, Status, now_text
+from clawdet_cli.model import POOL, Check, Effect, EffectOutcome, Instance, StageRun, Standing, Status, now_text
 from clawdet_cli.private import new_private_file, private_folder
 from clawdet_cli.secret import hide
 
@@ -77,6 +77,8 @@ LEAST_ROOM = 65536
 """Bytes: with less than these left on the disk, an I/O error of the database is for want of room."""
 
 _OPEN_EFFECTS = "SELECT id, user, run_id, stage, kind, name, data, begun_at FROM effects WHERE outcome IS NULL"
+_USERS = "WHERE status != ? AND user NOT LIKE ?"
+_OF_USERS = (Status.DESTROYED, f"{POOL}%")
 _COLUMNS = tuple(field.name for field in fields(Instance) if field.name not in {"checks", "stages", "open_effects"})
 
 
@@ -158,16 +160,30 @@ class State:
 
     def instance(self, user: str) -> Instance | None:
         """Give what is recorded of a user's instance, a destroyed one included."""
-        found = self._instances("WHERE user = ?", (user,), history=True)
+        found = self._instances("WHERE user = ?", (user,))
         return found[0] if found else None
 
-    def instances(self, *, history: bool = True) -> list[Instance]:
-        """Give every user's instance that is not destroyed; without `history` no stages and no open effects."""
-        return self._instances("WHERE status != ? AND user NOT LIKE ?", (Status.DESTROYED, f"{POOL}%"), history=history)
+    def instances(self) -> list[Instance]:
+        """Give every user's instance that is not destroyed."""
+        return self._instances(_USERS, _OF_USERS)
+
+    def standings(self) -> list[Standing]:
+        """Give how every user's instance stands that is not destroyed."""
+        failed = self._by_user("SELECT user, name FROM checks WHERE ok = 0 ORDER BY position", (), lambda row: row[1])
+        rows = self._rows(
+            "SELECT user, status, url, ipv4, server_type, created_at, error, count, checked_at FROM instances LEFT JOIN"  # noqa: S608 - called with constants only
+            " (SELECT user, COUNT(*) AS count, MIN(at) AS checked_at FROM checks GROUP BY user) USING (user)"
+            f" {_USERS} ORDER BY user",
+            _OF_USERS,
+        )
+        return [
+            Standing._make((user, Status(status), *seen, count or 0, tuple(failed.get(user, ())), checked_at or ""))
+            for user, status, *seen, count, checked_at in rows
+        ]
 
     def pool(self) -> list[Instance]:
         """Give every server of the pool that nobody has got and that is not destroyed, the oldest first."""
-        found = self._instances("WHERE status != ? AND user LIKE ?", (Status.DESTROYED, f"{POOL}%"), history=True)
+        found = self._instances("WHERE status != ? AND user LIKE ?", (Status.DESTROYED, f"{POOL}%"))
         return sorted(found, key=lambda one: (one.created_at, one.user))
 
     def give(self, member: Instance, user: str, **changes: Any) -> Instance:
@@ -310,7 +326,7 @@ class State:
             [*values.values(), user],
         )
 
-    def _instances(self, where: str, values: Sequence[Any], *, history: bool) -> list[Instance]:
+    def _instances(self, where: str, values: Sequence[Any]) -> list[Instance]:
         """Read instances and what belongs to them: as many queries for ten thousand as for one."""
         found = self._rows(f"SELECT {', '.join(_COLUMNS)} FROM instances {where} ORDER BY user", values)  # noqa: S608 - called with constants only
         wanted = f"(SELECT user, run_id FROM instances {where})"  # noqa: S608 - as above
@@ -319,19 +335,16 @@ class State:
             values,
             lambda row: Check(row[1], bool(row[2]), row[3], row[4]),
         )
-        stages: dict[str, list[StageRun]] = {}
-        effects: dict[str, list[Effect]] = {}
-        if history:
-            # The newest row of each stage, in the order in which the stages first began.
-            stages = self._by_user(
-                "SELECT user, name, status, seconds FROM stage_runs JOIN"  # noqa: S608 - as above
-                " (SELECT MAX(id) AS newest, MIN(id) AS first FROM stage_runs"
-                f" JOIN {wanted} USING (user, run_id) GROUP BY user, name) ON id = newest ORDER BY first",
-                values,
-                lambda row: StageRun(*row[1:]),
-            )
-            of_these = f"{_OPEN_EFFECTS} AND user IN (SELECT user FROM instances {where}) ORDER BY id"  # noqa: S608 - as above
-            effects = self._by_user(of_these, values, _effect, user=1)
+        # The newest row of each stage, in the order in which the stages first began.
+        stages = self._by_user(
+            "SELECT user, name, status, seconds FROM stage_runs JOIN"  # noqa: S608 - as above
+            " (SELECT MAX(id) AS newest, MIN(id) AS first FROM stage_runs"
+            f" JOIN {wanted} USING (user, run_id) GROUP BY user, name) ON id = newest ORDER BY first",
+            values,
+            lambda row: StageRun(*row[1:]),
+        )
+        of_these = f"{_OPEN_EFFECTS} AND user IN (SELECT user FROM instances {where}) ORDER BY id"  # noqa: S608 - as above
+        effects = self._by_user(of_these, values, _effect, user=1)
         return [_instance(row, checks, stages, effects) for row in found]
 
     def _by_user(

@@ -1,8 +1,9 @@
 """What a person reads: each result and each failure as lines of text."""
 
 import shlex
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 
 from clawdet_cli.cli.options import LocalCall
@@ -21,23 +22,20 @@ from clawdet_cli.model import (
     Plan,
     Reconciled,
     Right,
+    Standing,
     Status,
     Verdict,
 )
+from clawdet_cli.terminal import harmless
 
 _STATUS_STYLES = {Status.COMPLETE: "green", Status.FAILED: "red", Status.DESTROYING: "yellow"}
 
 EVIDENCE_COLUMN = 23
 
 
-def healthy(instance: Instance) -> bool:
-    """Say whether an instance is complete, and passed all checks when they were last run."""
-    return instance.status is Status.COMPLETE and bool(instance.checks) and all(check.ok for check in instance.checks)
-
-
 def unhealthy(instance: Instance) -> str:
     """Say in a line what is wrong with an instance; empty when nothing is."""
-    if healthy(instance):
+    if instance.standing.healthy:
         return ""
     failed = [check.name for check in instance.checks if not check.ok]
     if failed:
@@ -125,7 +123,7 @@ def verified(value: Instance, call: LocalCall) -> Screen:
     return screen
 
 
-def status_table(values: Sequence[Instance], call: LocalCall) -> Screen:
+def status_table(values: Sequence[Standing], call: LocalCall) -> Screen:
     """Lay out instances, one a line."""
 
     def screen(paint: Paint) -> Iterator[str]:
@@ -147,7 +145,7 @@ def status_table(values: Sequence[Instance], call: LocalCall) -> Screen:
                 )
                 for value in values
             ],
-            ["green" if healthy(value) else _STATUS_STYLES.get(value.status, "yellow") for value in values],
+            ["green" if value.healthy else _STATUS_STYLES.get(value.status, "yellow") for value in values],
             paint,
         )
         for value in values:
@@ -162,7 +160,7 @@ def status_detail(value: Instance, call: LocalCall) -> Screen:
     """Lay out all that is known of one instance."""
 
     def screen(paint: Paint) -> Iterator[str]:
-        style = "green" if healthy(value) else _STATUS_STYLES.get(value.status, "yellow")
+        style = "green" if value.standing.healthy else _STATUS_STYLES.get(value.status, "yellow")
         yield f"{value.user}: {paint(value.status.value, style)}"
         yield ""
         if value.error and value.status is not Status.COMPLETE:
@@ -419,17 +417,16 @@ def _checks(checks: Sequence[Check], paint: Paint) -> Iterator[str]:
         yield from (" " * EVIDENCE_COLUMN + line for line in more)
 
 
-def _last_check(value: Instance) -> str:
+def _last_check(value: Standing) -> str:
     if not value.checks:
         return "never"
-    failed = [check.name for check in value.checks if not check.ok]
-    what = f"failed: {', '.join(failed)}" if failed else f"{len(value.checks)} ok"
-    return f"{what}, {age(value.checks[0].at)} ago" if value.checks[0].at else what
+    what = f"failed: {', '.join(value.failed)}" if value.failed else f"{value.checks} ok"
+    return f"{what}, {age(value.checked_at)} ago" if value.checked_at else what
 
 
 def age(at: str) -> str:
     """Write how long ago something was."""
-    seconds = max(0, int((datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()))
+    seconds = max(0, int(time.time() - datetime.fromisoformat(at).timestamp()))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds // size} {unit}"
@@ -438,11 +435,12 @@ def age(at: str) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], styles: Iterable[str], paint: Paint) -> Iterator[str]:
     """Align columns; the second, the status, is coloured."""
-    rows = [[clean(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    yield paint("  ".join(f"{cell:<{width}}" for cell, width in zip(head, widths, strict=True)).rstrip(), "bold")
-    for row, style in zip(rows, styles, strict=True):
-        # Colours have no width, so they go around the text after it was padded.
-        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
-        cells[1] = paint(row[1], style) + " " * (widths[1] - len(row[1]))
-        yield "  ".join(cells).rstrip()
+    # Secrets are masked where a screen is written, in the whole of it: of ten thousand rows each cell takes long.
+    shown = [[harmless(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *shown, strict=True)]
+    padded = "  ".join(f"{{:<{width}}}" for width in widths)
+    yield paint(padded.format(*head).rstrip(), "bold")
+    for row, style in zip(shown, styles, strict=True):
+        # Colours have no width, so they go around the text with what pads it.
+        row[1] = paint(row[1], style) + " " * (widths[1] - len(row[1]))
+        yield padded.format(*row).rstrip()

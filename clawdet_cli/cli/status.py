@@ -46,27 +46,29 @@ def _recorded(call: Call) -> list[str]:
 
     with output.progress(call, banner=False) as view:
         settings = configure(call, view, local=True).settings
-        return [one.user for one in operations.status(settings, [], live=False, watch=view.watch, history=False)]
+        return [one.user for one in operations.standings(settings)]
 
 
 def _show(call: Call, names: list[str], *, live: bool) -> None:
     from clawdet_cli import operations  # not above: --help must stay fast
 
+    content: documents.Document = {}
     with output.progress(call, banner=live) as view:
         configured = configure(call, view, local=not live)
-        with view.working("Checking") if live else nullcontext():
-            found = operations.status(
-                configured.settings, names, live=live, watch=view.watch, history=call.json or bool(names)
-            )
+        if names or live or call.json:
+            with view.working("Checking") if live else nullcontext():
+                found = operations.status(configured.settings, names, live=live, watch=view.watch)
+            standings = [one.standing for one in found]
+            content = {"instances": documents.instances(found)} if call.json else {}
+        else:
+            # Of all a person reads a line each: ten thousand whole ones would take longer to read than to show.
+            standings = operations.standings(configured.settings)
+    screen = screens.status_table(standings, call)
     if len(names) == 1:
-        content: documents.Document = {"instance": documents.instance(found[0])}
+        content = {"instance": documents.instance(found[0])}
         screen = screens.status_detail(found[0], call)
-    else:
-        # Ten thousand documents that nobody reads would take longer than the table.
-        content = {"instances": documents.instances(found)} if call.json else {}
-        screen = screens.status_table(found, call)
     output.result(call, content, screen, label=configured.label)
-    if not all(screens.healthy(instance) for instance in found):
+    if not all(one.healthy for one in standings):
         raise typer.Exit(GuestError.exit_code)
 
 
@@ -77,7 +79,7 @@ def _check_all(call: Call, names: list[str], parallel: int) -> None:
     with output.progress(call, users=True) as view:
         configured = configure(call, view)
         seen = fleet.verify(configured.settings, names, view.watch, parallel=parallel)
-    found = [*seen.done.values()]
+    found = [one.standing for one in seen.done.values()]
 
     def screen(paint: Paint) -> Iterator[str]:
         yield from screens.status_table(found, call)(paint)
@@ -85,6 +87,6 @@ def _check_all(call: Call, names: list[str], parallel: int) -> None:
         yield from (f"{user}: not checked" for user in seen.not_begun)
 
     output.result(call, summary.document(seen, call) if call.json else {}, screen, label=configured.label)
-    unhealthy = not all(screens.healthy(one) for one in found)
+    unhealthy = not all(one.healthy for one in found)
     if code := max(seen.exit_code, GuestError.exit_code if unhealthy else 0):
         raise typer.Exit(code)

@@ -27,6 +27,7 @@ from clawdet_cli.model import (
     Plan,
     ServerOffer,
     StageRun,
+    Standing,
     Status,
     Watcher,
     now_text,
@@ -154,15 +155,17 @@ class FakeOperations:
         self._play(watch, user)
         return self.instances[user]
 
-    def status(
-        self, settings: Settings, users: Sequence[str], *, live: bool, watch: Watcher, history: bool = True
-    ) -> list[Instance]:
+    def standings(self, settings: Settings) -> list[Standing]:
+        """Give a line of each instance."""
+        self._begin(settings, "standings")
+        return [one.standing for one in self.instances.values()]
+
+    def status(self, settings: Settings, users: Sequence[str], *, live: bool, watch: Watcher) -> list[Instance]:
         """Give the instances of these users, or all."""
         self._begin(settings, "status", *users, live)
         if live:
             self._play(watch, "")
-        found = [self.instances[user] for user in users or self.instances]
-        return found if history else [replace(one, stages=(), open_effects=()) for one in found]
+        return [self.instances[user] for user in users or self.instances]
 
     def holdings(self, settings: Settings, user: str, _common: Common | None = None) -> Holdings:
         """Tell what there is."""

@@ -159,7 +159,7 @@ def test_plain_status_needs_no_running_sandbox(
         (tmp_path / "state" / "sandbox" / "cloud").mkdir(parents=True)
     assert cli.main(["status", "--sandbox"]) == 0
     assert cloud.ups == []
-    assert fake.asked == [("status", False)]
+    assert fake.asked == [("standings",)]
     assert capsys.readouterr().out.startswith("SANDBOX, stopped servers")
 
 

@@ -149,7 +149,7 @@ def test_status_shows_what_an_interrupted_run_left_under_way(fake: FakeOperation
 def test_status_looks_at_the_clouds_only_when_asked_to(fake: FakeOperations) -> None:
     assert cli.main(["status"]) == 0
     assert cli.main(["status", "alice", "--live"]) == 0
-    assert fake.asked == [("status", False), ("status", "alice", True)]
+    assert fake.asked == [("standings",), ("status", "alice", True)]
 
 
 def test_verify_shows_what_was_seen(fake: FakeOperations, capsys: Captured) -> None:

@@ -58,7 +58,7 @@ def evil_instance(call: LocalCall) -> list[output.Screen]:
     plan = Plan("alice", EVIL, EVIL, EVIL, EVIL, (offer, offer), EVIL, EVIL, EVIL, EVIL, (), (EVIL,), (EVIL,))
     wall = Firewall(1, EVIL, {}, (FirewallRule(EVIL, frozenset([EVIL]), EVIL, EVIL),), in_use=True)
     return [
-        screens.status_table([one], call),
+        screens.status_table([one.standing], call),
         screens.status_detail(one, call),
         screens.plan(plan, call),
         screens.firewall(wall),

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ import pytest
 from clawdet_cli import filesystem
 from clawdet_cli import state as module
 from clawdet_cli.errors import RecordError, StateError
-from clawdet_cli.model import Check, EffectOutcome, Instance, StageRun, Status
+from clawdet_cli.model import Check, EffectOutcome, Instance, StageRun, Standing, Status, now_text
 from clawdet_cli.state import MIGRATIONS, State
 
 
@@ -406,18 +406,20 @@ class TestManyInstances:
             state.end_stage(state.begin_stage(one, "create_server"), "done", float(number))
             state.begin_effect(one, "create_server", "create_server", one.server_name, {"number": number})
 
-    @pytest.mark.parametrize("history", [True, False])
-    def test_a_thousand_take_as_many_queries_as_one(self, state: State, history: bool) -> None:
+    @pytest.mark.parametrize(("read", "queries"), [(State.instances, 4), (State.standings, 2)])
+    def test_a_thousand_take_as_many_queries_as_one(
+        self, state: State, read: Callable[[State], list[Instance | Standing]], queries: int
+    ) -> None:
         asked: list[str] = []
         taken = []
         for count in (1, 60):
             self.fill(state, count)
             state._connection.set_trace_callback(asked.append)
-            assert len(state.instances(history=history)) == count
+            assert len(read(state)) == count
             state._connection.set_trace_callback(None)
             taken.append(len(asked))
             asked.clear()
-        assert taken[0] == taken[1] == (4 if history else 2)
+        assert taken == [queries, queries]
 
     def test_each_is_given_its_own(self, state: State) -> None:
         self.fill(state, 12)
@@ -427,9 +429,20 @@ class TestManyInstances:
         assert [stage.seconds for stage in seventh.stages] == [7.0]
         assert [effect.data for effect in seventh.open_effects] == [{"number": 7}]
 
-    def test_without_history_only_the_checks_are_read(self, state: State) -> None:
+    def test_a_line_of_each_says_what_the_whole_says(self, state: State) -> None:
         self.fill(state, 3)
-        assert [replace(one, stages=(), open_effects=()) for one in state.instances()] == state.instances(history=False)
+        state.add(instance("unchecked"))
+        state.save_checks(
+            state.record("user001", status=Status.COMPLETE), [Check("server", True, "seen", at=now_text())]
+        )
+        state.record("user002", status=Status.DESTROYED)
+        lines = state.standings()
+        assert lines == [one.standing for one in state.instances()]
+        assert [(one.user, one.checks, one.failed, one.healthy) for one in lines] == [
+            ("unchecked", 0, (), False),
+            ("user000", 2, ("dns",), False),
+            ("user001", 1, (), True),
+        ]
 
 
 def test_threads_share_it_without_getting_into_each_others_transactions(state: State) -> None:
