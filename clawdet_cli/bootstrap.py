@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def script() -> bytes:
     raise ConfigError(f"{SCRIPT_NAME} is missing from this installation.", next_steps=["install clawdet again"])
 
 
+@lru_cache(maxsize=2)
 def uncommented(text: bytes) -> bytes:
     """Empty the lines that are only a comment, so that the script fits into user_data; each keeps its number.
 
@@ -210,17 +212,20 @@ def join_boot(mark: str) -> str:
     )
 
 
-def follow(verb: str, offset: int) -> str:
-    """Build the command that waits for news (5 s at most): the unit's state in one line, then the log from offset."""
+def follow(verb: str, offset: int, *, gather: str = "1") -> str:
+    """Build the command that waits for news (5 s at most): the unit's state in one line, then the log from offset.
+
+    But for the first news it waits `gather` seconds at least, if the phase does not end.
+    """
     unit, log = f"clawdet-{verb}.service", f"{LOG_FOLDER}/{verb}.log"
     # The kernel tells tail of news, and tail itself looks after the phase: programs in a loop would take its time.
     wait = "tail --pid=$p -s 0.1"
     # A phase writes several lines a second, and each answer costs the same whatever is in it. Its end is told at once.
-    gather = f"timeout 0.3 {wait} -f /dev/null; " if offset else ""
+    gathering = f"timeout {gather} {wait} -f /dev/null; " if offset else ""
     # The state is read before the log's size: when it says that all is over, the log that follows is whole.
     return (
         f"p=$(systemctl show -P MainPID {unit}); if [ $p -gt 0 ]; "
-        f"then {gather}timeout 5 {wait} -c +{offset + 1} -f {log} 2>/dev/null | head -c 1 >/dev/null; fi; "
+        f"then {gathering}timeout 5 {wait} -c +{offset + 1} -f {log} 2>/dev/null | head -c 1 >/dev/null; fi; "
         f"systemctl show -p ActiveState -p Result -p ExecMainStatus {unit} | tr '\\n' ' '; "
         f"size=$(stat -c %s {log}); end=$((size < {offset + MAX_NEWS} ? size : {offset + MAX_NEWS})); "
         f'echo "Offset=$end"; tail -c +{offset + 1} {log} | head -c $((end - {offset}))'

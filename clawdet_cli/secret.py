@@ -10,14 +10,18 @@ from urllib.parse import quote, quote_plus
 SHORTEST = 8
 """Characters; what is shorter would be found in words that are no secret, and no token or key is."""
 
-FEW = 200
+FEW = 20
 """So many are each looked for in a text; from there on what the text consists of is looked up among them."""
+PIECE = 4
+"""Characters that are looked up together: no more than half of SHORTEST, as every secret must hold a whole one."""
 LONGEST_ADDRESS = 8192
 """Characters; servers take no longer one, so that what is longer is written in none."""
 
 _learning = threading.Lock()
 _known: dict[str, tuple[str, ...]] = {}
 """By their first SHORTEST characters."""
+_pieces: set[str] = set()
+"""What stands at the first PIECE places of any of them."""
 
 
 class Secret:
@@ -58,16 +62,22 @@ def _written(value: str) -> Iterator[str]:
 
 def hide(text: str) -> str:
     """Mask every secret that this process has come to know."""
-    if len(_known) < FEW:
-        heads = {head for head in list(_known) if head in text}
-    else:
-        heads = {text[at : at + SHORTEST] for at in range(len(text)) if text[at : at + SHORTEST] in _known}
+    heads = {head for head in list(_known) if head in text} if len(_known) < FEW else set(_heads_in(text))
     if not heads:
         return text
     # The longest first: a secret that begins like another would otherwise leave its tail readable.
     for value in sorted((value for head in heads for value in _known[head]), key=len, reverse=True):
         text = text.replace(value, "***")
     return text
+
+
+def _heads_in(text: str) -> Iterator[str]:
+    """Give the beginnings of secrets in a text: wherever one stands, one of the pieces that are looked up is in it."""
+    for at in range(0, len(text), PIECE):
+        if text[at : at + PIECE] in _pieces:
+            for begin in range(max(0, at - PIECE + 1), at + 1):
+                if (head := text[begin : begin + SHORTEST]) in _known:
+                    yield head
 
 
 def excerpt(text: str, most: int) -> str:
@@ -80,6 +90,8 @@ def _learn(values: Iterable[str]) -> None:
         for value in values:
             alike = _known.get(value[:SHORTEST], ())
             if value not in alike:
+                # First, as a text may be looked through meanwhile.
+                _pieces.update(value[at : at + PIECE] for at in range(PIECE))
                 _known[value[:SHORTEST]] = (*alike, value)
 
 

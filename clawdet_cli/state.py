@@ -140,6 +140,7 @@ class State:
         """Many runs of one command share the connection: with one each, they would wait for each other by polling."""
         self.owners: dict[str, str] = {}
         """The leases that this run took, by user; `lease` keeps it."""
+        self._typical: dict[str, float] = {}
         with self._translated():
             private_folder(path.parent, link=True)
             self._journal = _journal_mode(path.parent)
@@ -203,7 +204,7 @@ class State:
             # Nobody will work on it again, and so take the lease of a run over that dies from here on.
             connection.execute("DELETE FROM leases WHERE user = ?", (member.user,))
             self._update(connection, user, changes)
-        return self._known(user)
+        return self._instances("WHERE user = ?", (user,))[0]
 
     def add(self, instance: Instance) -> None:
         """Record a new instance, in the place of a destroyed one of the same user."""
@@ -216,11 +217,11 @@ class State:
                 values,
             )
 
-    def record(self, user: str, **changes: Any) -> Instance:
-        """Write changed fields of an instance, durable when this returns, and give the whole."""
+    def record(self, user: str, **changes: Any) -> None:
+        """Write changed fields of an instance, durable when this returns. Raises StateError when it is not there."""
         with self.transaction() as connection:
-            self._update(connection, user, changes)
-        return self._known(user)
+            if not self._update(connection, user, changes):
+                raise StateError(f"{user} is not in {self.path} any more.", next_steps=["clawdet status"])
 
     def condemn(self, member: Instance, status: Status, why: str) -> None:
         """Take a server of the pool out of what is given away, unless it was given meanwhile."""
@@ -263,7 +264,7 @@ class State:
 
     def begin_stage(self, instance: Instance, name: str) -> int:
         """Note that a stage began, and give the row to end."""
-        with self.transaction() as connection:
+        with self._unsynced() as connection:
             cursor = connection.execute(
                 "INSERT INTO stage_runs (user, run_id, name, status, started_at, seconds)"
                 " VALUES (?, ?, ?, 'running', ?, 0)",
@@ -273,16 +274,19 @@ class State:
 
     def end_stage(self, row: int, status: str, seconds: float) -> None:
         """Note how a stage ended and how long it took."""
-        with self.transaction() as connection:
+        with self._unsynced() as connection:
             connection.execute("UPDATE stage_runs SET status = ?, seconds = ? WHERE id = ?", (status, seconds, row))
 
     def typical_seconds(self, name: str) -> float | None:
-        """Give the median duration of the last finished runs of a stage, for a forecast."""
-        rows = self._rows(
-            "SELECT seconds FROM stage_runs WHERE name = ? AND status = 'done' ORDER BY id DESC LIMIT 9", (name,)
-        )
-        seconds = sorted(row["seconds"] for row in rows)
-        return seconds[len(seconds) // 2] if seconds else None
+        """Give the median duration of the last finished runs of a stage, for a forecast; read once a command."""
+        if name not in self._typical:
+            rows = self._rows(
+                "SELECT seconds FROM stage_runs WHERE name = ? AND status = 'done' ORDER BY id DESC LIMIT 9", (name,)
+            )
+            if not rows:
+                return None
+            self._typical[name] = sorted(row["seconds"] for row in rows)[len(rows) // 2]
+        return self._typical[name]
 
     def save_checks(self, instance: Instance, checks: Sequence[Check]) -> None:
         """Replace the recorded checks of an instance by newer ones."""
@@ -296,12 +300,6 @@ class State:
                 ],
             )
 
-    def _known(self, user: str) -> Instance:
-        instance = self.instance(user)
-        if instance is None:
-            raise StateError(f"{user} is not in {self.path} any more.", next_steps=["clawdet status"])
-        return instance
-
     def _still_ours(self, connection: sqlite3.Connection, user: str) -> None:
         """Refuse to go on for a run that slept while another one took its lease over."""
         if user not in self.owners:
@@ -314,21 +312,25 @@ class State:
                 next_steps=[f"clawdet status {user}"],
             )
 
-    def _update(self, connection: sqlite3.Connection, user: str, changes: Mapping[str, Any]) -> None:
+    def _update(self, connection: sqlite3.Connection, user: str, changes: Mapping[str, Any]) -> bool:
+        """Change an instance's row, and say whether there is one."""
         unknown = set(changes) - set(_COLUMNS)
         if unknown:
             raise ValueError(f"no such fields: {unknown}")
         self._still_ours(connection, user)
         values = {**changes, "updated_at": now_text()}
         assignments = ", ".join(f"{name} = ?" for name in values)
-        connection.execute(
+        changed = connection.execute(
             f"UPDATE instances SET {assignments} WHERE user = ?",  # noqa: S608 - the column names are ours
             [*values.values(), user],
         )
+        return changed.rowcount > 0
 
     def _instances(self, where: str, values: Sequence[Any]) -> list[Instance]:
         """Read instances and what belongs to them: as many queries for ten thousand as for one."""
         found = self._rows(f"SELECT {', '.join(_COLUMNS)} FROM instances {where} ORDER BY user", values)  # noqa: S608 - called with constants only
+        if not found:
+            return []
         wanted = f"(SELECT user, run_id FROM instances {where})"  # noqa: S608 - as above
         checks = self._by_user(
             f"SELECT user, name, ok, evidence, at FROM checks JOIN {wanted} USING (user) ORDER BY position",  # noqa: S608 - as above
@@ -402,6 +404,20 @@ class State:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+
+    @contextmanager
+    def _unsynced(self) -> Iterator[sqlite3.Connection]:
+        """Write what a person reads and no run rests on: it may be gone after a power failure, as nothing else is.
+
+        The disk is not waited for, which is most of what a write takes; whoever kills the process loses nothing.
+        """
+        with self._translated(), self._lock:
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            try:
+                with self.transaction() as connection:
+                    yield connection
+            finally:
+                self._connection.execute("PRAGMA synchronous = FULL")
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

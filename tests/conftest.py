@@ -35,6 +35,7 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
         monkeypatch.delenv(name, raising=False)
     # What one test calls a secret may be another's plain text.
     monkeypatch.setattr(secret, "_known", {})
+    monkeypatch.setattr(secret, "_pieces", set())
     own = tmp_path_factory.mktemp("isolated")
     monkeypatch.setenv("CLAWDET_STATE", str(own / "state"))
     (own / "empty.toml").touch()

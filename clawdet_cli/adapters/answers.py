@@ -4,12 +4,11 @@ The SDKs read whatever comes, for as long as something comes, and their models h
 """
 
 import functools
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from clawdet_cli.adapters.retry import NotYet
+from clawdet_cli.adapters.threads import begin
 from clawdet_cli.errors import ClawdetError, CloudError
 from clawdet_cli.model import Deadline
 from clawdet_cli.secret import excerpt
@@ -62,16 +61,7 @@ def in_time(call: Callable[[], T], deadline: Deadline) -> T:
     The SDKs bound each read alone: a head that drips, or a list without a last page, would never end. What is cut off
     goes on by itself in a thread that nobody waits for, and counts as a call whose answer was lost.
     """
-    answer: Future[T] = Future()
-
-    def carry_out() -> None:
-        try:
-            answer.set_result(call())
-        except BaseException as error:  # noqa: BLE001  # whatever it is, it is raised again where it is waited for
-            answer.set_exception(error)
-
-    threading.Thread(target=carry_out, daemon=True).start()
-    return answer.result(max(1.0, deadline.left()) + GRACE_SECONDS)
+    return begin(call).result(max(1.0, deadline.left()) + GRACE_SECONDS)
 
 
 def unknown_shape(cloud: str, what: str, error: Exception) -> CloudError:

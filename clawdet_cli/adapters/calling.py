@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Calling(threading.local):
-    """What is known of a call in the thread that makes it, which is one of its own."""
+    """What is known of a call in the thread that makes it, which makes no other one at the time."""
 
     deadline: Deadline | None = None
 
@@ -24,6 +24,7 @@ class Calling(threading.local):
 
         def told() -> T:
             self.deadline = deadline
+            self.amount = Amount()
             return call()
 
         return in_time(told, deadline)

@@ -47,6 +47,8 @@ ANSWER_SECONDS = 30.0
 CHUNK = 65536
 CONNECTIONS = 16
 """More calls than these at a time wait for each other: a hundred runs need no hundred connections."""
+TOLD = {"id", "name", "status", "public_net", "location", "labels", "created"}
+"""What of a server in a list is of interest, besides its type's name."""
 PER_PAGE = 50
 """The most that a page of a list holds."""
 CENT = Decimal("0.01")
@@ -83,6 +85,8 @@ class Hetzner:
         self._deadline = deadline
         self._watch = watch
         self._calling = Calling()
+        self._described: dict[int, tuple[dict[str, Any], Server]] = {}
+        """The servers of lists, and what they were described by."""
         self.budget = Budget("Hetzner")
         self._client = Client(token.reveal(), api_endpoint=url.rstrip("/"), application_name="clawdet")
         inner = self._client._client  # noqa: SLF001  # the SDK has no public way to its session and its retries
@@ -176,10 +180,20 @@ class Hetzner:
     def servers_page(self, page: int) -> tuple[list[Server], int]:
         """List a page of all servers, ours or not, the oldest on the first, and tell how many pages there are."""
         parameters = {"sort": "id:asc", "per_page": PER_PAGE, "page": page}
-        request, made = self._client.request, self._client.servers
-        answer = self._ask("list servers", lambda: request("GET", "/servers", params=parameters))
-        servers = [_server(BoundServer(made, one)) for one in answer["servers"]]
+        answer = self._ask("list servers", lambda: self._client.request("GET", "/servers", params=parameters))
+        servers = [self._seen(one) for one in answer["servers"]]
         return servers, int(answer["meta"]["pagination"]["last_page"] or 1)
+
+    def _seen(self, described: dict[str, Any]) -> Server:
+        """Give a server of a list; of a hundred that are polled nearly all are described as the last time."""
+        before = self._described.get(described["id"])
+        if before is None or before[0] != described:
+            # A dictionary of its own: the SDK's model changes the one that it is made of.
+            own = {name: value for name, value in described.items() if name in TOLD}
+            own["server_type"] = {name: described["server_type"][name] for name in ("id", "name")}
+            before = (described, _server(BoundServer(self._client.servers, own)))
+            self._described[described["id"]] = before
+        return before[1]
 
     def failed_actions(self) -> dict[int, list[str]]:
         """Tell by server what Hetzner could not finish, in its own words."""

@@ -5,15 +5,13 @@ import contextlib
 import functools
 import logging
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import paramiko
 from paramiko.packet import Packetizer
@@ -28,6 +26,7 @@ from clawdet_cli.adapters.ssh_keys import (
     operator_key,
     pin_label,
 )
+from clawdet_cli.adapters.threads import begin
 from clawdet_cli.errors import GuestError, WaitError
 from clawdet_cli.model import Deadline
 from clawdet_cli.secret import excerpt
@@ -58,6 +57,9 @@ MOST_LINE = 300
 
 MOST_PACKET = 256 * 1024
 """Bytes, as OpenSSH has it. paramiko believes any length, before it knows who says it, and takes the memory for it."""
+
+CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes256-ctr", "aes128-ctr")
+"""In this order. Of all others paramiko compares each packet's digest in Python, a byte at a time."""
 
 _ALIAS = "clawdet-server"  # the pinned key belongs to this one connection, so any name will do
 
@@ -283,6 +285,7 @@ class _Packetizer(Packetizer):
     def __init__(self, connection: socket.socket) -> None:
         super().__init__(connection)
         self._connection = connection
+        self._waits_long = False
 
     def close(self) -> None:
         # Its own closing leaves a thread that reads waiting for IDLE_SECONDS.
@@ -291,9 +294,12 @@ class _Packetizer(Packetizer):
         super().close()
 
     def complete_handshake(self) -> None:
+        if self._waits_long:
+            return  # paramiko says so after each message
         # Until here a handshake that takes too long, and a key exchange that is due, are noticed between two reads.
         super().complete_handshake()
         self._connection.settimeout(IDLE_SECONDS)
+        self._waits_long = True
 
     def read_all(self, n: int, check_rekey: bool = False) -> bytes:
         if n > MOST_PACKET:
@@ -325,7 +331,7 @@ def _open(
             channel_timeout=min(15.0, left),
             allow_agent=False,
             look_for_keys=False,
-            transport_factory=functools.partial(paramiko.Transport, packetizer_class=_Packetizer),
+            transport_factory=_transport_over,
         )
         _within(connect, Deadline.after(min(CONNECT_SECONDS, left) + LATER_SECONDS))
         _transport(client).set_keepalive(KEEPALIVE_SECONDS)
@@ -357,7 +363,7 @@ def shown_host_key(address: tuple[str, int], deadline: Deadline) -> str:
     """
     try:
         connection = socket.create_connection(address, timeout=min(10.0, max(0.2, deadline.left())))
-        with contextlib.closing(paramiko.Transport(connection, packetizer_class=_Packetizer)) as transport:
+        with contextlib.closing(_transport_over(connection)) as transport:
             transport.get_security_options().key_types = ["ssh-ed25519"]
             seconds = min(10.0, max(1.0, deadline.left()))
             _within(lambda: transport.start_client(timeout=seconds), Deadline.after(seconds + LATER_SECONDS))
@@ -365,6 +371,12 @@ def shown_host_key(address: tuple[str, int], deadline: Deadline) -> str:
     except (paramiko.SSHException, EOFError, OSError) as error:
         raise GuestError(f"{address[0]}:{address[1]} shows no SSH host key: {_reason(error)}.") from None
     return f"{key.get_name()} {key.get_base64()}"
+
+
+def _transport_over(connection: Any, **options: Any) -> paramiko.Transport:
+    transport = paramiko.Transport(connection, packetizer_class=_Packetizer, **options)
+    transport.get_security_options().ciphers = CIPHERS
+    return transport
 
 
 def _transport(client: paramiko.SSHClient) -> paramiko.Transport:
@@ -379,17 +391,7 @@ def _within(call: Callable[[], T], end: Deadline) -> T:
 
     Raises TimeoutError, and whatever the call raises.
     """
-    result: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            result.set_result(call())
-        except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
-            result.set_exception(error)
-
-    # Not a pool's thread: the interpreter would wait for that one at its end.
-    threading.Thread(target=work, daemon=True).start()
-    return result.result(timeout=end.left())
+    return begin(call).result(timeout=end.left())
 
 
 class _Streams:
@@ -413,17 +415,13 @@ class _Streams:
         return self._exchange(stdin)
 
     def _exchange(self, stdin: bytes | Iterator[bytes]) -> int:
-        threads = [threading.Thread(target=self._quietly_read_err, daemon=True)]
-        if stdin:
-            threads.append(threading.Thread(target=self._write, args=(stdin,), daemon=True))
         self._channel.settimeout(max(0.01, self._end.left()))
-        for thread in threads:
-            thread.start()
+        beside = [begin(self._quietly_read_err)]
+        if stdin:
+            beside.append(begin(lambda: self._write(stdin)))
         self._read(self._channel.recv, self._out)
-        for thread in threads:
-            thread.join(self._end.left())
-            if thread.is_alive():
-                raise TimeoutError
+        for other in beside:
+            other.result(self._end.left())
         # recv_exit_status() alone has no time-out.
         if not self._channel.status_event.wait(self._end.left()):
             raise TimeoutError
@@ -473,13 +471,12 @@ def _pump(channel: paramiko.Channel, inner: socket.socket) -> None:
                 inner.sendall(data)
         with contextlib.suppress(OSError):
             inner.shutdown(socket.SHUT_WR)
-        sender.join()
+        sending.result()
         channel.close()
         inner.close()
 
-    sender = threading.Thread(target=up, daemon=True)
-    sender.start()
-    threading.Thread(target=down, daemon=True).start()
+    sending = begin(up)
+    begin(down)
 
 
 def _wrong_host_key(address: tuple[str, int], host_keys: tuple[str, ...], shown: str) -> GuestError:

@@ -79,7 +79,8 @@ class Phase:
         """Follow it until a step is over. Raises GuestError when it ends, in failure, before that."""
         follower = self._follower
         until(
-            lambda: follower.look() or (step in follower.over or None),
+            # What is waited for is told sooner than what is only shown.
+            lambda: follower.look(gather="0.3") or (step in follower.over or None),
             deadline=self.run.deadline,
             what=f"the step '{step}' on the VPS",
             every=0.1,
@@ -194,13 +195,14 @@ class _Follower:
             details=[*self.last, f"({state})"],
         )
 
-    def look(self) -> bootstrap.UnitState | None:
+    def look(self, gather: str = "1") -> bootstrap.UnitState | None:
         """Take in what is new; give the unit's state once it has ended."""
         if self.ended is not None:
             return self.ended
         ssh = self.run.ssh()
         try:
-            answer = ssh.run(bootstrap.follow(self.verb, self.offset), timeout=self.run.deadline.within(40).left())
+            command = bootstrap.follow(self.verb, self.offset, gather=gather)
+            answer = ssh.run(command, timeout=self.run.deadline.within(40).left())
         except WaitError:
             # The answer is due after 5 s: this connection is dead and does not know it, as after a sleep of the laptop.
             self.run.hang_up()

@@ -115,7 +115,8 @@ class Run:
             # It stands there already, and each write waits for the disk.
             return
         with stopping.held():
-            self.instance = self.state.record(self.instance.user, **changes)
+            self.state.record(self.instance.user, **changes)
+            self.instance = replace(self.instance, **changes)
 
     @contextmanager
     def effect(self, kind: str, name: str, **data: Any) -> Iterator["Pending"]:

@@ -32,13 +32,15 @@ def test_a_secret_that_begins_like_another_leaves_no_tail(turn: int) -> None:
     assert hide("abcdefgh-and-more abcdefgh") == "*** ***"
 
 
+@pytest.mark.parametrize("before", ["", "x", "xy", "xyz", "xyzz"])
 @pytest.mark.parametrize("others", [0, secret.FEW])
-def test_what_is_masked_does_not_depend_on_how_many_there_are(others: int) -> None:
+def test_what_is_masked_depends_neither_on_how_many_there_are_nor_on_its_place(others: int, before: str) -> None:
     for number in range(others):
         Secret(f"{number:09d}-of-another")
     for value in ["abcdefgh", "abcdefgh-and-more", "another-one"]:
         Secret(value)
-    assert hide("abcdefgh-and-more abcdefgh, an another-one and another") == "*** ***, an *** and another"
+    text = f"{before}abcdefgh-and-more abcdefgh, an another-one and another"
+    assert hide(text) == f"{before}*** ***, an *** and another"
 
 
 def test_a_text_is_not_searched_for_each_of_many_secrets() -> None:

@@ -33,7 +33,6 @@ START_AT_BOOT = (
     "exec /bin/bash /run/clawdet/boot/provision-openclaw.sh ahead /run/clawdet/boot/input'"
 )
 """What clawdet has cloud-init begin with."""
-_GATHER_SECONDS = 0.3
 _NEWS_SECONDS = 5.0
 _COMMAND_LINE_SECONDS = 1.8  # OpenClaw's own, where its gateway answers
 _GATEWAY_DOWN = Said(1, err=b"simulated server: the gateway does not answer\n")
@@ -98,7 +97,7 @@ _WORDS = {
     "offset": "[0-9]+",
     "limit": "[0-9]+",
     "first": "[0-9]+",
-    "gather": "|" + re.escape("timeout 0.3 tail --pid=$p -s 0.1 -f /dev/null; "),
+    "gather": r"|timeout (?P<gathering>0\.3|1) " + re.escape("tail --pid=$p -s 0.1 -f /dev/null; "),
     "simple": "report|token|host-key",
     "named": "certificate-request|nonce|switch-host-key|claim",
     "request": "[0-9a-f-]+",
@@ -224,7 +223,7 @@ async def _follow(guest: Guest, match: re.Match[str], _stdin: Stdin) -> Said:
     unit, log = guest.unit(match["verb"]), f"{LOGS}/{match['verb']}.log"
     err = b""
     try:
-        gathered = time.monotonic() + (_GATHER_SECONDS if match["gather"] else 0)
+        gathered = time.monotonic() + float(match["gathering"] or 0)
         while unit.state == "activating" and (left := gathered - time.monotonic()) > 0:
             await _news(unit.news, left)
         if unit.state == "activating" and guest.disk.size(log) <= offset:
