@@ -5,6 +5,7 @@ import re
 import traceback
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,6 +33,16 @@ def _new_file(path: Path) -> tuple[Path, int]:
     return path, new_private_file(path)
 
 
+@cache
+def _delete_old(folder: Path) -> None:
+    """Delete what nobody needs any more; once for all runs of a command."""
+    yesterday = _stamp((datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="milliseconds"))
+    for old in sorted(folder.glob("*.log"))[:-KEPT_LOGS]:
+        if old.name >= yesterday:
+            break
+        old.unlink(missing_ok=True)
+
+
 class RunLog:
     """A file under the state folder, one line for each event."""
 
@@ -43,13 +54,7 @@ class RunLog:
             self.path, descriptor = _new_file(self.path)
             # A VPS's words may be anything, and the locale's encoding may hold less than that.
             self._file = os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
-            yesterday = _stamp((datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="milliseconds"))
-            # Names, not paths: each of a thousand runs looks at the logs of all the others.
-            logs = sorted(name for name in os.listdir(self.path.parent) if name.endswith(".log"))  # noqa: PTH208
-            for old in logs[:-KEPT_LOGS]:
-                if old >= yesterday:
-                    break
-                (self.path.parent / old).unlink(missing_ok=True)
+            _delete_old(self.path.parent)
         except OSError as error:
             raise StateError(
                 f"The run log {self.path} cannot be written: {error.strerror}.",

@@ -1,9 +1,11 @@
 """A clock that no hand sets: how long this machine has been up, the same for all of its processes."""
 
 import time
+from functools import cache
 from pathlib import Path
 
 
+@cache
 def boot() -> str:
     """Tell this boot of this machine from others; empty where the system does not say."""
     try:
