@@ -23,9 +23,14 @@ def begin(call: Callable[[], T]) -> Future[T]:
 
     def carry_out() -> None:
         try:
-            answer.set_result(call())
+            result = call()
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised again where it is waited for
+            _idle.append(thread)
             answer.set_exception(error)
+        else:
+            # First, so that who has the answer and asks again takes no other one.
+            _idle.append(thread)
+            answer.set_result(result)
 
     try:
         thread = _idle.pop()
@@ -46,4 +51,3 @@ class _Thread(threading.Thread):
     def run(self) -> None:
         while True:
             self.calls.get()()
-            _idle.append(self)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hcloud.servers import BoundServer, ServersClient
 
 from clawdet_cli.adapters import hetzner as adapter
 from clawdet_cli.adapters import retry
@@ -390,6 +391,34 @@ class TestRunning:
     def test_actions_are_found_again_when_they_were_lost(self, cloud: Hetzner) -> None:
         ordered = cloud.create_server(an_order(cloud))
         assert sorted(cloud.actions_of(ordered.id)) == sorted(ordered.actions)
+
+
+class TestList:
+    def test_it_tells_what_reading_each_tells(self, cloud: Hetzner) -> None:
+        cloud.await_running(cloud.create_server(an_order(cloud)))
+        servers, pages = cloud.servers_page(1)
+        assert servers == [cloud.server(servers[0].id)]
+        assert pages == 1
+
+    def test_only_what_changed_is_read_anew(self, cloud: Hetzner, monkeypatch: pytest.MonkeyPatch) -> None:
+        key = cloud.add_ssh_key(public_key(), "clawdet-key", LABELS).id
+        orders = [an_order(cloud, name=name, ssh_key_id=key) for name in ("clawdet-a1", "clawdet-b1")]
+        first, second = (cloud.await_running(cloud.create_server(order)) for order in orders)
+        before = cloud.servers_page(1)
+        made: list[int] = []
+
+        def counted(client: ServersClient, described: dict[str, Any]) -> BoundServer:
+            made.append(described["id"])
+            return BoundServer(client, described)
+
+        monkeypatch.setattr(adapter, "BoundServer", counted)
+        assert cloud.servers_page(1) == before
+        assert made == []
+        cloud.label_server(second.id, {**second.labels, "user": "bob"})
+        (same, changed), _ = cloud.servers_page(1)
+        assert (same, changed.labels["user"]) == (before[0][0], "bob")
+        assert made == [second.id]
+        assert first.id == same.id
 
 
 class TestDelete:

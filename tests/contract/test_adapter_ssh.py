@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import paramiko
 import pytest
@@ -334,6 +334,11 @@ class TestRun:
         assert ssh.run("true", timeout=10).code == 0
         assert ssh._transport.sock.gettimeout() == adapter.IDLE_SECONDS
 
+    def test_paramiko_compares_no_digests_byte_by_byte(self, ssh: Ssh, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("paramiko.util.constant_time_bytes_eq", None)
+        assert ssh.run("true", timeout=10).code == 0
+        assert [getattr(ssh._transport, f"{side}_cipher") for side in ("local", "remote")] == [adapter.CIPHERS[0]] * 2
+
     def test_its_reading_thread_ends_when_it_is_closed(self, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(adapter, "IDLE_SECONDS", 600)
         connection = sshd.connect()
@@ -342,19 +347,23 @@ class TestRun:
         connection._transport.join(10)
         assert not connection._transport.is_alive()
 
+    @pytest.mark.parametrize(("stdin", "threads"), [(b"", 1), (b"x", 2)])
     def test_a_command_without_input_takes_no_thread_to_write_it(
-        self, ssh: Ssh, monkeypatch: pytest.MonkeyPatch
+        self, ssh: Ssh, monkeypatch: pytest.MonkeyPatch, stdin: bytes, threads: int
     ) -> None:
-        begun: list[str] = []
-        start = threading.Thread.start
+        used: list[int] = []
 
-        def counted(thread: threading.Thread) -> None:
-            begun.append(thread.name.partition("(")[2])
-            start(thread)
+        def noting(whole: Callable[..., Any]) -> Callable[..., Any]:
+            def noted(*given: Any) -> Any:
+                used.append(threading.get_ident())
+                return whole(*given)
 
-        monkeypatch.setattr(threading.Thread, "start", counted)
-        assert ssh.run("cat", timeout=10).code == 0
-        assert (begun.count("_quietly_read_err)"), begun.count("_write)")) == (1, 0)
+            return noted
+
+        for name in ("_exchange", "_write"):
+            monkeypatch.setattr(adapter._Streams, name, noting(getattr(adapter._Streams, name)))
+        assert ssh.run("cat", stdin=stdin, timeout=10).out == stdin.decode()
+        assert (len(used), len(set(used))) == (2, threads)
 
     def test_several_run_side_by_side(self, ssh: Ssh) -> None:
         answers: dict[int, str] = {}

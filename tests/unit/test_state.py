@@ -71,6 +71,27 @@ class TestFile:
         assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
         assert connection.execute("PRAGMA busy_timeout").fetchone()[0] >= 1000
 
+    def test_only_what_a_person_reads_does_not_wait_for_it(self, state: State) -> None:
+        state.add(instance())
+        said: list[str] = []
+        state._connection.set_trace_callback(said.append)
+        effect = state.begin_effect(instance(), "create_server", "create_server", "clawdet-alice", {})
+        state.end_effect(effect, EffectOutcome.DONE, "4711", {"server_id": 4711})
+        state.record("alice", status=Status.INSTALLING)
+        state.save_checks(instance(), [])
+        assert not [statement for statement in said if "synchronous" in statement]
+        state.end_stage(state.begin_stage(instance(), "verify"), "done", 1.0)
+        assert [statement for statement in said if "synchronous" in statement] == [
+            "PRAGMA synchronous = NORMAL",
+            "PRAGMA synchronous = FULL",
+        ] * 2
+
+    def test_what_follows_a_failed_write_of_that_kind_reaches_the_disk_again(self, state: State) -> None:
+        state._connection.execute("DROP TABLE stage_runs")
+        with pytest.raises(RecordError):
+            state.begin_stage(instance(), "verify")
+        self.test_what_is_written_reaches_the_disk(state)
+
     @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "virtiofs", "fuse", "fuse.glusterfs"])
     def test_where_machines_may_share_it_there_are_locks_in_place_of_shared_memory(
         self, path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -283,6 +304,13 @@ class TestInstances:
         assert changed.created_at == "then"
         assert ask(path, "SELECT status, server_id FROM instances") == [("creating_vps", 4711)]
 
+    def test_nothing_is_read_for_a_change(self, state: State) -> None:
+        state.add(instance())
+        said: list[str] = []
+        state._connection.set_trace_callback(said.append)
+        state.record("alice", server_id=4711)
+        assert [statement.split()[0] for statement in said] == ["BEGIN", "UPDATE", "COMMIT"]
+
     def test_a_change_survives_the_death_of_the_process(self, state: State, path: Path) -> None:
         state.add(instance())
         code = (
@@ -365,6 +393,10 @@ class TestHistory:
         state.end_stage(state.begin_stage(instance(), "verify"), "done", 7.0)
         assert state.typical_seconds("prepare_vps") == 50.0
         assert state.typical_seconds("verify") == 7.0
+        said: list[str] = []
+        state._connection.set_trace_callback(said.append)
+        assert state.typical_seconds("verify") == 7.0
+        assert said == []
 
     def test_newer_checks_replace_older_ones_in_their_order(self, state: State) -> None:
         made = instance()
