@@ -3,9 +3,11 @@ import json
 import stat
 from pathlib import Path
 
+import pytest
 from pytest_mock import MockerFixture
 from starlette.types import Message, Receive, Scope, Send
 
+from clawdet_cli.sandbox import ledger
 from clawdet_cli.sandbox.info import Files
 from clawdet_cli.sandbox.ledger import Ledger
 
@@ -53,6 +55,51 @@ def test_no_answer_leaves_before_the_change_it_tells_of_is_saved(tmp_path: Path)
     kept = Ledger(Files(tmp_path))
     asyncio.run(answer())
     assert seen == [{"a": {"b": 1}}]
+
+
+def test_answers_that_come_while_saving_rests_wait_for_the_same_save(
+    tmp_path: Path, mocker: MockerFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_REST", 1e3)
+    kept = Ledger(Files(tmp_path))
+    write = mocker.spy(ledger, "write_private")
+    told: list[int] = []
+
+    async def answer(number: int) -> None:
+        for _ in range(3 * number):
+            await asyncio.sleep(0)
+        kept.part("a")[str(number)] = number
+        kept.changed()
+        await kept.saved()
+        assert str(number) in Files(tmp_path).read_ledger()["a"]
+        told.append(number)
+
+    async def answers() -> None:
+        kept.save()
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            for number in range(10):
+                group.create_task(answer(number))
+        await kept.saved()  # nothing is left to save
+
+    asyncio.run(answers())
+    assert sorted(told) == list(range(10))
+    assert write.call_count == 2
+
+
+def test_an_answer_whose_change_cannot_be_saved_fails(tmp_path: Path, mocker: MockerFixture) -> None:
+    kept = Ledger(Files(tmp_path))
+
+    async def answer() -> None:
+        kept.changed()
+        mocker.patch.object(ledger, "write_private", side_effect=OSError("the disk is full"))
+        with pytest.raises(OSError, match="full"):
+            await kept.saved()
+        mocker.stopall()
+        kept.changed()
+        await kept.saved()
+
+    asyncio.run(answer())
+    assert Files(tmp_path).read_ledger() == {}
 
 
 def test_what_is_saved_is_the_state_whatever_changed_in_it(tmp_path: Path) -> None:
