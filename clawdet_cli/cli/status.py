@@ -12,6 +12,7 @@ from clawdet_cli.cli.options import Call, with_call
 from clawdet_cli.cli.output import Paint, clean
 from clawdet_cli.cli.users import PARALLEL, FromFile, Parallel, wanted
 from clawdet_cli.errors import GuestError
+from clawdet_cli.model import Instance
 
 HELP = """With --live every one is checked now: in both clouds, on the VPS and from outside. It costs nothing.
 
@@ -52,21 +53,22 @@ def _recorded(call: Call) -> list[str]:
 def _show(call: Call, names: list[str], *, live: bool) -> None:
     from clawdet_cli import operations  # not above: --help must stay fast
 
-    content: documents.Document = {}
+    found: list[Instance] = []
     with output.progress(call, banner=live) as view:
         configured = configure(call, view, local=not live)
         if names or live or call.json:
             with view.working("Checking") if live else nullcontext():
                 found = operations.status(configured.settings, names, live=live, watch=view.watch)
             standings = [one.standing for one in found]
-            content = {"instances": documents.instances(found)} if call.json else {}
         else:
             # Of all a person reads a line each: ten thousand whole ones would take longer to read than to show.
             standings = operations.standings(configured.settings)
-    screen = screens.status_table(standings, call)
     if len(names) == 1:
-        content = {"instance": documents.instance(found[0])}
+        content: documents.Document = {"instance": documents.instance(found[0])}
         screen = screens.status_detail(found[0], call)
+    else:
+        content = {"instances": documents.instances(found)} if call.json else {}
+        screen = screens.status_table(standings, call)
     output.result(call, content, screen, label=configured.label)
     if not all(one.healthy for one in standings):
         raise typer.Exit(GuestError.exit_code)

@@ -1,6 +1,7 @@
 """A call that never ends holds nobody up, and threads are used again."""
 
 import threading
+import weakref
 from collections import deque
 
 import pytest
@@ -46,8 +47,15 @@ def test_whatever_it_raises_is_raised_where_it_is_waited_for(error: BaseExceptio
 
 
 def test_an_idle_one_keeps_nothing_of_its_last_call(idle: deque[threads._Thread]) -> None:
-    assert begin(lambda: "a value").result(10) == "a value"
-    (thread,) = idle
-    assert vars(thread)["_target"] is None
-    assert thread.calls.empty()
-    assert thread.daemon
+    class Content:
+        pass
+
+    def called() -> weakref.ref[Content]:
+        content = Content()
+        assert begin(lambda: content).result(10) is content
+        return weakref.ref(content)
+
+    kept = called()
+    assert begin(lambda: None).result(10) is None  # by then the thread has left the call before
+    assert len(idle) == 1
+    assert kept() is None
