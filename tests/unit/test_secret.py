@@ -36,7 +36,7 @@ def test_a_secret_that_begins_like_another_leaves_no_tail(turn: int) -> None:
 @pytest.mark.parametrize("others", [0, secret.FEW])
 def test_what_is_masked_depends_neither_on_how_many_there_are_nor_on_its_place(others: int, before: str) -> None:
     for number in range(others):
-        Secret(f"{number:09d}-of-another")
+        Secret(f"{number:05d}-of-another")
     for value in ["abcdefgh", "abcdefgh-and-more", "another-one"]:
         Secret(value)
     text = f"{before}abcdefgh-and-more abcdefgh, an another-one and another"
