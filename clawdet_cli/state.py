@@ -141,6 +141,7 @@ class State:
         self.owners: dict[str, str] = {}
         """The leases that this run took, by user; `lease` keeps it."""
         self._typical: dict[str, float] = {}
+        """How long stages take, as far as it was asked for."""
         with self._translated():
             private_folder(path.parent, link=True)
             self._journal = _journal_mode(path.parent)
@@ -412,8 +413,9 @@ class State:
         The disk is not waited for, which is most of what a write takes; whoever kills the process loses nothing.
         """
         with self._translated(), self._lock:
-            self._connection.execute("PRAGMA synchronous = NORMAL")
             try:
+                # Within: a stop that is obeyed here must not leave what it then records unsynced too.
+                self._connection.execute("PRAGMA synchronous = NORMAL")
                 with self.transaction() as connection:
                     yield connection
             finally:

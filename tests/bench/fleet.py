@@ -132,7 +132,7 @@ def _provision(operator: Operator, users: Sequence[str], parallel: int | None = 
 
 
 def _failed(said: str) -> str:
-    failures = json.loads(said)["failures"]
+    failures = json.loads(said or "{}").get("failures", [])
     shown = [f"{one['user']}, {one.get('stage')}: {one['what']}" for one in failures[:20]]
     return "\n".join([f"{len(failures)} failed", *shown, ""])
 
