@@ -9,7 +9,7 @@ import json
 import random
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -193,19 +193,17 @@ class Visitor:
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
         """Get a path over a fresh connection. Raises GuestError that says what broke, and where."""
-        connection = http.client.HTTPConnection(self._host, timeout=self._timeout)
-        end = Deadline.after(self._timeout)  # of the whole answer: one that drips would have it anew with every byte
-        with self._open() as stream:
-            connection.sock = cast(socket.socket, _Until(stream, end))
-            try:
-                connection.request("GET", path, headers={"Connection": "close", **(headers or {})})
-                answer = connection.getresponse()
-                body = answer.read(MOST_BODY)
-            except (OSError, http.client.HTTPException) as error:
-                raise self._broken(f"GET {path} got no whole answer", error) from None
-            finally:
-                connection.close()
-        return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, body)
+        with self.visit() as visit:
+            return visit.get(path, {"Connection": "close", **(headers or {})})
+
+    @contextlib.contextmanager
+    def visit(self) -> Iterator["Visit"]:
+        """Stay connected for several requests, as a browser does."""
+        visit = Visit(self._host, self._open, self._timeout, self._broken)
+        try:
+            yield visit
+        finally:
+            visit.hang_up()
 
     def websocket(self, path: str, origin: str, request: Mapping[str, Any] | None = None) -> SocketAnswer:
         """Open a WebSocket, read its first frame, then send `request`, if any, and read on until it is closed.
@@ -273,6 +271,54 @@ class Visitor:
             details=[str(error) or type(error).__name__] if error else [],
             next_steps=["clawdet verify USER    (says which hop is at fault)"],
         )
+
+
+class Visit:
+    """Requests to a host over one connection, for as long as the other side leaves it open."""
+
+    def __init__(
+        self,
+        host: str,
+        connect: Callable[[], socket.socket],
+        timeout: float,
+        broken: Callable[[str, Exception | None], GuestError],
+    ) -> None:
+        self._host = host
+        self._connect = connect
+        self._timeout = timeout
+        self._broken = broken
+        self._stream: socket.socket | None = None
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        """Get a path. Raises GuestError that says what broke, and where."""
+        kept = self._stream is not None
+        try:
+            return self._ask(path, headers or {})
+        except (OSError, http.client.HTTPException) as error:
+            self.hang_up()
+            if kept and not isinstance(error, TimeoutError):
+                # The other side may end a connection just when it is used again: that says nothing of the path.
+                return self.get(path, headers)
+            raise self._broken(f"GET {path} got no whole answer", error) from None
+
+    def hang_up(self) -> None:
+        """Close the connection; the next request opens another one."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _ask(self, path: str, headers: Mapping[str, str]) -> Answer:
+        end = Deadline.after(self._timeout)  # of the whole answer: one that drips would have it anew with every byte
+        if self._stream is None:
+            self._stream = self._connect()
+        connection = http.client.HTTPConnection(self._host)
+        connection.sock = cast(socket.socket, _Until(self._stream, end))
+        connection.request("GET", path, headers=dict(headers))
+        answer = connection.getresponse()
+        body = answer.read(MOST_BODY)
+        if answer.will_close or not answer.isclosed():  # the latter where there is more of it than is read
+            self.hang_up()
+        return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, body)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import logging
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -180,24 +181,23 @@ class Ssh:
         more than MOST_OUTPUT, WaitError when it did not end in time.
         """
         end = Deadline.after(max(1.0, timeout))
-        channel = self._session(end)
-        streams = _Streams(channel, end)
+        streams = _Streams(self._transport, end)
         try:
-            with stopping.interruptible(channel.close):
+            with stopping.interruptible(streams.close):
                 code = _within(lambda: streams.converse(command, stdin), end)
-        except TimeoutError:
-            raise WaitError(
-                f"Waited {timeout:.0f} s for a command on {self._where} to end.",
-                details=[line for text in streams.text() for line in _last_lines(text)],
-                next_steps=["run the command again: it goes on where it stopped"],
-            ) from None
         except (paramiko.SSHException, EOFError, OSError) as error:
+            if not streams.opened:
+                # A connection that opens no channel is of no use, and must not pass for one that lives.
+                self.close()
+            elif isinstance(error, TimeoutError):
+                raise WaitError(
+                    f"Waited {timeout:.0f} s for a command on {self._where} to end.",
+                    details=[line for text in streams.text() for line in _last_lines(text)],
+                    next_steps=["run the command again: it goes on where it stopped"],
+                ) from None
             raise self._lost(error) from None
         finally:
-            # It writes, and so waits for a peer that takes nothing any more.
-            if not channel.closed:
-                with contextlib.suppress(TimeoutError):
-                    _within(channel.close, Deadline.after(CLOSE_SECONDS))
+            streams.close()
         if streams.too_much:
             raise GuestError(f"A command on {self._where} said more than {MOST_OUTPUT} bytes.")
         if code == -1 and self._ended():
@@ -233,15 +233,6 @@ class Ssh:
         ours, theirs = socket.socketpair()
         _pump(channel, theirs)
         return ours
-
-    def _session(self, end: Deadline) -> paramiko.Channel:
-        try:
-            # Its own time-out goes by the clock on the wall, which may be set back.
-            return _within(lambda: self._transport.open_session(timeout=max(0.1, end.left())), end)
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            # Whatever it was: a connection that opens no channel is of no use, and must not pass for one that lives.
-            self.close()
-            raise self._lost(error) from None
 
     def _ended(self) -> bool:
         """Tell whether the connection ended; paramiko ends its channels a moment before it says so of itself."""
@@ -394,65 +385,108 @@ def _within(call: Callable[[], T], end: Deadline) -> T:
     return begin(call).result(timeout=end.left())
 
 
+class _News(threading.Event):
+    """Set by whichever stream has something; cleared only by who looks at both."""
+
+    def clear(self) -> None:
+        """Leave it set: paramiko means that the one stream that was read has nothing more."""
+
+    def forget(self) -> None:
+        super().clear()
+
+
 class _Streams:
     """Both streams of a command, read side by side: one that fills while the other is read would stall it."""
 
-    def __init__(self, channel: paramiko.Channel, end: Deadline) -> None:
-        self._channel = channel
+    def __init__(self, transport: paramiko.Transport, end: Deadline) -> None:
+        self._transport = transport
         self._end = end
+        self._opening = threading.Lock()
+        self._channel: paramiko.Channel | None = None
+        self._unwanted = False
+        """Whether whoever waited has left: what is opened now is closed, and nothing is begun."""
         self._out = bytearray()
         self._err = bytearray()
         self.too_much = False
+
+    @property
+    def opened(self) -> bool:
+        """Say whether the server gave a channel for it."""
+        return self._channel is not None
 
     def converse(self, command: str, stdin: bytes | Iterator[bytes]) -> int:
         """Start the command, write all of stdin, read both streams to their ends; give the exit code, -1 for none.
 
         Raises TimeoutError.
         """
-        self._channel.exec_command(command)
+        channel = self._open()
+        channel.exec_command(command)
+        channel.settimeout(max(0.01, self._end.left()))
+        writing = begin(lambda: self._write(channel, stdin)) if stdin else None
         if not stdin:
-            self._write(b"")
-        return self._exchange(stdin)
-
-    def _exchange(self, stdin: bytes | Iterator[bytes]) -> int:
-        self._channel.settimeout(max(0.01, self._end.left()))
-        beside = [begin(self._quietly_read_err)]
-        if stdin:
-            beside.append(begin(lambda: self._write(stdin)))
-        self._read(self._channel.recv, self._out)
-        for other in beside:
-            other.result(self._end.left())
+            self._write(channel, b"")
+        self._read(channel)
+        if writing is not None:
+            writing.result(self._end.left())
         # recv_exit_status() alone has no time-out.
-        if not self._channel.status_event.wait(self._end.left()):
+        if not channel.status_event.wait(self._end.left()):
             raise TimeoutError
-        return self._channel.recv_exit_status()
+        return channel.recv_exit_status()
+
+    def close(self) -> None:
+        """Close the channel, within CLOSE_SECONDS; one that is not open yet, as soon as it is."""
+        with self._opening:
+            self._unwanted, channel = True, self._channel
+        # It writes, and so waits for a peer that takes nothing any more.
+        if channel is not None and not channel.closed:
+            with contextlib.suppress(TimeoutError):
+                _within(channel.close, Deadline.after(CLOSE_SECONDS))
 
     def text(self) -> tuple[str, str]:
         """Give what was read; bytes that are no UTF-8 are replaced."""
         return self._out.decode("utf-8", "replace"), self._err.decode("utf-8", "replace")
 
-    def _read(self, receive: Callable[[int], bytes], into: bytearray) -> None:
-        while data := receive(65536):
-            into += data
-            if len(into) > MOST_OUTPUT:
-                self.too_much = True
-                self._channel.close()
+    def _open(self) -> paramiko.Channel:
+        # Its own time-out goes by the clock on the wall, which may be set back.
+        channel = self._transport.open_session(timeout=max(0.1, self._end.left()))
+        with self._opening:
+            self._channel = channel
+            if not self._unwanted:
+                return channel
+        channel.close()
+        raise EOFError
+
+    def _read(self, channel: paramiko.Channel) -> None:
+        streams = (
+            (channel.recv_ready, channel.recv, self._out),
+            (channel.recv_stderr_ready, channel.recv_stderr, self._err),
+        )
+        news = _News()
+        channel.in_buffer.set_event(news)
+        channel.in_stderr_buffer.set_event(news)
+        while True:
+            news.forget()
+            # Asked first: what came before the end is there to be read once the end is known.
+            over = channel.eof_received or channel.closed
+            for ready, receive, into in streams:
+                while ready():
+                    into.extend(receive(65536))
+                    if len(into) > MOST_OUTPUT:
+                        self.too_much = True
+                        channel.close()
+                        return
+            if over:
                 return
-            if self._end.left() <= 0:  # whoever says a little all the time would never time out
+            # Whoever says a little all the time would never time out.
+            if self._end.left() <= 0 or not news.wait(self._end.left()):
                 raise TimeoutError
-            self._channel.settimeout(max(0.01, self._end.left()))
 
-    def _quietly_read_err(self) -> None:
-        # A lost connection or a time-out shows in the main thread too, which reports it.
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-            self._read(self._channel.recv_stderr, self._err)
-
-    def _write(self, stdin: bytes | Iterator[bytes]) -> None:
+    def _write(self, channel: paramiko.Channel, stdin: bytes | Iterator[bytes]) -> None:
         # A command may end without having read its input: its exit code says whether that is bad.
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             for piece in (stdin,) if isinstance(stdin, bytes) else stdin:
-                self._channel.sendall(piece)
-            self._channel.shutdown_write()
+                channel.sendall(piece)
+            channel.shutdown_write()
 
 
 def _pump(channel: paramiko.Channel, inner: socket.socket) -> None:

@@ -10,6 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from clawdet_cli import bootstrap
 from clawdet_cli.adapters.edge import (
     CONNECT_REQUEST,
+    Answer,
+    Visit,
     Visitor,
     answers_directly,
     connect_request,
@@ -259,7 +261,9 @@ def _gateway(evidence: _Evidence) -> str:
     if not evidence.was_seen():
         visitor = evidence.visitor()
         _served(evidence, "/healthz")
-        _look_at_gateway(visitor, evidence.run.instance.host, evidence.token())
+        with visitor.visit() as visit:
+            _guards_its_pages(visit, evidence.run.instance.host, evidence.token())
+        _guards_its_sockets(visitor, evidence.run.instance.host, evidence.token())
     try:
         exposed = evidence.exposed.result(timeout=EXPOSED_SECONDS)
     except TimeoutError:
@@ -281,21 +285,26 @@ def _gateway(evidence: _Evidence) -> str:
 
 def _answers_well(visitor: Visitor, host: str, token: Secret) -> bool:
     try:
-        if visitor.get("/healthz").status != 200:
-            return False
-        _look_at_gateway(visitor, host, token)
+        with visitor.visit() as visit:
+            if visit.get("/healthz").status != 200:
+                return False
+            _guards_its_pages(visit, host, token)
+        _guards_its_sockets(visitor, host, token)
     except (NotMetError, ClawdetError):
         return False
     return True
 
 
-def _look_at_gateway(visitor: Visitor, host: str, token: Secret) -> None:
-    without = visitor.get(PROTECTED_PATH).status
-    with_token = visitor.get(PROTECTED_PATH, {"Authorization": f"Bearer {token.reveal()}"}).status
+def _guards_its_pages(visit: Visit, host: str, token: Secret) -> None:
+    without = visit.get(PROTECTED_PATH).status
+    with_token = visit.get(PROTECTED_PATH, {"Authorization": f"Bearer {token.reveal()}"}).status
     if (without, with_token) != (401, 200):
         raise NotMetError(
             f"through https://{host}: HTTP {without} without the token, {with_token} with it (401, 200 wanted)"
         )
+
+
+def _guards_its_sockets(visitor: Visitor, host: str, token: Secret) -> None:
     own = visitor.websocket("/app", f"https://{host}", connect_request(token))
     if own.status != 101 or (own.first or {}).get("event") != "connect.challenge":
         raise NotMetError(f"through wss://{host}/app: HTTP {own.status}, first frame {str(own.first)[:80]}")
@@ -331,16 +340,14 @@ def _exposed(run: Run) -> list[int]:
 
 def _landing_page(evidence: _Evidence) -> str:
     host = evidence.run.instance.host
-    _served(evidence, "/")
+    page = _served(evidence, "/")
     nonce = evidence.nonce()
-    visitor = evidence.visitor()
-    seen = visitor.get(f"{NONCE_PATH}?{nonce}").body.decode(errors="replace").split()
+    seen = evidence.visitor().get(f"{NONCE_PATH}?{nonce}").body.decode(errors="replace").split()
     if nonce not in seen:
         raise NotMetError(
             f"https://{host}{NONCE_PATH} does not give this run's nonce: it is another machine, or a cache"
         )
-    page = visitor.get("/")
-    if page.status != 200 or host.encode() not in page.body:
+    if host.encode() not in page.body:
         raise NotMetError(f"https://{host}/ answered {page.status}, {len(page.body)} bytes, without this host's name")
     if evidence.token().reveal().encode() in page.body:
         raise NotMetError(f"https://{host}/ shows the gateway token to everybody")
@@ -356,19 +363,19 @@ def _recorded(evidence: _Evidence) -> str:
     return f"{run.state.path} holds {wanted}"
 
 
-def _served(evidence: _Evidence, path: str) -> None:
+def _served(evidence: _Evidence, path: str) -> Answer:
     """Read a path through the edge until it answers 200, as long as a new name may take to spread."""
     last, user = "", evidence.run.instance.user
 
-    def answers() -> bool | None:
+    def answered() -> Answer | None:
         nonlocal last
-        status = evidence.visitor().get(path).status
-        last = f"HTTP {explain_52x(status).replace('USER', user) or status}"
-        return True if status == 200 else None
+        answer = evidence.visitor().get(path)
+        last = f"HTTP {explain_52x(answer.status).replace('USER', user) or answer.status}"
+        return answer if answer.status == 200 else None
 
     try:
-        until(
-            answers, deadline=evidence.patience.within(evidence.run.deadline.left()), what=path, catching=(GuestError,)
+        return until(
+            answered, deadline=evidence.patience.within(evidence.run.deadline.left()), what=path, catching=(GuestError,)
         )
     except ClawdetError as error:
         raise NotMetError(f"https://{evidence.run.instance.host}{path}: {last or error.what}") from error
@@ -419,8 +426,8 @@ def _look_at_origin(run: Run, ssh: Ssh, nonce: str) -> None:
     if run.configured.get("origin_pulls") == "on":
         _refuses_the_unknown(visitor, address)
         return
-    page, proof = visitor.get("/"), visitor.get(NONCE_PATH)
-    gateway = visitor.get("/app/")
+    with visitor.visit() as visit:
+        page, proof, gateway = visit.get("/"), visit.get(NONCE_PATH), visit.get("/app/")
     proved = nonce in proof.body.decode(errors="replace").split()
     if (page.status, gateway.status, proved) != (200, 200, True):
         raise GuestError(

@@ -170,6 +170,32 @@ def dripping(ca: Authority, folder: Path, begins: bytes) -> Iterator[tuple[str, 
         thread.join()
 
 
+@contextlib.contextmanager
+def leaving(ca: Authority, folder: Path, answers: bytes) -> Iterator[tuple[str, int]]:
+    """Listen, and end each connection after one answer, about which that does not say anything."""
+    certificate, key = ca.issue_server([HOST])
+    (folder / "leaving.pem").write_text(certificate + key)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(folder / "leaving.pem")
+
+    def answer() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                with server.accept()[0] as plain, tls.wrap_socket(plain, server_side=True) as stream:
+                    if stream.recv(65536):
+                        stream.sendall(answers)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield server.getsockname()
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+        assert not thread.is_alive()
+
+
 class TestHttp:
     def test_a_page_is_read_through_the_edge(self, world: World) -> None:
         world.origin()
@@ -251,6 +277,64 @@ class TestHttp:
     def test_what_is_no_error_of_the_edge_needs_no_explanation(self) -> None:
         assert explain_52x(200) == ""
         assert all(explain_52x(status).startswith(str(status)) for status in (*range(520, 527), 530, 1016))
+
+
+class TestVisit:
+    """Several requests over one connection."""
+
+    def visitor(self, address: tuple[str, int], world: World, opened: list[socket.socket]) -> Visitor:
+        def connect() -> socket.socket:
+            opened.append(socket.create_connection(address, 5))
+            return opened[-1]
+
+        return Visitor(HOST, connect, world.edge_ca.ca_path, timeout=5)
+
+    def test_one_connection_is_enough(self, world: World) -> None:
+        world.origin()
+        opened: list[socket.socket] = []
+        with self.visitor(world.edge_socket.getsockname(), world, opened).visit() as visit:
+            answers = [visit.get("/a"), visit.get("/app/secret"), visit.get("/app/secret", {"Authorization": "x"})]
+        assert [answer.status for answer in answers] == [200, 401, 200]
+        assert answers[0].body == b"this is /a"
+        assert len(opened) == 1
+        assert opened[0].fileno() == -1  # closed, and not left to whoever collects garbage
+
+    def test_a_connection_that_the_other_side_is_to_close_is_not_used_again(self, world: World) -> None:
+        world.origin(ca=world.edge_ca)
+        opened: list[socket.socket] = []
+        with self.visitor(world.origin_address, world, opened).visit() as visit:
+            assert (visit.get("/a").body, visit.get("/b").body) == (b"this is /a", b"this is /b")
+        assert len(opened) == 2
+
+    def test_one_that_it_ended_without_a_word_is_replaced(self, world: World) -> None:
+        opened: list[socket.socket] = []
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+        with (
+            leaving(world.edge_ca, world.folder, answer) as address,
+            self.visitor(address, world, opened).visit() as visit,
+        ):
+            assert [visit.get("/").body for _ in range(3)] == [b"ok"] * 3
+        assert len(opened) == 3
+
+    def test_one_with_more_of_an_answer_than_was_read_is_not_used_again(self, world: World) -> None:
+        opened: list[socket.socket] = []
+        size = adapter.MOST_BODY + 9
+        answer = f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode() + bytes(size)
+        with (
+            leaving(world.edge_ca, world.folder, answer) as address,
+            self.visitor(address, world, opened).visit() as visit,
+        ):
+            assert [len(visit.get("/").body) for _ in range(2)] == [adapter.MOST_BODY] * 2
+
+    def test_a_fresh_connection_without_an_answer_is_not_replaced(self, world: World) -> None:
+        opened: list[socket.socket] = []
+        with (
+            leaving(world.edge_ca, world.folder, b"") as address,
+            self.visitor(address, world, opened).visit() as visit,
+            pytest.raises(GuestError, match="GET / got no whole answer"),
+        ):
+            visit.get("/")
+        assert len(opened) == 1
 
 
 Gateway = Callable[[ssl.SSLSocket, ServerProtocol], None]

@@ -12,8 +12,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import paramiko
 import pytest
@@ -29,6 +30,7 @@ from clawdet_cli.adapters.ssh import (
     openssh_command,
     operator_key,
 )
+from clawdet_cli.adapters.threads import begin
 from clawdet_cli.errors import GuestError, WaitError
 from clawdet_cli.model import Deadline, HostKey
 from clawdet_cli.sandbox.authority import Authority
@@ -294,19 +296,31 @@ class TestRun:
         assert "so far" in caught.value.details
         assert ssh.run("echo still here", timeout=10).out == "still here\n"
 
-    def test_one_that_says_a_little_all_the_time_is_one_too(self) -> None:
-        end = Deadline.after(0.1)
-
-        class Chatter:
-            def settimeout(self, seconds: float) -> None: ...
-
-            def recv(self, _most: int) -> bytes:
-                assert time.monotonic() < end.at + 2
-                return b"x"
-
-        chatter = Chatter()
+    def test_one_that_says_a_little_all_the_time_is_one_too(self, ssh: Ssh) -> None:
+        streams = adapter._Streams(ssh._transport, Deadline.after(0.5))
         with pytest.raises(TimeoutError):
-            adapter._Streams(cast(paramiko.Channel, chatter), end)._read(chatter.recv, bytearray())
+            streams.converse("timeout 5 sh -c 'while :; do echo x; sleep 0.02; done'", b"")
+
+    def test_one_that_nobody_waits_for_any_more_is_not_begun(self, ssh: Ssh, tmp_path: Path) -> None:
+        begun = tmp_path / "begun"
+        streams = adapter._Streams(ssh._transport, Deadline.after(10))
+        streams.close()
+        with pytest.raises(EOFError):
+            streams.converse(f"touch {begun}", b"")
+        assert ssh.run("true", timeout=10).code == 0
+        assert not begun.exists()
+
+    def test_one_takes_one_thread(self, ssh: Ssh, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls: list[Callable[[], Any]] = []
+
+        def counting(call: Callable[[], Any]) -> Future[Any]:
+            calls.append(call)
+            return begin(call)
+
+        monkeypatch.setattr(adapter, "begin", counting)
+        answer = ssh.run("echo said; echo complained >&2; exec >&- 2>&-; sleep 0.1; exit 3", timeout=10)
+        assert (answer.code, answer.out, answer.err) == (3, "said\n", "complained\n")
+        assert len(calls) in {1, 2}  # the second where the server was not the first to close the channel
 
     def test_the_end_of_its_complaint_is_masked_before_it_is_cut(self, ssh: Ssh) -> None:
         secret = Secret("canary-0123456789")
@@ -360,7 +374,7 @@ class TestRun:
 
             return noted
 
-        for name in ("_exchange", "_write"):
+        for name in ("_read", "_write"):
             monkeypatch.setattr(adapter._Streams, name, noting(getattr(adapter._Streams, name)))
         assert ssh.run("cat", stdin=stdin, timeout=10).out == stdin.decode()
         assert (len(used), len(set(used))) == (2, threads)
