@@ -212,7 +212,7 @@ def join_boot(mark: str) -> str:
     )
 
 
-def follow(verb: str, offset: int, *, gather: str = "1") -> str:
+def follow(verb: str, offset: int, *, gather: float = 1.0) -> str:
     """Build the command that waits for news (5 s at most): the unit's state in one line, then the log from offset.
 
     But for the first news it waits `gather` seconds at least, if the phase does not end.
@@ -221,7 +221,7 @@ def follow(verb: str, offset: int, *, gather: str = "1") -> str:
     # The kernel tells tail of news, and tail itself looks after the phase: programs in a loop would take its time.
     wait = "tail --pid=$p -s 0.1"
     # A phase writes several lines a second, and each answer costs the same whatever is in it. Its end is told at once.
-    gathering = f"timeout {gather} {wait} -f /dev/null; " if offset else ""
+    gathering = f"timeout {gather:g} {wait} -f /dev/null; " if offset else ""
     # The state is read before the log's size: when it says that all is over, the log that follows is whole.
     return (
         f"p=$(systemctl show -P MainPID {unit}); if [ $p -gt 0 ]; "

@@ -63,7 +63,7 @@ def provision(
     """Bring all instances up; `approve` is asked once, for all of them. Raises StoppedError when it says no."""
     from clawdet_cli import operations
 
-    with operations.sharing(settings) as common:
+    with operations.sharing(settings, min(parallel, len(users))) as common:
         if approve is not None:
             planned = _all(
                 common, users, parallel, _quiet, lambda user, told: operations.plan(settings, user, told, common)
@@ -84,7 +84,7 @@ def verify(settings: "Settings", users: Sequence[str], watch: Watcher, *, parall
     """Check all instances now; a failing check is in the answer, not a failure."""
     from clawdet_cli import operations
 
-    with operations.sharing(settings) as common:
+    with operations.sharing(settings, min(parallel, len(users))) as common:
         return _all(common, users, parallel, watch, lambda user, told: operations.verify(settings, user, told, common))
 
 
@@ -100,7 +100,7 @@ def destroy(
     """Remove all instances; `confirm` is asked once, for all of them. Raises StoppedError when it says no."""
     from clawdet_cli import operations
 
-    with operations.sharing(settings) as common:
+    with operations.sharing(settings, min(parallel, len(users))) as common:
         if confirm is not None:
             held = _all(common, users, parallel, _quiet, lambda user, _: operations.holdings(settings, user, common))
             _refuse_a_stop()
@@ -122,7 +122,10 @@ def fill(
     """
     from clawdet_cli import operations
 
-    with operations.sharing(settings) as common, operations.planned_pool(settings, wanted, common, watch) as plan:
+    with (
+        operations.sharing(settings, min(parallel, wanted)) as common,
+        operations.planned_pool(settings, wanted, common, watch) as plan,
+    ):
         if not approve(plan):
             raise StoppedError("Not approved: nothing was ordered.")
         made = _all(
@@ -137,7 +140,10 @@ def drain(settings: "Settings", names: Sequence[str], watch: Watcher, *, paralle
     """Remove these servers of the pool."""
     from clawdet_cli import operations
 
-    with operations.sharing(settings) as common, operations.changing_pool(settings, "pool drain", common, watch):
+    with (
+        operations.sharing(settings, min(parallel, len(names))) as common,
+        operations.changing_pool(settings, "pool drain", common, watch),
+    ):
         return _all(common, names, parallel, watch, lambda name, told: operations.drain(settings, name, told, common))
 
 

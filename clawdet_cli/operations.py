@@ -66,6 +66,7 @@ class Common:
 
     state: State
     clouds: "SharedClouds"
+    side_by_side: int = 1
 
     def recorded(self, user: str) -> Instance | None:
         """Give what is recorded of a user's instance now."""
@@ -77,12 +78,12 @@ class Common:
 
 
 @contextmanager
-def sharing(settings: Settings) -> Iterator[Common]:
-    """Open what many runs share. Raises ConfigError when a token is missing."""
+def sharing(settings: Settings, side_by_side: int = 1) -> Iterator[Common]:
+    """Open what many runs share, so many of them at a time. Raises ConfigError when a token is missing."""
     from clawdet_cli.adapters import share
 
     with closing(share(settings, Deadline.after(settings.timeout))) as clouds, _database(settings) as state:
-        yield Common(state, clouds)
+        yield Common(state, clouds, side_by_side)
 
 
 def default_openclaw() -> str:
@@ -647,6 +648,7 @@ def _run(
         watch=watch,
         deadline=deadline,
         approve=approve,
+        side_by_side=common.side_by_side if common else 1,
     )
     return run
 

@@ -48,6 +48,8 @@ __all__ = [
 T = TypeVar("T")
 
 USER = "root"
+PAUSE = 0.3
+"""Seconds between two attempts to connect: less than a boot's own steps take, as each attempt gives up quickly."""
 AUTH_GRACE = 90.0
 """Seconds for which a server may refuse our key: cloud-init writes keys after sshd is up."""
 
@@ -119,12 +121,13 @@ class Ssh:
         watch: Watch | None = None,
         *,
         auth_grace: float = AUTH_GRACE,
+        pace: float = 1.0,
     ) -> "Ssh":
         """Connect as soon as the server lets us in; it may still be booting.
 
         Only `host_keys` are accepted: one, or two while one takes the other's place. Raises GuestError at once for
         another one, and when our key is still refused `auth_grace` seconds after the server first answered; ConfigError
-        when our key cannot be used; WaitError at the deadline.
+        when our key cannot be used; WaitError at the deadline. Pauses between attempts are `pace` times PAUSE.
         """
         operator_key(key)  # says what is wrong with the file, in words of ours
         own_key = paramiko.PKey.from_path(key)
@@ -149,8 +152,8 @@ class Ssh:
             except (paramiko.SSHException, EOFError, OSError) as error:
                 raise NotYet(_reason(error)) from None
 
-        # 0.3 s: a pause shorter than a boot's own steps; connecting is cheap, as each try gives up quickly.
-        return until(attempt, deadline=deadline, what=f"SSH on {address[0]}:{address[1]}", every=0.3, watch=watch)
+        what = f"SSH on {address[0]}:{address[1]}"
+        return until(attempt, deadline=deadline, what=what, every=PAUSE * pace, watch=watch)
 
     def __enter__(self) -> Self:
         return self

@@ -80,7 +80,7 @@ class Phase:
         follower = self._follower
         until(
             # What is waited for is told sooner than what is only shown.
-            lambda: follower.look(gather="0.3") or (step in follower.over or None),
+            lambda: follower.look(gather=0.3) or (step in follower.over or None),
             deadline=self.run.deadline,
             what=f"the step '{step}' on the VPS",
             every=0.1,
@@ -195,16 +195,16 @@ class _Follower:
             details=[*self.last, f"({state})"],
         )
 
-    def look(self, gather: str = "1") -> bootstrap.UnitState | None:
+    def look(self, gather: float = 1.0) -> bootstrap.UnitState | None:
         """Take in what is new; give the unit's state once it has ended."""
         if self.ended is not None:
             return self.ended
         ssh = self.run.ssh()
         try:
-            command = bootstrap.follow(self.verb, self.offset, gather=gather)
+            command = bootstrap.follow(self.verb, self.offset, gather=gather * self.run.pace)
             answer = ssh.run(command, timeout=self.run.deadline.within(40).left())
         except WaitError:
-            # The answer is due after 5 s: this connection is dead and does not know it, as after a sleep of the laptop.
+            # The answer is due after 10 s: this connection is dead and does not know it, as after a laptop's sleep.
             self.run.hang_up()
             return None
         if answer.code != 0:

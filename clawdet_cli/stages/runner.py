@@ -47,6 +47,10 @@ if TYPE_CHECKING:
 CONNECTIONS = 3
 """How often a command is sent to the VPS over a connection that breaks."""
 
+AT_FULL_PACE, SLOWEST_PACE = 20, 5.0
+"""So many runs side by side look at their VPSs as often as one does. More of them look less often: nobody reads a
+hundred logs line by line, and each look takes this machine a millisecond or more."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -71,6 +75,7 @@ class Run:
         watch: Watcher,
         deadline: Deadline,
         approve: Callable[[Plan], bool] = lambda _: True,
+        side_by_side: int = 1,
     ) -> None:
         self.instance = instance
         self.settings = settings
@@ -79,6 +84,8 @@ class Run:
         self.watch = watch
         self.deadline = deadline
         self.approve = approve
+        self.pace = min(SLOWEST_PACE, max(1.0, side_by_side / AT_FULL_PACE))
+        """How much longer than alone it waits between two looks at its VPS."""
         self.stage = ""
         self.zone: Zone | None = None
         """Set by the first stage of each list."""
@@ -171,6 +178,7 @@ class Run:
                 self.instance.host_keys,
                 self.settings.ssh_key,
                 deadline or self.deadline,
+                pace=self.pace,
             )
         return self._ssh
 

@@ -75,7 +75,7 @@ def test_the_lines_of_the_report_are_the_scripts(tmp_path: Path) -> None:
         bootstrap.upload(FOLDER),
         *(bootstrap.start(verb, FOLDER) for verb in VERBS),
         *(bootstrap.follow(verb, offset) for verb in VERBS for offset in (0, 12345)),
-        bootstrap.follow("configure", 12345, gather="0.3"),
+        bootstrap.follow("configure", 12345, gather=0.3),
         bootstrap.join_boot("0" * 32),
         bootstrap.installed("certificate-request", "alice.clawdet.test"),
         bootstrap.installed("report"),

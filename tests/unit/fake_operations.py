@@ -117,7 +117,7 @@ class FakeOperations:
     settings: list[Settings] = field(default_factory=list)
 
     @contextmanager
-    def sharing(self, settings: Settings) -> Iterator[Common]:
+    def sharing(self, settings: Settings, _side_by_side: int = 1) -> Iterator[Common]:
         """Give what many runs share."""
         self.settings.append(settings)
         yield Common(self)

@@ -61,7 +61,7 @@ class TestCommands:
         )
 
     def test_follow(self) -> None:
-        assert bootstrap.follow("configure", 1000, gather="0.3") == (
+        assert bootstrap.follow("configure", 1000, gather=0.3) == (
             "p=$(systemctl show -P MainPID clawdet-configure.service); if [ $p -gt 0 ];"
             " then timeout 0.3 tail --pid=$p -s 0.1 -f /dev/null;"
             " timeout 5 tail --pid=$p -s 0.1 -c +1001 -f /var/log/clawdet/configure.log 2>/dev/null"

@@ -97,7 +97,7 @@ _WORDS = {
     "offset": "[0-9]+",
     "limit": "[0-9]+",
     "first": "[0-9]+",
-    "gather": r"|timeout (?P<gathering>0\.3|1) " + re.escape("tail --pid=$p -s 0.1 -f /dev/null; "),
+    "gather": r"|timeout (?P<gathering>[0-9.]+) " + re.escape("tail --pid=$p -s 0.1 -f /dev/null; "),
     "simple": "report|token|host-key",
     "named": "certificate-request|nonce|switch-host-key|claim",
     "request": "[0-9a-f-]+",
