@@ -5,7 +5,8 @@ The SDK's own retries are off: they repeat a POST whose answer was lost without 
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_network
 from typing import Any, Literal, Self, TypeVar
@@ -216,12 +217,17 @@ class Cloudflare:
 
     def first_records(self, zone_id: str) -> tuple[list[DnsRecord], bool]:
         """List a zone's records in one call, and say whether these are provably all."""
-        records = self._client.dns.records
-        answer = self._ask(
-            "list the zone's DNS records", DNS_EDIT, lambda: records.list(zone_id=zone_id, per_page=MOST_PER_PAGE)
-        )
-        found = [_record(record) for record in answer.result]
-        return found, _all_counted(answer, len(found))
+        records = self._client.dns.records.with_raw_response
+
+        def listed() -> tuple[list[DnsRecord], bool]:
+            # As it came: to make one of the SDK's models of each of a thousand records takes longer than the call.
+            content = records.list(zone_id=zone_id, per_page=MOST_PER_PAGE).http_response.json()
+            found = [_listed(record) for record in content["result"]]
+            total = (content.get("result_info") or {}).get("total_count")
+            # By the list's own count; where it has none, nobody knows.
+            return found, isinstance(total, int) and len(found) >= total
+
+        return self._ask("list the zone's DNS records", DNS_EDIT, listed)
 
     def record(self, zone_id: str, record_id: str) -> DnsRecord | None:
         """Read a record; None when there is none of this id."""
@@ -524,6 +530,19 @@ def _record(record: RecordResponse | None) -> DnsRecord:
         proxied=bool(record.proxied),
         comment=record.comment or "",
         created=record.created_on,
+    )
+
+
+def _listed(record: Mapping[str, Any]) -> DnsRecord:
+    """Give a record of a list that was not made into the SDK's models."""
+    return DnsRecord(
+        id=_id(record["id"]),
+        name=str(record["name"]),
+        type=str(record["type"]),
+        content=str(record.get("content") or ""),
+        proxied=bool(record.get("proxied")),
+        comment=str(record.get("comment") or ""),
+        created=datetime.fromisoformat(record["created_on"]),
     )
 
 

@@ -207,6 +207,38 @@ class TestRecords:
         assert not cloud.delete_record(zone_id, made.id)
         assert cloud.record(zone_id, made.id) is None
 
+    def test_a_whole_list_gives_each_as_it_is_read_alone(self, cloud: Cloudflare, zone_id: str) -> None:
+        made = [cloud.create_a_record(zone_id, f"user{n}.clawdet.test", IPV4, COMMENT) for n in range(3)]
+        listed, whole = cloud.first_records(zone_id)
+        assert whole
+        assert {one.id: one for one in made}.items() <= {one.id: one for one in listed}.items()
+        assert sorted(listed, key=lambda one: one.id) == sorted(cloud.all_records(zone_id), key=lambda one: one.id)
+
+    @pytest.mark.parametrize(
+        ("counted", "whole"), [({"total_count": 0}, True), ({"total_count": 5}, False), ({}, False), (None, False)]
+    )
+    def test_a_list_is_whole_by_its_own_count_alone(
+        self, cloud: Cloudflare, cloudflare: Account, zone_id: str, counted: object, whole: bool
+    ) -> None:
+        body = {"success": True, "errors": [], "messages": [], "result": [], "result_info": counted}
+        cloudflare.fault("answer", "GET", status=200, body=body)
+        assert cloud.first_records(zone_id) == ([], whole)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"id": "../zones"}, {"id": None}, {"name": ...}, {"created_on": "now"}, {"created_on": None}],
+        ids=["a path", "no id", "no name", "no time", "none"],
+    )
+    def test_a_list_of_another_shape_is_a_failure(
+        self, cloud: Cloudflare, cloudflare: Account, zone_id: str, changes: dict[str, Any]
+    ) -> None:
+        record = {"id": "0" * 32, "name": HOST, "type": "A", "created_on": "2026-11-30T00:00:00.000000Z", **changes}
+        known = {name: value for name, value in record.items() if value is not ...}
+        body = {"success": True, "errors": [], "messages": [], "result": [known]}
+        cloudflare.fault("answer", "GET", status=200, body=body)
+        with pytest.raises(CloudError, match="a shape that this version"):
+            cloud.first_records(zone_id)
+
     @pytest.mark.parametrize("kind", ["drop_after", "hang_after"])
     def test_a_lost_answer_leaves_one_record(
         self, cloud: Cloudflare, cloudflare: Account, zone_id: str, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -379,12 +411,13 @@ class TestTrouble:
     @pytest.mark.parametrize("call", [
         lambda cloud, zone: cloud.create_a_record(zone, HOST, IPV4, COMMENT),
         lambda cloud, zone: cloud.sign(zone, HOST, a_csr()),
-    ], ids=["record", "certificate"])  # fmt: skip
+        lambda cloud, zone: cloud.first_records(zone),
+    ], ids=["record", "certificate", "list"])  # fmt: skip
     def test_success_false_without_an_error_status_is_a_failure(
         self, cloud: Cloudflare, cloudflare: Account, call: Callable[[Cloudflare, str], object]
     ) -> None:
         body = {"success": False, "errors": [{"code": 1, "message": "no"}], "messages": [], "result": None}
-        cloudflare.fault("answer", "POST", status=200, body=body)
+        cloudflare.fault("answer", status=200, body=body)
         with pytest.raises(CloudError, match="a shape that this version"):
             call(cloud, cloudflare.zone_id)
 
