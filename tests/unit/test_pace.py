@@ -1,5 +1,6 @@
-"""Many runs side by side look at their VPSs less often than one alone, by every way into a fleet."""
+"""What many runs side by side do otherwise than one alone: they look less often, and stay on one CPU."""
 
+import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -101,6 +102,37 @@ def test_connecting_pauses_for_longer(monkeypatch: pytest.MonkeyPatch, tmp_path:
     with pytest.raises(AskedError):
         Ssh.connect(closed, (host_key,), key, Deadline.after(60), pace=4.0)
     assert pauses == [PAUSE * 4.0]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one CPU only")
+@pytest.mark.parametrize(("parallel", "cpus"), [(fleet.CROWD, 1), (fleet.CROWD - 1, len(os.sched_getaffinity(0)))])
+def test_a_crowd_stays_on_one_cpu_and_leaves_the_others_to_whoever_comes_after(parallel: int, cpus: int) -> None:
+    before = os.sched_getaffinity(0)
+    common = SimpleNamespace(recorded=lambda _: None, calls=dict)
+    users = [f"user{number}" for number in range(30)]
+    ended = fleet._all(
+        cast(operations.Common, common), users, parallel, _ignore, lambda _user, _told: len(os.sched_getaffinity(0))
+    )
+    assert set(ended.done.values()) == {cpus}
+    assert os.sched_getaffinity(0) == before
+
+
+def _refuse(*_: object) -> None:
+    raise PermissionError
+
+
+@pytest.mark.parametrize("forbidden", [False, True])
+def test_where_a_system_cannot_do_that_a_crowd_works_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, forbidden: bool
+) -> None:
+    if forbidden:
+        monkeypatch.setattr(os, "sched_setaffinity", _refuse)
+    else:
+        monkeypatch.delattr(os, "sched_setaffinity")
+    common = SimpleNamespace(recorded=lambda _: None, calls=dict)
+    users = [f"user{number}" for number in range(30)]
+    ended = fleet._all(cast(operations.Common, common), users, 30, _ignore, lambda user, _: user)
+    assert list(ended.done) == users
 
 
 def _ignore(_: object) -> None:
