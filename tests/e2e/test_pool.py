@@ -181,10 +181,10 @@ def test_one_that_does_not_answer_stays_and_is_tried_last(operator: Operator, mo
     places = json.loads(Path(file).read_text()) if (file := operator.info()["dial_file"]) else {}
     dialled = places.get(f"{address}:22", f"{address}:22")
 
-    def cut_off(where: tuple[str, int], *more: Any) -> Any:
+    def cut_off(where: tuple[str, int], *more: Any, **options: Any) -> Any:
         # The machine is well; it is the way to it that is cut.
         gone = f"{where[0]}:{where[1]}" == dialled
-        return connect(("127.0.0.1", 9) if gone else where, *more)
+        return connect(("127.0.0.1", 9) if gone else where, *more, **options)
 
     monkeypatch.setattr(Ssh, "connect", cut_off)
     said = provision(operator)
