@@ -90,6 +90,16 @@ def test_it_fits_into_user_data() -> None:
     assert len(user_data(make_host_key(), pinned.script_input()).reveal()) < LIMIT - 1536
 
 
+def test_user_data_holds_each_users_own_host_key() -> None:
+    keys = [make_host_key() for _ in range(3)]
+    pinned = pins.load().for_openclaw(pins.load().default_openclaw, "x86").script_input()
+    packed = [user_data(key, pinned).reveal() for key in keys]
+    told = [json.loads(gzip.decompress(base64.b64decode(one)).partition(b"\n")[2]) for one in packed]
+    assert [one["ssh_keys"]["ed25519_private"] for one in told] == [key.private.reveal() for key in keys]
+    assert [one["ssh_keys"]["ed25519_public"] for one in told] == [key.public for key in keys]
+    assert told[0]["write_files"] == told[2]["write_files"]
+
+
 def test_where_the_addresses_leave_it_no_room_user_data_holds_the_host_key_alone() -> None:
     pinned = pins.load().for_openclaw(pins.load().default_openclaw, "x86").script_input()
     address = "https://mirror.test/" + "".join(hashlib.sha256(bytes([n])).hexdigest() for n in range(31))
