@@ -223,9 +223,7 @@ class Cloudflare:
             # As it came: to make one of the SDK's models of each of a thousand records takes longer than the call.
             content = records.list(zone_id=zone_id, per_page=MOST_PER_PAGE).http_response.json()
             found = [_listed(record) for record in content["result"]]
-            total = (content.get("result_info") or {}).get("total_count")
-            # By the list's own count; where it has none, nobody knows.
-            return found, isinstance(total, int) and len(found) >= total
+            return found, _all_counted((content.get("result_info") or {}).get("total_count"), len(found))
 
         return self._ask("list the zone's DNS records", DNS_EDIT, listed)
 
@@ -369,7 +367,8 @@ class Cloudflare:
                 return list(found.values())
             seen |= new.keys()
             found |= {number: _certificate(item) for number, item in new.items() if not _revoked(item)}
-            if _all_counted(answer, len(seen)):
+            # The count is not in the SDK's model.
+            if _all_counted(getattr(answer.result_info, "total_count", None), len(seen)):
                 return list(found.values())
 
     def _account_token_status(self, refused: ConfigError) -> str:
@@ -485,9 +484,8 @@ def _whole(answer: T | None) -> T:
     return answer
 
 
-def _all_counted(answer: Any, seen: int) -> bool:
+def _all_counted(total: object, seen: int) -> bool:
     """Say whether a list's own count says that everything was seen; where it has none, nobody knows."""
-    total = getattr(answer.result_info, "total_count", None)  # not in the SDK's model
     return isinstance(total, int) and seen >= total
 
 

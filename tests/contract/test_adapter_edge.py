@@ -144,13 +144,19 @@ def world(tmp_path: Path, loop_thread: LoopThread) -> Iterator[World]:
     made.close()
 
 
+def as_host(ca: Authority, folder: Path) -> ssl.SSLContext:
+    """Give what a server needs to pass for the host."""
+    certificate, key = ca.issue_server([HOST])
+    (folder / "host.pem").write_text(certificate + key)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(folder / "host.pem")
+    return tls
+
+
 @contextlib.contextmanager
 def dripping(ca: Authority, folder: Path, begins: bytes) -> Iterator[tuple[str, int]]:
     """Listen, and answer one request with so many bytes, and then with one more every now and then for ten seconds."""
-    certificate, key = ca.issue_server([HOST])
-    (folder / "dripping.pem").write_text(certificate + key)
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(folder / "dripping.pem")
+    tls = as_host(ca, folder)
     over = threading.Event()
 
     def answer() -> None:
@@ -173,10 +179,7 @@ def dripping(ca: Authority, folder: Path, begins: bytes) -> Iterator[tuple[str, 
 @contextlib.contextmanager
 def leaving(ca: Authority, folder: Path, answers: bytes) -> Iterator[tuple[str, int]]:
     """Listen, and end each connection after one answer, about which that does not say anything."""
-    certificate, key = ca.issue_server([HOST])
-    (folder / "leaving.pem").write_text(certificate + key)
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(folder / "leaving.pem")
+    tls = as_host(ca, folder)
 
     def answer() -> None:
         with contextlib.suppress(OSError):
@@ -346,10 +349,7 @@ Gateway = Callable[[ssl.SSLSocket, ServerProtocol], None]
 @contextlib.contextmanager
 def one_websocket(world: World, gateway: Gateway) -> Iterator[Visitor]:
     """Serve one WebSocket, and give a visitor with a patience of two seconds."""
-    certificate, key = world.edge_ca.issue_server([HOST])
-    (world.folder / "one.pem").write_text(certificate + key)
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(world.folder / "one.pem")
+    tls = as_host(world.edge_ca, world.folder)
 
     def serve_one() -> None:
         plain, _ = listening.accept()
