@@ -31,11 +31,12 @@ def control_routes(state: dict[str, Any], bucket: Bucket, on_change: Callable[[]
         return JSONResponse([show(zone) for zone in state["zones"].values()])
 
     async def change_zone(request: Request) -> Response:
-        """Change `status`, `paused`, `plan`, `record_quota` or any setting by its name."""
+        """Change `known`: what a zone is, and any setting by its name."""
         zone = account.zone_named(state, request.path_params["name"])
         if zone is None:
             return JSONResponse({"error": "no such zone"}, status_code=404)
-        body = _checked(await read_object(request), {"status", "paused", "plan", "record_quota", *zone["settings"]})
+        known = {"status", "paused", "plan", "record_quota", "bot_fight_mode", "universal_ssl", *zone["settings"]}
+        body = _checked(await read_object(request), known)
         for key, value in body.items():
             if key in zone["settings"]:
                 zone["settings"][key] = {"value": value, "modified_on": account.now()}
@@ -109,6 +110,13 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "plan": lambda value: _is_text(value) and value in account.PLAN_QUOTAS,
     "owner": lambda value: value in ("user", "account"),
     "paused": lambda value: isinstance(value, bool),
+    "bot_fight_mode": lambda value: isinstance(value, bool),
+    "universal_ssl": lambda value: (
+        isinstance(value, dict)
+        and value.keys() == {"enabled", "status"}
+        and isinstance(value["enabled"], bool)
+        and _is_text(value["status"])
+    ),
     "rights": _are_texts,
     "zones": lambda value: value is None or _are_texts(value),
     "record_quota": _is_amount,

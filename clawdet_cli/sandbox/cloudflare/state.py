@@ -3,7 +3,10 @@
 The state is plain data, so that the daemon can save it as JSON:
 
     zones         id -> {id, name, status, paused, plan, record_quota, name_servers, created_on, modified_on,
-                         activated_on, serial, settings: {name: {value, modified_on}}, records: {id: record}}
+                         activated_on, serial, settings: {name: {value, modified_on}}, records: {id: record},
+                         bot_fight_mode: whether addresses of data centres are challenged (no setting of the API's),
+                         universal_ssl: {enabled, status}: of the edge's certificate `active`, or `initializing`,
+                         `pending_validation`, ... while there is none}
     certificates  id (decimal serial) -> what the API answers, and `revoked_at` once it is revoked
     tokens        SHA-256 of the token -> {id, status, owner, rights, zones}
     limits        {requests, seconds, block_seconds}
@@ -28,6 +31,8 @@ SETTINGS = {
     "tls_client_auth": ("on", "off"),
     "websockets": ("on", "off"),
     "min_tls_version": ("1.0", "1.1", "1.2", "1.3"),
+    "security_level": ("off", "essentially_off", "low", "medium", "high", "under_attack"),
+    "browser_check": ("on", "off"),
 }
 DEFAULT_SETTINGS = {
     "ssl": "strict",
@@ -35,6 +40,8 @@ DEFAULT_SETTINGS = {
     "tls_client_auth": "off",
     "websockets": "on",
     "min_tls_version": "1.0",
+    "security_level": "medium",
+    "browser_check": "on",
 }
 
 
@@ -49,6 +56,11 @@ def seed(state: dict[str, Any], zone: str, tokens: Iterable[str]) -> None:
         add_zone(state, zone)
         add_zone(state, f"{label}-pending.{rest}", status="pending")
         add_zone(state, f"{label}-full.{rest}", ssl="full")
+    for known in state["zones"].values():  # saved by an earlier version
+        known.setdefault("bot_fight_mode", False)
+        known.setdefault("universal_ssl", {"enabled": True, "status": "active"})
+        for name, value in DEFAULT_SETTINGS.items():
+            known["settings"].setdefault(name, {"value": value, "modified_on": None})
     for token in tokens:
         if _digest(token) not in state["tokens"]:
             add_token(state, token, rights=ADVISED)
@@ -73,6 +85,8 @@ def add_zone(
         "serial": 2_300_000_000,
         "settings": {key: {"value": value, "modified_on": None} for key, value in DEFAULT_SETTINGS.items()},
         "records": {},
+        "bot_fight_mode": False,
+        "universal_ssl": {"enabled": True, "status": "active"},
     }
     zone["settings"]["ssl"]["value"] = ssl
     state["zones"][zone["id"]] = zone
