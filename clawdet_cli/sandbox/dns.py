@@ -238,7 +238,7 @@ def _presentation(record: dict[str, Any]) -> str:
     """Return a record's content in the form of a zone file."""
     content: str = record["content"]
     match record["type"]:
-        case "MX":
+        case "MX" | "SRV":
             return f"{record['priority']} {content}."
         case "CNAME" | "NS":
             return f"{content}."

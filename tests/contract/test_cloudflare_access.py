@@ -140,8 +140,30 @@ def test_a_method_that_is_none(cloud: Emulator) -> None:
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (405, 7001)
 
 
-def test_every_answer_tells_the_limit(cloud: Emulator) -> None:
+def test_a_list_of_zones_may_be_refused_outright(cloud: Emulator) -> None:
+    blind = cloud.token("blind", rights=["dns:edit"])
+    cloud.control("PATCH", "refusals", zones="forbidden")
+    with pytest.raises(PermissionDeniedError) as caught:
+        blind.zones.list(name=ZONE)
+    assert codes(caught.value) == [0]
+    assert "com.cloudflare.api.account.zone.list" in str(caught.value)
+
+
+def test_every_answer_tells_the_limit_as_documented(cloud: Emulator) -> None:
     first, second = (cloud.call("GET", "/zones").headers for _ in range(2))
+    assert first["ratelimit"] == '"default";r=1199;t=300'
+    assert second["ratelimit"] == '"default";r=1198;t=300'
+    assert first["ratelimit-policy"] == '"default";q=1200;w=300'
+    assert "x-ratelimit-limit" not in first
+    assert "ratelimit" not in cloud.call("GET", "/ips").headers
+
+
+def test_the_older_form_of_the_limit_can_be_had(cloud: Emulator) -> None:
+    cloud.control("PATCH", "limits", headers="both")
+    assert {"ratelimit", "x-ratelimit-limit"} <= cloud.call("GET", "/zones").headers.keys()
+    cloud.control("PATCH", "limits", headers="old")
+    first, second = (cloud.call("GET", "/zones").headers for _ in range(2))
+    assert "ratelimit" not in first
     assert first["x-ratelimit-limit"] == "1200"
     assert int(first["x-ratelimit-remaining"]) - int(second["x-ratelimit-remaining"]) == 1
     assert email.utils.parsedate_to_datetime(first["x-ratelimit-reset"])

@@ -137,7 +137,7 @@ def test_a_patch_may_not_make_a_conflict(cloud: Emulator) -> None:
         ({"comment": "x" * 101}, [9313]),
         ({"comment": "two\nlines"}, [1004, 9314]),
         ({"tags": ["owner:me"]}, [1004, 9300]),
-        ({"kind": "SRV", "content": "x"}, [1004, 9001]),
+        ({"kind": "PTR", "content": "x"}, [1004, 9001]),
         ({"kind": "CNAME", "content": "alice.clawdet.test"}, [1004, 9007]),
         ({"proxied": "yes"}, [9207]),
     ],
@@ -292,3 +292,23 @@ def test_a_lost_answer_leaves_its_effect(cloud: Emulator) -> None:
         retrying.dns.records.create(zone_id=cloud.zone_id(), name="alice", type="A", content="127.18.0.1", ttl=1)
     assert codes(caught.value) == [81058]
     assert len(cloud.records()) == 1
+
+
+def test_caa_and_srv_are_written_as_fields(cloud: Emulator) -> None:
+    records: Any = cloud.sdk.dns.records
+    caa = records.create(
+        zone_id=cloud.zone_id(), name=ZONE, type="CAA", ttl=1, data={"flags": 0, "tag": "issue", "value": "pki.goog"}
+    )
+    assert caa.content == '0 issue "pki.goog"'
+    fields = {"priority": 10, "weight": 5, "port": 5061, "target": f"sip.{ZONE}"}
+    srv = records.create(zone_id=cloud.zone_id(), name=f"_sip._tcp.{ZONE}", type="SRV", ttl=1, data=fields)
+    assert (srv.content, srv.priority) == (f"5 5061 sip.{ZONE}", 10)
+    read = records.get(srv.id, zone_id=cloud.zone_id())
+    assert read.data.model_dump(exclude_none=True) == fields
+    for data in (None, {"flags": 0, "tag": "issue"}, {"flags": 256, "tag": "issue", "value": "x"}):
+        answer = cloud.call(
+            "POST",
+            f"/zones/{cloud.zone_id()}/dns_records",
+            json={"name": ZONE, "type": "CAA", "ttl": 1, "data": data},
+        )
+        assert answer.status_code == 400

@@ -6,7 +6,7 @@ import pytest
 from cloudflare import BadRequestError
 from starlette.types import ASGIApp
 
-from tests.contract.cloudflare_emulator import EDGE_CIDRS, PENDING, ZONE, Emulator
+from tests.contract.cloudflare_emulator import EDGE_CIDRS, PENDING, ZONE, Emulator, make_csr
 from tests.contract.served import Served
 
 
@@ -98,3 +98,43 @@ def test_the_published_ranges_need_no_token(cloud: Emulator) -> None:
     assert ranges is not None
     assert [*(ranges.ipv4_cidrs or []), *(ranges.ipv6_cidrs or [])] == EDGE_CIDRS
     assert ranges.etag == answer.json()["result"]["etag"]
+
+
+def test_two_zones_can_have_one_name(cloud: Emulator) -> None:
+    cloud.control("POST", "zones", name=ZONE, status="moved", again=True)
+    found = cloud.sdk.zones.list(name=ZONE).result
+    assert [zone.status for zone in found] == ["active", "moved"]
+    order = {"csr": make_csr(), "hostnames": [f"alice.{ZONE}"], "request_type": "origin-ecc"}
+    assert cloud.call("POST", "/certificates", json=order).status_code == 200
+    assert cloud.call("GET", f"/certificates?zone_id={found[0].id}").json()["result_info"]["count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("universal", "packs"),
+    [
+        ({"enabled": True, "status": "active"}, ["active"]),
+        ({"enabled": True, "status": "pending_validation"}, ["pending_validation"]),
+        ({"enabled": False, "status": "active"}, []),
+    ],
+)
+def test_the_edges_certificate_may_be_on_its_way_or_switched_off(
+    cloud: Emulator, universal: dict[str, Any], packs: list[str]
+) -> None:
+    cloud.control("PATCH", f"zones/{ZONE}", universal_ssl=universal)
+    zone_id = cloud.zone_id()
+    read = cloud.sdk.ssl.universal.settings.get(zone_id=zone_id)
+    assert read is not None
+    assert read.enabled is universal["enabled"]
+    listed: list[Any] = list(cloud.sdk.ssl.certificate_packs.list(zone_id=zone_id, status="all").result)
+    assert [pack.status for pack in listed] == packs
+    assert all(pack.hosts == [ZONE, f"*.{ZONE}"] for pack in listed)
+    verified = cloud.sdk.ssl.verification.get(zone_id=zone_id)
+    assert verified is not None
+    assert [one.verification_status for one in verified] == [status == "active" for status in packs]
+    in_force = cloud.sdk.ssl.certificate_packs.list(zone_id=zone_id).result
+    assert len(in_force) == packs.count("active")
+
+
+def test_an_unknown_setting_is_not_recognised(cloud: Emulator) -> None:
+    answer = cloud.call("GET", f"/zones/{cloud.zone_id()}/settings/nothing")
+    assert [error["code"] for error in answer.json()["errors"]] == [1006]

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import email.utils
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -106,12 +107,7 @@ class Gate:
         app = self._app
         if scope["path"] != API + "ips":  # that one is counted per address, not per user
             remaining, reset, blocked = self._bucket.take()
-            at = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=reset)
-            extra |= {
-                "x-ratelimit-limit": str(self._limits["requests"]),
-                "x-ratelimit-remaining": str(remaining),
-                "x-ratelimit-reset": email.utils.format_datetime(at, usegmt=True),
-            }
+            extra |= self._limit_headers(remaining, reset)
             if blocked:
                 extra["retry-after"] = str(max(1, round(blocked)))
                 app = failure(self._refusal())
@@ -122,6 +118,22 @@ class Gate:
             await send(message)
 
         await app(scope, receive, send_with_headers)
+
+    def _limit_headers(self, remaining: int, reset: float) -> dict[str, str]:
+        """Return what tells of the limit, in the form that is documented since September 2025 or in the older one."""
+        form, limits = self._limits["headers"], self._limits
+        found = {}
+        if form != "old":
+            found["ratelimit"] = f'"default";r={remaining};t={math.ceil(reset)}'
+            found["ratelimit-policy"] = f'"default";q={limits["requests"]};w={math.ceil(limits["seconds"])}'
+        if form != "documented":
+            at = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=reset)
+            found |= {
+                "x-ratelimit-limit": str(limits["requests"]),
+                "x-ratelimit-remaining": str(remaining),
+                "x-ratelimit-reset": email.utils.format_datetime(at, usegmt=True),
+            }
+        return found
 
     def _refusal(self) -> ApiError:
         return ApiError(

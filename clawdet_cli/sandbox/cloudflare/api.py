@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route, Router
 
 from clawdet_cli.sandbox.authority import Authority
-from clawdet_cli.sandbox.cloudflare import access
+from clawdet_cli.sandbox.cloudflare import access, edge_certificates
 from clawdet_cli.sandbox.cloudflare import certificates as origin
 from clawdet_cli.sandbox.cloudflare import records as dns
 from clawdet_cli.sandbox.cloudflare import state as account
@@ -107,6 +107,9 @@ class _Api:
             route("GET", "/zones/{zone_id}", self.get_zone),
             route("GET", "/zones/{zone_id}/settings/{setting}", self.get_setting),
             route("PATCH", "/zones/{zone_id}/settings/{setting}", self.edit_setting),
+            route("GET", "/zones/{zone_id}/ssl/universal/settings", self.universal_ssl),
+            route("GET", "/zones/{zone_id}/ssl/verification", self.verify_ssl),
+            route("GET", "/zones/{zone_id}/ssl/certificate_packs", self.list_certificate_packs),
             route("GET", records, self.list_records),
             route("POST", records, self.create_record),
             route("GET", f"{records}/usage", self.record_usage),
@@ -170,7 +173,10 @@ class _Api:
             and query.get("account.id", account.ACCOUNT_ID) == account.ACCOUNT_ID
         ]
         if not access.has_right(token, "zone:read"):
-            rows = []  # not an error: a token without the right sees no zones
+            if self._state["refusals"]["zones"] == "forbidden":
+                text = 'requires permission "com.cloudflare.api.account.zone.list" to list zones'
+                raise ApiError(403, 0, f"Actor {text}")
+            rows = []
         part, info = page_of(request, rows, default=20, largest=50)
         return success([_zone_answer(zone, token) for zone in part], info=info)
 
@@ -197,6 +203,22 @@ class _Api:
         zone["settings"][setting] = {"value": value, "modified_on": account.now()}
         self._changed()
         return success(self._setting(request, zone))
+
+    async def universal_ssl(self, request: Request) -> Response:
+        zone = self._zone(request, access.authenticate(self._state, request), "ssl:read")
+        return success({"enabled": zone["universal_ssl"]["enabled"], "certificate_authority": "google"})
+
+    async def verify_ssl(self, request: Request) -> Response:
+        zone = self._zone(request, access.authenticate(self._state, request), "ssl:read")
+        return success(edge_certificates.verification(zone))
+
+    async def list_certificate_packs(self, request: Request) -> Response:
+        zone = self._zone(request, access.authenticate(self._state, request), "ssl:read")
+        rows = edge_certificates.packs(zone)
+        if request.query_params.get("status") != "all":
+            rows = [row for row in rows if row["status"] == "active"]
+        part, info = page_of(request, rows, default=20, largest=50)
+        return success(part, info=info)
 
     async def list_records(self, request: Request) -> Response:
         zone = self._zone(request, access.authenticate(self._state, request), "dns:read")
@@ -247,7 +269,7 @@ class _Api:
         zone = self._state["zones"].get(request.query_params.get("zone_id"))
         access.require(token, "ssl:edit", zone)
         if zone is None:
-            raise ApiError(400, 1003, "The zone_id parameter is missing or unknown")  # number and wording are guesses
+            raise ApiError(400, 1012, "The zone_id parameter is missing or unknown")  # the wording is a guess
         part, info = page_of(request, origin.listed(self._state, zone), default=20, largest=50)
         return success(part, info=info)
 
@@ -264,7 +286,7 @@ class _Api:
         return success(certificate)
 
     async def get_certificate(self, request: Request) -> Response:
-        return success(self._certificate(request))
+        return success(origin.read(self._state, self._certificate(request)))
 
     async def revoke_certificate(self, request: Request) -> Response:
         answer = origin.revoke(self._state, self._certificate(request)["id"])
@@ -292,7 +314,7 @@ class _Api:
     def _setting(self, request: Request, zone: dict[str, Any]) -> dict[str, Any]:
         name = request.path_params["setting"]
         if name not in account.SETTINGS:
-            raise ApiError(400, 1003, f"Undefined zone setting: {name}")  # number and wording are guesses
+            raise ApiError(400, 1006, "Unrecognized zone setting name")
         setting = zone["settings"][name]
         return {"id": name, "value": setting["value"], "editable": True, "modified_on": setting["modified_on"]}
 

@@ -10,6 +10,7 @@ from starlette.routing import Route
 from clawdet_cli.sandbox.cloudflare import records as dns
 from clawdet_cli.sandbox.cloudflare import state as account
 from clawdet_cli.sandbox.cloudflare.access import Bucket
+from clawdet_cli.sandbox.cloudflare.certificates import OPTIONAL
 from clawdet_cli.sandbox.cloudflare.state import SETTINGS
 from clawdet_cli.sandbox.request_body import read_object
 
@@ -23,8 +24,9 @@ def control_routes(state: dict[str, Any], bucket: Bucket, on_change: Callable[[]
 
     async def zones(request: Request) -> Response:
         if request.method == "POST":
-            body = _checked(await read_object(request), {"name", "status", "plan", "ssl"}, needed="name")
-            if account.zone_named(state, body["name"]) is not None:
+            body = _checked(await read_object(request), {"name", "status", "plan", "ssl", "again"}, needed="name")
+            # A name can be in several accounts that a token reaches, and moved or pending in all but one.
+            if account.zone_named(state, body["name"]) is not None and not body.pop("again", False):
                 return JSONResponse({"error": "the zone exists"}, status_code=409)
             account.add_zone(state, **body)
             on_change()
@@ -56,17 +58,34 @@ def control_routes(state: dict[str, Any], bucket: Bucket, on_change: Callable[[]
         return JSONResponse({}, status_code=201)
 
     async def limits(request: Request) -> Response:
-        """Change `requests`, `seconds` or `block_seconds` of the rate limit, and start counting anew."""
+        """Change `requests`, `seconds`, `block_seconds` or `headers` of the rate limit, and start counting anew."""
         state["limits"].update(_checked(await read_object(request), set(state["limits"])))
         bucket.reset()
         on_change()
         return JSONResponse(state["limits"])
+
+    async def certificate_reads(request: Request) -> Response:
+        """Change which fields the answers to `create`, `get` and `list` hold."""
+        state["certificate_reads"].update(_checked(await read_object(request), set(state["certificate_reads"])))
+        on_change()
+        return JSONResponse(state["certificate_reads"])
+
+    async def refusals(request: Request) -> Response:
+        """Change how a token without the right to `zones` is answered: `empty` or `forbidden`."""
+        body = await read_object(request)
+        if body not in ({"zones": "empty"}, {"zones": "forbidden"}):
+            raise ValueError("zones is 'empty' or 'forbidden'")
+        state["refusals"].update(body)
+        on_change()
+        return JSONResponse(state["refusals"])
 
     return [
         Route("/zones", _refusing(zones), methods=["GET", "POST"]),
         Route("/zones/{name}", _refusing(change_zone), methods=["PATCH"]),
         Route("/tokens", _refusing(tokens), methods=["POST"]),
         Route("/limits", _refusing(limits), methods=["PATCH"]),
+        Route("/certificate_reads", _refusing(certificate_reads), methods=["PATCH"]),
+        Route("/refusals", _refusing(refusals), methods=["PATCH"]),
     ]
 
 
@@ -119,6 +138,9 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     ),
     "rights": _are_texts,
     "zones": lambda value: value is None or _are_texts(value),
+    "again": lambda value: isinstance(value, bool),
+    "headers": lambda value: value in ("documented", "old", "both"),
+    **dict.fromkeys(("create", "get", "list"), lambda value: _are_texts(value) and {*value} <= {*OPTIONAL}),
     "record_quota": _is_amount,
     "requests": _is_amount,
     "seconds": _is_amount,

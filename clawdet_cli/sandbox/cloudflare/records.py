@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from clawdet_cli.sandbox.cloudflare import state as account
+from clawdet_cli.sandbox.cloudflare import structured
 from clawdet_cli.sandbox.cloudflare.envelope import ApiError, validation_error
 
 Zone = dict[str, Any]
 Record = dict[str, Any]
 
-TYPES = ("A", "AAAA", "CNAME", "MX", "NS", "TXT")
+TYPES = ("A", "AAAA", "CAA", "CNAME", "MX", "NS", "SRV", "TXT")
 BATCH_LIMITS = {"free": 200}  # records per batch call; paid plans 3,500
 COMMENT_LIMITS = {"free": 100}  # characters; paid plans 500
 TAG_QUOTAS = {"free": 0}  # paid plans 20
@@ -152,7 +153,13 @@ def _fill(zone: Zone, record: Record, body: dict[str, Any], stamp: str) -> None:
     if kind not in TYPES:
         raise validation_error(9001, f"DNS record type {kind!r} is not one of {', '.join(TYPES)}.")
     name = full_name(zone, body.get("name", record.get("name")))
-    content = _content(kind, body.get("content", record.get("content")), name)
+    if kind in structured.KINDS:
+        record |= structured.fields(kind, body.get("data", record.get("data")))
+    content = (
+        record["content"]
+        if kind in structured.KINDS
+        else _content(kind, body.get("content", record.get("content")), name)
+    )
     proxied = body.get("proxied", record["proxied"])
     if not isinstance(proxied, bool):
         raise ApiError(400, 9207, "Request body is invalid.")

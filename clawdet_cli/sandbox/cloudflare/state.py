@@ -9,7 +9,10 @@ The state is plain data, so that the daemon can save it as JSON:
                          `pending_validation`, ... while there is none}
     certificates  id (decimal serial) -> what the API answers, and `revoked_at` once it is revoked
     tokens        SHA-256 of the token -> {id, status, owner, rights, zones}
-    limits        {requests, seconds, block_seconds}
+    certificate_reads    {create, get, list} -> which of `csr`, `certificate` (the PEM) and `requested_validity`
+                         such an answer holds
+    limits        {requests, seconds, block_seconds, headers}; headers is `documented`, `old` or `both`
+    refusals      {zones}: how a list of zones answers a token without the right: `empty` or `forbidden`
 """
 
 import datetime as dt
@@ -34,6 +37,11 @@ SETTINGS = {
     "security_level": ("off", "essentially_off", "low", "medium", "high", "under_attack"),
     "browser_check": ("on", "off"),
 }
+CERTIFICATE_READS = {
+    "create": ("csr", "certificate", "requested_validity"),
+    "get": ("certificate",),
+    "list": ("certificate",),
+}
 DEFAULT_SETTINGS = {
     "ssl": "strict",
     "always_use_https": "on",
@@ -47,7 +55,11 @@ DEFAULT_SETTINGS = {
 
 def seed(state: dict[str, Any], zone: str, tokens: Iterable[str]) -> None:
     """Fill an empty state: the zone to work in, a pending one, one of SSL mode `full`; and make the tokens known."""
-    state.setdefault("limits", {"requests": 1200, "seconds": 300, "block_seconds": 300})
+    state.setdefault("limits", {"requests": 1200, "seconds": 300, "block_seconds": 300}).setdefault(
+        "headers", "documented"
+    )
+    state.setdefault("certificate_reads", {kind: list(fields) for kind, fields in CERTIFICATE_READS.items()})
+    state.setdefault("refusals", {"zones": "empty"})
     state.setdefault("certificates", {})
     state.setdefault("tokens", {})
     if "zones" not in state:
@@ -119,14 +131,15 @@ def find_token(state: dict[str, Any], token: str) -> dict[str, Any] | None:
 
 
 def zone_named(state: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """Return the zone of exactly this name."""
-    return next((zone for zone in state["zones"].values() if zone["name"] == name), None)
+    """Return the zone of exactly this name, of several the active one."""
+    named = [zone for zone in state["zones"].values() if zone["name"] == name]
+    return next((zone for zone in named if zone["status"] == "active"), named[0] if named else None)
 
 
 def zone_holding(state: dict[str, Any], host: str) -> dict[str, Any] | None:
-    """Return the most specific zone that a host name lies in."""
+    """Return the most specific zone that a host name lies in, of several of one name the active one."""
     holding = [zone for zone in state["zones"].values() if host == zone["name"] or host.endswith("." + zone["name"])]
-    return max(holding, key=lambda zone: len(zone["name"]), default=None)
+    return max(holding, key=lambda zone: (len(zone["name"]), zone["status"] == "active"), default=None)
 
 
 def records_at(zone: dict[str, Any], host: str) -> list[dict[str, Any]]:
