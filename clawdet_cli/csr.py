@@ -1,13 +1,10 @@
 """Looks at what a VPS asks to have certified, before anybody certifies it."""
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from clawdet_cli import public_key
 from clawdet_cli.errors import GuestError
-
-_UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.ExtensionNotFound)
-"""What a hostile request can make the parser raise, beside an answer."""
 
 
 def check(pem: str, host: str) -> None:
@@ -25,16 +22,13 @@ def check(pem: str, host: str) -> None:
             and isinstance(key.curve, ec.SECP256R1)
         )
         good = sound and [(type(name), name.value) for name in names] == [(x509.DNSName, host)]
-    except _UNREADABLE:
+    except public_key.UNREADABLE:
         good = False
     if not good:
         raise GuestError(f"The VPS's certificate request is not one for {host} alone with a P-256 key.")
 
 
 def same_key(one: str, other: str) -> bool:
-    """Say whether two certificate requests are made with the same key; ECDSA signs each anew."""
-    try:
-        keys = [x509.load_pem_x509_csr(pem.encode()).public_key() for pem in (one, other)]
-    except _UNREADABLE:
-        return False
-    return bool(keys[0] == keys[1])
+    """Return whether two certificate requests are made with the same key; ECDSA signs each anew."""
+    key = public_key.of_request(one)
+    return key is not None and key == public_key.of_request(other)

@@ -169,6 +169,15 @@ class Zone:
 
 
 @dataclass(frozen=True)
+class EdgeCertificate:
+    """A certificate that Cloudflare's edge shows visitors of a zone, or is to show."""
+
+    status: str
+    """`active`, or why not: initializing, pending_validation, expired, ..."""
+    hosts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class DnsRecord:
     """A DNS record at Cloudflare, ours or not."""
 
@@ -222,13 +231,23 @@ def zone_by_labels(labels: Mapping[str, str]) -> str | None:
 
 @dataclass(frozen=True)
 class Certificate:
-    """An Origin CA certificate; it carries no label, so its CSR tells whose it is."""
+    """An Origin CA certificate; it carries no label, so its public key and host names tell whose it is."""
 
     id: str
     hostnames: tuple[str, ...]
-    csr: str
+    """Empty where Cloudflare did not say them, and did not give the certificate itself either."""
+    key: str | None
+    """SHA-256 of its public key, hex; None where Cloudflare gave nothing to tell it from."""
     pem: str
-    expires_on: str
+    """Empty where Cloudflare did not give it."""
+
+    def is_of(self, host: str, key: str | None) -> bool:
+        """Return whether it is provably for exactly this host and this key."""
+        return key is not None and self.key == key and self.hostnames == (host,)
+
+    def may_be_of(self, host: str) -> bool:
+        """Return whether nothing that Cloudflare gave tells whose it is, and it may be for this host."""
+        return self.key is None and self.hostnames in ((host,), ())
 
 
 @dataclass(frozen=True)
@@ -425,10 +444,10 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Right:
-    """What a token may do, as it was found out by asking."""
+    """What a token may do, or how a zone is set, as it was found out by asking."""
 
     token: str
-    """The variable that holds it: `HCLOUD_TOKEN`, `CLOUDFLARE_API_TOKEN`."""
+    """The variable that holds it: `HCLOUD_TOKEN`, `CLOUDFLARE_API_TOKEN`; or `zone NAME`."""
     name: str
     verdict: Verdict
     text: str
@@ -573,6 +592,8 @@ class Destroyed:
     absent: tuple[str, ...]
     calls: Mapping[str, int] = field(default_factory=dict)
     """How many calls it took, by cloud."""
+    not_judged: tuple[str, ...] = ()
+    """What was left, since Cloudflare does not show whose it is: certificates, which cost nothing."""
 
 
 class Category(StrEnum):

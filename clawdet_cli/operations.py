@@ -110,7 +110,7 @@ def build_bundles(
 
 def plan(settings: Settings, user: str, watch: Watcher, common: Common | None = None) -> Plan:
     """Find out what provisioning would make; nothing is changed, here or in the clouds."""
-    from clawdet_cli.stages import claim, preflight
+    from clawdet_cli.stages import claim, preflight, zones
 
     checked_user(user)
     with (
@@ -120,13 +120,12 @@ def plan(settings: Settings, user: str, watch: Watcher, common: Common | None = 
         instance, clouds = run.instance, run.clouds
         clouds.hetzner.check()
         clouds.cloudflare.check()
-        zone = preflight.usable_zone(clouds.cloudflare, instance.zone)
-        remarks = [preflight.strict_tls(clouds.cloudflare, zone)]
-        remarks.append(preflight.origin_pulls(clouds.cloudflare, zone.id, settings))
+        zone = zones.usable(clouds.cloudflare, instance.zone)
+        remarks = zones.check(clouds, zone, settings)
         server = preflight.own_server(clouds, instance)
         record = preflight.own_record(clouds, zone, instance)
-        if record is None:
-            preflight.check_quota(clouds.cloudflare, zone)
+        if record is None and (remark := zones.check_room(clouds.cloudflare, zone)):
+            remarks.append(remark)
         exists = [f"server {server.name} (id {server.id})"] if server else []
         exists += [f"DNS record {record.name} -> {record.content}"] if record else []
         prepared = [] if server else claim.waiting(run)
@@ -136,7 +135,7 @@ def plan(settings: Settings, user: str, watch: Watcher, common: Common | None = 
             # Who of them gets it is not known yet, so the price that is approved is that of a server for each.
             remarks.append(f"what waits in the pool ({len(prepared)}) is taken first, so that less is ordered")
         offers = () if server or (prepared and common is None) else preflight.choose_offers(clouds, settings)
-        return preflight.make_plan(settings, instance, offers, exists, [one for one in remarks if one])
+        return preflight.make_plan(settings, instance, offers, exists, remarks)
 
 
 def provision(
@@ -239,7 +238,7 @@ def destroy(
             _recover(run, on_failure=Status.DESTROYING)
             execute(run, DESTROY, on_failure=Status.DESTROYING)
             run.record(status=Status.DESTROYED)
-        return Destroyed(user, tuple(run.removed), tuple(run.absent), run.clouds.calls())
+        return Destroyed(user, tuple(run.removed), tuple(run.absent), run.clouds.calls(), tuple(run.not_judged))
 
 
 def pool(settings: Settings) -> list[Member]:
@@ -353,7 +352,7 @@ def refresh_firewall(settings: Settings, watch: Watcher) -> Firewall | None:
         servers = [one for one in labelled if maker_by_labels(one.labels) or member_by_labels(one.labels)]
         if not servers and hetzner.firewall(firewall.NAME) is None:
             return None
-        wall = firewall.project_firewall(run)
+        wall = firewall.project_firewall(run, list_needed=True)
         for server in servers:
             firewall.attach(run, server, wall)
         return hetzner.firewall(firewall.NAME)

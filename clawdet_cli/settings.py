@@ -23,6 +23,7 @@ CLOUDFLARE_URL = "https://api.cloudflare.com/client/v4"
 HETZNER_HOW_TO = (
     "make one at https://console.hetzner.cloud: your project, Security, API tokens, Generate, with Read & Write"
 )
+ZONE_HOW_TO = "name your domain at Cloudflare: --zone example.com"
 CLOUDFLARE_HOW_TO = (
     "make one at https://dash.cloudflare.com/profile/api-tokens: Create Token, Custom, for your zone:"
     " Zone Read, DNS Edit, SSL and Certificates Edit, Zone Settings Read"
@@ -69,6 +70,8 @@ class Settings:
     config_file: Path
     endpoints: Endpoints
     zone: str | None
+    zone_id: str | None
+    """Cloudflare's id of the zone, where a token sees several active ones of its name."""
     hetzner_token: Secret | None
     cloudflare_token: Secret | None
     server_types: tuple[str, ...]
@@ -97,33 +100,52 @@ class Settings:
         return self.state_dir / "clawdet.db"
 
     def required_zone(self) -> str:
-        """Give the zone. Raises ConfigError that says where it was looked for."""
+        """Return the zone. Raises ConfigError that names all that is missing, the tokens too."""
         if self.zone is None:
-            how = "name your domain at Cloudflare: --zone example.com"
-            raise self._missing("The DNS zone", "--zone, CLAWDET_ZONE", "zone", how)
+            raise self._missing(zone=True)
         return self.zone
 
     def required_hetzner_token(self) -> Secret:
-        """Give the Hetzner token. Raises ConfigError that says how to get one."""
+        """Return the Hetzner token. Raises ConfigError that says how to get one, and the other if that is missing."""
         if self.hetzner_token is None:
-            raise self._missing("The Hetzner Cloud token", "HCLOUD_TOKEN", "hcloud_token", HETZNER_HOW_TO)
+            raise self._missing()
         return self.hetzner_token
 
     def required_cloudflare_token(self) -> Secret:
-        """Give the Cloudflare token. Raises ConfigError that says how to get one."""
+        """Return the Cloudflare token. Raises ConfigError that says how to get one."""
         if self.cloudflare_token is None:
-            raise self._missing(
-                "The Cloudflare API token", "CLOUDFLARE_API_TOKEN", "cloudflare_api_token", CLOUDFLARE_HOW_TO
-            )
+            raise self._missing()
         return self.cloudflare_token
 
-    def _missing(self, what: str, places: str, key: str, how: str) -> ConfigError:
+    def _missing(self, *, zone: bool = False) -> ConfigError:
+        """Return the error that names every missing setting at once: whoever needs one of these needs both tokens."""
+        wanted = (
+            ("The DNS zone", "--zone, CLAWDET_ZONE", "zone", ZONE_HOW_TO, not zone),
+            ("The Hetzner Cloud token", "HCLOUD_TOKEN", "hcloud_token", HETZNER_HOW_TO, self.hetzner_token),
+            (
+                "The Cloudflare API token",
+                "CLOUDFLARE_API_TOKEN",
+                "cloudflare_api_token",
+                CLOUDFLARE_HOW_TO,
+                self.cloudflare_token,
+            ),
+        )
+        missing = [one[:4] for one in wanted if not one[4]]
+        looked = [
+            f"{what} is missing: looked in {places} and '{key}' in {self.config_file}."
+            for what, places, key, _ in missing
+        ]
+        several = f"{len(missing)} settings are missing: " + ", ".join(
+            what[0].lower() + what[1:] for what, *_ in missing
+        )
         return ConfigError(
-            f"{what} is missing: looked in {places} and '{key}' in {self.config_file}.",
-            next_steps=[how, "or try everything without an account: add --sandbox"],
+            looked[0] if len(looked) == 1 else f"{several}.",
+            details=looked if len(looked) > 1 else [],
+            next_steps=[*(how for *_, how in missing), "or try everything without an account: add --sandbox"],
         )
 
 
+_ZONE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _WORD = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}", re.ASCII)
 _VERSION = re.compile(r"\d{4}\.\d{1,2}\.\d{1,3}", re.ASCII)
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._:@-]*)+", re.ASCII)
@@ -142,8 +164,8 @@ MOST_NETWORKS = 100
 """As many as a rule of Hetzner's firewall takes."""
 
 _FILE_KEYS = frozenset(
-    "zone hcloud_token cloudflare_api_token server_types locations image openclaw_version model ssh_key ssh_from"
-    " origin_pull_ca bundle pool_days timeout lock_wait provider_keys".split()
+    "zone zone_id hcloud_token cloudflare_api_token server_types locations image openclaw_version model ssh_key"
+    " ssh_from origin_pull_ca bundle pool_days timeout lock_wait provider_keys".split()
 )
 
 
@@ -235,6 +257,7 @@ def load(
         config_file=config_file,
         endpoints=endpoints,
         zone=zone,
+        zone_id=None if sandbox else lookup.text("zone_id", "CLAWDET_ZONE_ID", _ZONE_ID, "a zone's id, 32 of 0-9a-f"),
         hetzner_token=hetzner_token,
         cloudflare_token=cloudflare_token,
         server_types=lookup.words("server_types", "CLAWDET_SERVER_TYPE", ("cpx22", "cx23", "cx33")),

@@ -89,7 +89,9 @@ def connect(settings: "Settings", deadline: "Deadline", *, watch: "Watch | None"
 
     return Clouds(
         Hetzner(settings.endpoints.hetzner_url, hetzner_token, deadline, watch=watch),
-        Cloudflare(settings.endpoints.cloudflare_url, cloudflare_token, deadline, watch=watch),
+        Cloudflare(
+            settings.endpoints.cloudflare_url, cloudflare_token, deadline, watch=watch, zone_id=settings.zone_id
+        ),
     )
 
 
@@ -103,6 +105,6 @@ def share(settings: "Settings", deadline: "Deadline") -> SharedClouds:
 
     return SharedClouds(
         FleetHetzner(settings.endpoints.hetzner_url, hetzner_token, deadline),
-        FleetCloudflare(settings.endpoints.cloudflare_url, cloudflare_token, deadline),
+        FleetCloudflare(settings.endpoints.cloudflare_url, cloudflare_token, deadline, zone_id=settings.zone_id),
         Once(),
     )

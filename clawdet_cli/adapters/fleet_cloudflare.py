@@ -20,8 +20,10 @@ _OfRecords = tuple[str, str, str]
 class FleetCloudflare(Cloudflare):
     """A token's view of Cloudflare, of which one list for each kind tells all runs how their own things stand."""
 
-    def __init__(self, url: str, token: Secret, deadline: Deadline, *, watch: Watch | None = None) -> None:
-        super().__init__(url, token, deadline, watch=watch)
+    def __init__(
+        self, url: str, token: Secret, deadline: Deadline, *, watch: Watch | None = None, zone_id: str | None = None
+    ) -> None:
+        super().__init__(url, token, deadline, watch=watch, zone_id=zone_id)
         self._once = Once()
         self._record_flights = Flights[_OfRecords, tuple[DnsRecord, ...]]()
         self._certificate_flights = Flights[str, tuple[Certificate, ...]]()
@@ -70,8 +72,9 @@ class FleetCloudflare(Cloudflare):
         what = "the list of Origin CA certificates"
         return list(self._certificate_flights.ask(zone_id, fly, deadline=self._deadline, what=what))
 
-    def _setting(self, zone_id: str, name: str) -> str | None:
-        find = super()._setting
+    def setting(self, zone_id: str, name: str) -> str | None:
+        """Read a setting of the zone, once."""
+        find = super().setting
         return self._known(("setting", zone_id, name), lambda: find(zone_id, name))
 
     def _known(self, name: Hashable, find: Callable[[], T]) -> T:

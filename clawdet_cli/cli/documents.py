@@ -77,7 +77,12 @@ def plan(value: Plan) -> Document:
 
 def destroyed(value: Destroyed) -> Document:
     """Describe what was removed."""
-    return {"user": value.user, "removed": list(value.removed), "absent": list(value.absent)}
+    return {
+        "user": value.user,
+        "removed": list(value.removed),
+        "absent": list(value.absent),
+        "not_judged": list(value.not_judged),
+    }
 
 
 def reconciled(value: Reconciled) -> Document:

@@ -346,6 +346,7 @@ def destroyed(value: Destroyed) -> Screen:
             yield ""
         yield from (f"  removed   {clean(line)}" for line in value.removed)
         yield from (f"  absent    {clean(line)}" for line in value.absent)
+        yield from (f"  not known {clean(line)}" for line in value.not_judged)
         if value.calls:
             yield f"  calls     {_calls(value.calls)}"
 

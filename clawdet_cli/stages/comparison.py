@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
+from clawdet_cli import public_key
 from clawdet_cli.model import (
     Category,
     Certificate,
@@ -21,6 +22,7 @@ from clawdet_cli.model import (
     member_by_labels,
     zone_by_labels,
 )
+from clawdet_cli.stages.certificates import DASHBOARD, not_judged, not_seen
 from clawdet_cli.stages.claim import is_of_pool
 from clawdet_cli.stages.firewall import NAME, described, is_ours
 
@@ -37,7 +39,9 @@ class Seen:
     records: Mapping[str, Sequence[DnsRecord]]
     """By zone; a zone that the token cannot see is missing."""
     certificates: Mapping[str, Sequence[Certificate]]
-    """The same."""
+    """By zone; one whose certificates could not be listed is missing, too."""
+    unlisted: Mapping[str, str] = field(default_factory=dict)
+    """By zone, why its certificates could not be listed."""
     vps: Mapping[str, str] = field(default_factory=dict)
     """By user, of the machines that were asked: what is wrong, or nothing."""
     wall: Sequence[FirewallRule] = ()
@@ -245,24 +249,33 @@ def _drift_of_record(record: DnsRecord, instance: Instance) -> str:
 
 
 def _certificates(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Finding]:
+    if instance.zone in seen.unlisted and instance.csr is not None:
+        what = not_seen(instance, seen.unlisted[instance.zone])
+        thing, again = (instance.host, instance.certificate_id or ""), "run clawdet reconcile again"
+        yield _of(instance, "certificate", Category.DRIFTED, thing, what, decision=again)
     if instance.zone not in seen.certificates:
         return
-    certificates, kept = seen.certificates[instance.zone], False
-    for one in certificates:
-        own = one.hostnames == (instance.host,) and one.csr.split() == (instance.csr or "").split()
-        if one.id != instance.certificate_id and not own:
+    kept, key = False, public_key.of_request(instance.csr or "")
+    for one in seen.certificates[instance.zone]:
+        recorded, thing = one.id == instance.certificate_id, (instance.host, one.id)
+        if not recorded and one.may_be_of(instance.host) and one.hostnames:
+            claimed.certificates.add(one.id)
+            yield _of(
+                instance, "certificate", Category.DRIFTED, thing, not_judged(one), decision=f"look at {DASHBOARD}"
+            )
+        if not one.is_of(instance.host, key) and not (recorded and one.may_be_of(instance.host)):
             continue
         claimed.certificates.add(one.id)
-        if one.id == instance.certificate_id:
+        if recorded:
             kept = True
-            yield _of(instance, "certificate", Category.RIGHT, (instance.host, one.id), "it is valid")
+            yield _of(instance, "certificate", Category.RIGHT, thing, "it is valid")
         elif instance.certificate_id is None and not kept:
             kept = True
-            what = "it was signed from this instance's request, and its id is not recorded"
-            yield _of(instance, "certificate", Category.ADOPTABLE, (instance.host, one.id), what, fix="records it")
+            what = "it was signed for this instance's key, and its id is not recorded"
+            yield _of(instance, "certificate", Category.ADOPTABLE, thing, what, fix="records it")
         else:
             what = "it is a second one for the same key and name"
-            yield _of(instance, "certificate", Category.DRIFTED, (instance.host, one.id), what, fix="revokes it")
+            yield _of(instance, "certificate", Category.DRIFTED, thing, what, fix="revokes it")
     if instance.certificate_id is not None and not kept:
         yield _of(
             instance,

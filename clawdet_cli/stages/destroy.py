@@ -11,11 +11,13 @@ prove_absence         every resource is read again                              
 ```
 """
 
+from collections.abc import Sequence
+
 from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import CloudError, ConfigError, StateError, WaitError
 from clawdet_cli.model import Certificate, DnsRecord, Instance, Server, Status, maker_by_labels
-from clawdet_cli.stages import firewall, preflight
+from clawdet_cli.stages import certificates, firewall, preflight
 from clawdet_cli.stages.runner import Run, Stage
 
 LAG_SECONDS = 20.0
@@ -34,19 +36,19 @@ def delete_dns_record(run: Run) -> None:
 
 
 def revoke_certificate(run: Run) -> None:
-    """Revoke the instance's origin certificate; others for the same host are left alone and told of."""
+    """Revoke the instance's origin certificate; others for the same host are left alone and told of.
+
+    One that cannot be revoked is named, and the server is deleted all the same: it costs money, and holds the key.
+    """
     for certificate in own_certificates(run):
-        revoke(run, certificate)
+        try:
+            certificates.revoke(run, certificate)
+        except (CloudError, ConfigError) as error:
+            run.note(f"Origin CA certificate {certificate.id} could not be revoked: {error.what}")
+            return
         run.removed.append(f"Origin CA certificate {certificate.id}")
-    if _zone_id(run):
+    if _zone_id(run) and not run.unseen_certificates:
         run.record(certificate_id=None)
-
-
-def revoke(run: Run, certificate: Certificate) -> None:
-    """Revoke one certificate that is provably ours."""
-    with run.effect("revoke_certificate", certificate.id) as effect:
-        run.clouds.cloudflare.revoke(certificate.id)
-        effect.made("", **({"certificate_id": None} if certificate.id == run.instance.certificate_id else {}))
 
 
 def delete_server(run: Run) -> None:
@@ -96,7 +98,11 @@ def prove_absence(run: Run) -> None:
     instance = run.instance
     if not _zone_id(run) and not run.zone_gone:
         _refuse_what_nobody_saw(instance)
-    foreign = _foreign(run)
+    seen = _certificates(run)
+    run.not_judged += seen.not_judged
+    for thing in seen.not_judged:
+        run.note(f"{thing}; it costs nothing, and can be revoked at {certificates.DASHBOARD}")
+    foreign = _foreign(run, seen)
     for thing in foreign.values():
         run.note(f"{thing} is not provably this instance's, and was not touched")
     absent = {
@@ -109,6 +115,8 @@ def prove_absence(run: Run) -> None:
     elif not _zone_id(run):
         run.note(f"Cloudflare shows this token no zone {instance.zone}: look for what is left of {instance.host} there")
         del absent["DNS record"], absent["certificate"]
+    if seen.not_judged:
+        absent.pop("certificate", None)
     run.absent += [what for kind, what in absent.items() if kind not in foreign]
     of_cloudflare = {"record_id": None, "certificate_id": None, "csr": None}
     run.record(**of_cloudflare, ipv4=None, host_key=None, next_host_key=None, installed=None, url=None, error=None)
@@ -163,21 +171,16 @@ def own_records(run: Run) -> list[DnsRecord]:
     ]
 
 
-def own_certificates(run: Run) -> list[Certificate]:
-    """Give the certificates that are provably the instance's: by recorded id, or by host name and recorded CSR."""
-    instance, zone_id = run.instance, _zone_id(run)
-    if not zone_id or (instance.certificate_id is None and instance.csr is None):
-        return []
-    return [
-        certificate
-        for certificate in run.clouds.cloudflare.certificates(zone_id)
-        if certificate.id == instance.certificate_id
-        or (
-            certificate.hostnames == (instance.host,)
-            and instance.csr is not None
-            and certificate.csr.split() == instance.csr.split()
-        )
-    ]
+def _certificates(run: Run) -> certificates.Certificates:
+    """Return the certificates for the instance's host; none where there is no zone."""
+    zone_id = _zone_id(run)
+    return certificates.look(run, zone_id) if zone_id else certificates.Certificates()
+
+
+def own_certificates(run: Run) -> Sequence[Certificate]:
+    """Return those that are provably the instance's; none where there is no zone."""
+    zone_id = _zone_id(run)
+    return certificates.own(run, zone_id) if zone_id else ()
 
 
 def own_server(run: Run) -> Server | None:
@@ -199,7 +202,7 @@ def own_server(run: Run) -> Server | None:
     return server if server is not None and _ours(server, instance) else None
 
 
-def _foreign(run: Run) -> dict[str, str]:
+def _foreign(run: Run, seen: certificates.Certificates) -> dict[str, str]:
     """Tell what has the names of the instance and is not provably its own."""
     instance, zone_id = run.instance, _zone_id(run)
     found = {}
@@ -209,9 +212,8 @@ def _foreign(run: Run) -> dict[str, str]:
     if zone_id:
         for record in run.clouds.cloudflare.records(zone_id, instance.host):
             found["DNS record"] = f"DNS record {record.type} {record.name} -> {record.content}"
-        for certificate in run.clouds.cloudflare.certificates(zone_id):
-            if certificate.hostnames == (instance.host,):
-                found["certificate"] = f"Origin CA certificate {certificate.id} for {instance.host}"
+    for certificate in seen.foreign:
+        found["certificate"] = f"Origin CA certificate {certificate.id} for {instance.host}"
     return found
 
 
@@ -220,7 +222,18 @@ def _ours(server: Server, instance: Instance) -> bool:
 
 
 def _zone_id(run: Run) -> str:
-    """Give the zone's id; empty when the zone is gone, and with it every record."""
+    """Return the zone's id; empty when the zone is gone, and with it every record.
+
+    Cloudflare may refuse to list a zone that a token cannot reach, in place of listing none (certbot pull request
+    8015): where somebody said that it is gone, that is the same.
+    """
     if run.zone is None and not run.instance.pooled:
-        run.zone = run.clouds.cloudflare.zone(run.instance.zone)
+        try:
+            run.zone = run.clouds.cloudflare.zone(run.instance.zone)
+        except ConfigError as refused:
+            if run.zone_gone:
+                return ""
+            gone = f"clawdet destroy {run.instance.user} --zone-gone    (if the zone has left Cloudflare: forgets it)"
+            refused.next_steps = (*refused.next_steps, gone)
+            raise
     return run.zone.id if run.zone else ""

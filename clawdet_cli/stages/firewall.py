@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from clawdet_cli.adapters import Clouds
 from clawdet_cli.adapters.retry import until
-from clawdet_cli.errors import StateError, WaitError
+from clawdet_cli.errors import CloudError, ConfigError, StateError, WaitError
 from clawdet_cli.model import Firewall, FirewallRule, Server
 from clawdet_cli.settings import Settings
 from clawdet_cli.stages.runner import Run
@@ -19,6 +19,14 @@ from clawdet_cli.stages.runner import Run
 NAME = "clawdet"
 LABELS = {"managed-by": "clawdet"}
 LAG_SECONDS = 5.0
+CLOUDFLARE_NETWORKS_AT = "2026-11-30"
+CLOUDFLARE_NETWORKS = frozenset(
+    "173.245.48.0/20 103.21.244.0/22 103.22.200.0/22 103.31.4.0/22 141.101.64.0/18 108.162.192.0/18 190.93.240.0/20"
+    " 188.114.96.0/20 197.234.240.0/22 198.41.128.0/17 162.158.0.0/15 104.16.0.0/13 104.24.0.0/14 172.64.0.0/13"
+    " 131.0.72.0/22 2400:cb00::/32 2606:4700::/32 2803:f800::/32 2405:b500::/32 2405:8100::/32 2a06:98c0::/29"
+    " 2c0f:f248::/32".split()
+)
+"""From where the edge connects (https://www.cloudflare.com/ips/), for when Cloudflare does not say it itself."""
 EVERYWHERE = frozenset({"0.0.0.0/0", "::/0"})
 
 
@@ -31,8 +39,11 @@ def rules_for(edge: Iterable[str], ssh_from: Iterable[str]) -> tuple[FirewallRul
     )
 
 
-def project_firewall(run: Run) -> Firewall:
-    """Find or make the project's firewall, and see to it that its rules are those that are wanted now."""
+def project_firewall(run: Run, *, list_needed: bool = False) -> Firewall:
+    """Find or make the project's firewall, and see to it that its rules are those that are wanted now.
+
+    `list_needed` is whether to fail where Cloudflare's list of its networks cannot be had.
+    """
     hetzner = run.clouds.hetzner
     firewall = hetzner.firewall(NAME)
     if firewall is not None and not is_ours(firewall):
@@ -41,7 +52,9 @@ def project_firewall(run: Run) -> Firewall:
             next_steps=["rename it in the Hetzner console (Firewalls), then run the command again"],
         )
     ssh_from = _known(run.settings, firewall)
-    edge = run.clouds.cloudflare.edge_ranges()
+    edge, doubt = (run.clouds.cloudflare.edge_ranges(), "") if list_needed else edge_networks(run.clouds, firewall)
+    if doubt:
+        run.note(doubt)
     rules = rules_for(edge, ssh_from)
     if firewall is None:
         with run.effect("create_firewall", NAME) as effect:
@@ -61,7 +74,21 @@ def project_firewall(run: Run) -> Firewall:
 
 def wanted_rules(settings: Settings, clouds: Clouds, firewall: Firewall | None) -> tuple[FirewallRule, ...]:
     """Give the rules that are wanted now; the one for SSH has no source where nobody knows them."""
-    return rules_for(clouds.cloudflare.edge_ranges(), _ssh_from(settings, firewall))
+    return rules_for(edge_networks(clouds, firewall)[0], _ssh_from(settings, firewall))
+
+
+def edge_networks(clouds: Clouds, firewall: Firewall | None) -> tuple[frozenset[str], str]:
+    """Return Cloudflare's networks, and a warning where its list could not be had: then they are as they were last."""
+    try:
+        return clouds.cloudflare.edge_ranges(), ""
+    except (CloudError, ConfigError) as error:
+        rules = firewall.rules if firewall is not None and is_ours(firewall) else ()
+        let_in = frozenset[str]().union(
+            *(rule.sources for rule in rules if (rule.protocol, rule.port) == ("tcp", "443"))
+        )
+        networks = let_in or CLOUDFLARE_NETWORKS
+        since = "the firewall has them" if let_in else f"they were on {CLOUDFLARE_NETWORKS_AT}"
+        return networks, f"Cloudflare's networks are left as {since}: {error.what}"
 
 
 def _ssh_from(settings: Settings, firewall: Firewall | None) -> frozenset[str]:

@@ -4,84 +4,13 @@ from collections.abc import Sequence
 
 from clawdet_cli import pins
 from clawdet_cli.adapters import Clouds
-from clawdet_cli.adapters.cloudflare import Cloudflare
-from clawdet_cli.errors import CloudError, ConfigError, StateError
+from clawdet_cli.errors import ConfigError, StateError
 from clawdet_cli.model import DnsRecord, Instance, Plan, Server, ServerOffer, Zone, maker_of
-from clawdet_cli.settings import CLOUDFLARE_HOW_TO, Settings
+from clawdet_cli.settings import Settings
 from clawdet_cli.stages import firewall
 
 MINIMUM_MEMORY_GB = 3.5
 """OpenClaw 2026.9.6 is killed for memory below 1 GB, and npm beside it needs as much again (failure-modes F19)."""
-
-
-def usable_zone(cloudflare: Cloudflare, name: str) -> Zone:
-    """Give the zone if a proxied name in it can serve over strict TLS. Raises ConfigError with the exact fix."""
-    zone = cloudflare.zone(name)
-    if zone is None:
-        _refuse_a_deeper_name(cloudflare, name)
-        raise ConfigError(
-            f"The Cloudflare token sees no zone {name}: it is not in the account, or the token has no Zone Read on it.",
-            next_steps=[f"add {name} at https://dash.cloudflare.com, or widen the token", CLOUDFLARE_HOW_TO],
-        )
-    if zone.status != "active" or zone.paused:
-        servers = " and ".join(zone.name_servers)
-        fix = f"set the name servers of {name} at your registrar to {servers}, and wait until the zone is active"
-        if zone.paused:
-            fix = f"un-pause it: https://dash.cloudflare.com, {name}, Overview, Advanced Actions"
-        raise ConfigError(
-            f"The zone {name} is {'paused' if zone.paused else zone.status} at Cloudflare: it cannot proxy a name yet.",
-            next_steps=[fix],
-        )
-    return zone
-
-
-def _refuse_a_deeper_name(cloudflare: Cloudflare, name: str) -> None:
-    parent = name.partition(".")[2]
-    if "." in parent and cloudflare.zone(parent) is not None:
-        raise ConfigError(
-            f"{name} is not a zone but a name inside the zone {parent}, and Cloudflare's universal certificate covers"
-            " one level below a zone only.",
-            next_steps=[f"use the zone itself: --zone {parent}"],
-        )
-
-
-def strict_tls(cloudflare: Cloudflare, zone: Zone) -> str | None:
-    """Make sure that Cloudflare authenticates the VPS; give a remark if the token cannot see it. Raises ConfigError."""
-    mode = cloudflare.ssl_mode(zone.id)
-    if mode is None:
-        return "the token has no Zone Settings Read, so the SSL mode could not be checked; it must be Full (strict)"
-    if mode != "strict":
-        raise ConfigError(
-            f"The SSL mode of {zone.name} is '{mode}', not 'strict': Cloudflare would not check whom it talks to.",
-            next_steps=[
-                f"https://dash.cloudflare.com, {zone.name}, SSL/TLS, Overview, Configure: choose Full (strict)",
-                "it holds for the whole zone: other hosts in it then need a valid certificate too",
-            ],
-        )
-    if cloudflare.always_use_https(zone.id) is False:
-        return "'Always Use HTTPS' is off in this zone, so http:// visitors are not sent on to https:// by Cloudflare"
-    return None
-
-
-def origin_pulls(cloudflare: Cloudflare, zone_id: str, settings: Settings) -> str | None:
-    """Make sure that the edge shows its certificate where the VPS is to want one; give a remark if nobody can see it.
-
-    Raises ConfigError: without it, nobody would get in any more.
-    """
-    if not settings.origin_pull_ca:
-        return None
-    shown = cloudflare.origin_pulls(zone_id)
-    if shown is None:
-        return "the token has no Zone Settings Read, so it could not be checked that Authenticated Origin Pulls are on"
-    if not shown:
-        raise ConfigError(
-            "The VPS is to let in Cloudflare's certificate alone, and the zone does not show it.",
-            next_steps=[
-                "https://dash.cloudflare.com, your zone, SSL/TLS, Origin Server: switch Authenticated Origin Pulls on",
-                "or leave --origin-pull-ca out",
-            ],
-        )
-    return None
 
 
 def own_server(clouds: Clouds, instance: Instance) -> Server | None:
@@ -165,16 +94,6 @@ def choose_offers(clouds: Clouds, settings: Settings) -> tuple[ServerOffer, ...]
     for architecture in dict.fromkeys(offer.architecture for offer in enough):
         clouds.hetzner.image_for(settings.image, architecture)
     return enough
-
-
-def check_quota(cloudflare: Cloudflare, zone: Zone) -> None:
-    """Make sure that one more DNS record fits. Raises CloudError."""
-    used, quota = cloudflare.record_usage(zone.id)
-    if quota is not None and used >= quota:
-        raise CloudError(
-            f"The zone {zone.name} holds {used} of {quota} DNS records: no room for another.",
-            next_steps=["remove records that are not needed, or raise the plan of the zone"],
-        )
 
 
 def make_plan(

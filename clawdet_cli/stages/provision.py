@@ -24,13 +24,12 @@ What user_data begins goes on while other stages wait for other things; where it
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from clawdet_cli import bootstrap, csr
+from clawdet_cli import bootstrap, csr, public_key
 from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import CloudError, ConfigError, GuestError, SoldOutError, StateError, StoppedError, WaitError
-from clawdet_cli.model import DnsRecord, EffectOutcome, Firewall, Server, ServerOrder, Status, Zone
-from clawdet_cli.stages import bundle, claim, firewall, preflight, verify
-from clawdet_cli.stages.destroy import own_certificates, revoke
+from clawdet_cli.model import Certificate, DnsRecord, EffectOutcome, Firewall, Server, ServerOrder, Status, Zone
+from clawdet_cli.stages import bundle, certificates, claim, firewall, preflight, verify, zones
 from clawdet_cli.stages.host_key import LABEL, label_names, replace_host_key
 from clawdet_cli.stages.phase import Phase
 from clawdet_cli.stages.runner import Run, Stage
@@ -48,13 +47,12 @@ def check_accounts(run: Run) -> None:
     bundle.check(run)
     clouds.hetzner.check()
     clouds.cloudflare.check()
-    run.zone = preflight.usable_zone(clouds.cloudflare, instance.zone)
-    remarks = [preflight.strict_tls(clouds.cloudflare, run.zone)]
-    remarks.append(preflight.origin_pulls(clouds.cloudflare, run.zone.id, settings))
+    run.zone = zones.usable(clouds.cloudflare, instance.zone)
+    remarks = zones.check(clouds, run.zone, settings)
     server = preflight.own_server(clouds, instance)
     record = preflight.own_record(clouds, run.zone, instance)
-    if record is None:
-        preflight.check_quota(clouds.cloudflare, run.zone)
+    if record is None and (remark := zones.check_room(clouds.cloudflare, run.zone)):
+        remarks.append(remark)
     run.record(zone_id=run.zone.id)
     if server is None and instance.server_id is not None:
         preflight.refuse_another_project(clouds, instance)
@@ -63,7 +61,7 @@ def check_accounts(run: Run) -> None:
     if server is not None:
         run.note(f"the server {server.name} (id {server.id}) is there already and is kept")
         return
-    run.remarks = [one for one in remarks if one]
+    run.remarks = remarks
     run.exists = [f"DNS record {instance.host} -> {record.content}"] if record else []
     # What waits in the pool is paid for already; if none of it turns out to be well, the order asks.
     if not claim.waiting(run):
@@ -112,7 +110,7 @@ def create_dns_record(run: Run) -> None:
     """Point the name at the VPS, early, so that it spreads while the rest is installed."""
     instance, cloudflare = run.instance, run.clouds.cloudflare
     zone_id, ipv4 = _known(instance.zone_id), _known(instance.ipv4)
-    zone = run.zone or preflight.usable_zone(cloudflare, instance.zone)
+    zone = run.zone or zones.usable(cloudflare, instance.zone)
     record = preflight.own_record(run.clouds, zone, instance)
     if record is None:
         with run.effect("create_dns_record", instance.host, content=ipv4, comment=instance.comment) as effect:
@@ -178,19 +176,24 @@ def install_certificate(run: Run) -> None:
     asked = request_of_vps(run)
     if instance.csr is None or not csr.same_key(instance.csr, asked):
         # Another key means another machine: what the old one had must not stay valid beside it.
-        for certificate in own_certificates(run):
-            revoke(run, certificate)
+        for certificate in certificates.own(run, _known(instance.zone_id)):
+            certificates.revoke(run, certificate)
         # Certificates carry no label: this request, written before the call, is what makes one ours.
         run.record(csr=asked, certificate_id=None)
     zone_id, request = _known(instance.zone_id), _known(run.instance.csr)
     signed = cloudflare.certificate_for(zone_id, instance.host, request)
-    if signed is not None:
+    if signed is not None and signed.pem:
         run.certificate = signed
         run.record(certificate_id=signed.id)
         return
     with run.effect("sign_certificate", instance.host, csr=request) as effect:
         run.certificate = cloudflare.sign(zone_id, instance.host, request)
         effect.made(run.certificate.id, certificate_id=run.certificate.id)
+    if not run.certificate.pem:
+        raise CloudError(
+            f"Cloudflare signed a certificate for {instance.host} (id {run.certificate.id}) and does not give it out.",
+            next_steps=[f"look at {certificates.DASHBOARD}, then run the command again"],
+        )
 
 
 def request_of_vps(run: Run) -> str:
@@ -213,14 +216,23 @@ def send_configuration(run: Run) -> None:
 
 
 def _begun_configuration(run: Run) -> Phase:
-    certificate = run.certificate or run.clouds.cloudflare.certificate(_known(run.instance.certificate_id))
+    certificate = run.certificate or _recorded_certificate(run)
     if certificate is None:
-        raise CloudError("The certificate that was signed is gone from Cloudflare.")
+        install_certificate(run)
+        certificate = _known(run.certificate)
     # Again, for an instance that is complete: what comes before its first stage was not done for it.
-    preflight.origin_pulls(run.clouds.cloudflare, _known(run.instance.zone_id), run.settings)
+    zones.check_origin_pulls(run.clouds.cloudflare, _known(run.instance.zone_id), run.settings)
     phase = Phase(run, "configure", bootstrap.configure_input(run.settings, run.instance, certificate.pem), {})
     phase.begin()
     return phase
+
+
+def _recorded_certificate(run: Run) -> Certificate | None:
+    """Return the certificate of an instance that is complete, if Cloudflare gives it out and it is the VPS's own."""
+    instance = run.instance
+    found = run.clouds.cloudflare.certificate(instance.certificate_id) if instance.certificate_id else None
+    ours = found is not None and found.is_of(instance.host, public_key.of_request(instance.csr or ""))
+    return found if ours and found is not None and found.pem else None
 
 
 def configure_openclaw(run: Run) -> None:

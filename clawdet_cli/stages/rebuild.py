@@ -19,6 +19,7 @@ from clawdet_cli.model import (
     zone_by_labels,
 )
 from clawdet_cli.settings import Settings
+from clawdet_cli.stages import certificates
 from clawdet_cli.stages.host_key import label_names
 from clawdet_cli.stages.provision import found, request_of_vps
 from clawdet_cli.stages.runner import Run, Stage
@@ -83,8 +84,13 @@ def ask_the_machine(run: Run) -> None:
     except ClawdetError as error:
         run.note(f"{server.name} could not be asked: {error.what}")
         return
-    certificate = run.clouds.cloudflare.certificate_for(run.instance.zone_id or "", instance.host, request)
-    run.record(csr=request, certificate_id=certificate.id if certificate else None)
+    run.record(csr=request)
+    zone_id = run.instance.zone_id
+    if zone_id is not None:
+        seen = certificates.look(run, zone_id)
+        run.record(certificate_id=seen.own[0].id if seen.own else None)
+        for thing in seen.not_judged:
+            run.note(f"{thing}: it was not recorded")
 
 
 REBUILD = (Stage("rebuild", Status.FAILED, "Asking the VPS what the clouds cannot tell", ask_the_machine),)

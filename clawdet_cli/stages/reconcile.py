@@ -7,7 +7,7 @@ from decimal import Decimal
 from clawdet_cli import bootstrap
 from clawdet_cli.adapters import Clouds
 from clawdet_cli.adapters.ssh import Ssh
-from clawdet_cli.errors import ClawdetError
+from clawdet_cli.errors import ClawdetError, CloudError, ConfigError
 from clawdet_cli.model import Category, Deadline, Finding, Instance, Server, Status, maker_by_labels, zone_by_labels
 from clawdet_cli.settings import Settings
 from clawdet_cli.stages import firewall
@@ -25,12 +25,16 @@ def look(
 ) -> Seen:
     """Read both clouds, with one list for each kind and zone, and ask every machine that should be at work."""
     servers = clouds.hetzner.all_servers()
-    records, certificates = {}, {}
+    records, certificates, unlisted = {}, {}, {}
+    hosts = {instance.host for instance in instances}
     for name in _zones(settings, instances, servers):
         zone = clouds.cloudflare.zone(name)
         if zone is not None:
             records[name] = clouds.cloudflare.all_records(zone.id)
-            certificates[name] = clouds.cloudflare.certificates(zone.id)
+            try:
+                certificates[name] = clouds.cloudflare.in_full(clouds.cloudflare.certificates(zone.id), hosts)
+            except (CloudError, ConfigError) as error:
+                unlisted[name] = error.what
     recorded = {instance.server_id for instance in instances}
     unknown = any(one.labels.get("managed-by") == "clawdet" and one.id not in recorded for one in servers)
     prices: Mapping[tuple[str, str], Decimal] = clouds.hetzner.prices() if unknown else {}
@@ -44,6 +48,7 @@ def look(
         wall=firewall.wanted_rules(settings, clouds, ours) if ours else (),
         records=records,
         certificates=certificates,
+        unlisted=unlisted,
         vps=_machines(settings, [one for one in instances if one.user not in busy], servers, deadline),
         prices=prices,
         busy=busy,

@@ -1,7 +1,7 @@
 """What a run that was cut off left open in the journal: each is looked at before anything else is done.
 
-An effect is adopted when its name and run id match (a certificate: its journalled CSR); everything else is left alone
-and told of.
+An effect is adopted when its name and run id match (a certificate: the key of its recorded request); everything else is
+left alone and named.
 """
 
 import base64
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from clawdet_cli import uptime
+from clawdet_cli import csr, uptime
 from clawdet_cli.adapters.retry import NotYet, until
-from clawdet_cli.errors import WaitError
+from clawdet_cli.errors import CloudError, ConfigError, WaitError
 from clawdet_cli.model import Effect, EffectOutcome, Status
 from clawdet_cli.stages.firewall import is_ours
 from clawdet_cli.stages.provision import found, price_of
@@ -40,6 +40,10 @@ def recover(run: Run) -> None:
     for effect in run.state.open_effects(run.instance.user):
         try:
             seen = LOOKS[effect.kind](run, effect)
+        except ConfigError as refused:
+            if not (run.zone_gone and effect.kind in IN_ZONE):
+                raise
+            seen = Seen(EffectOutcome.LEFT, f"the zone is said to be gone, and is not shown: {refused.what}")
         except (LookupError, ValueError, TypeError, AttributeError):
             # Of a newer clawdet, or imported: what nobody can read must not keep a destroy from working.
             seen = Seen(EffectOutcome.LEFT, "what was noted of it cannot be read: clawdet reconcile looks for it")
@@ -82,12 +86,16 @@ def _created_record(run: Run, effect: Effect) -> Seen:
 
 def _signed_certificate(run: Run, effect: Effect) -> Seen:
     zone_id = run.instance.zone_id or ""
-    certificate = _if_it_comes(
-        run, effect, lambda: run.clouds.cloudflare.certificate_for(zone_id, effect.name, effect.data["csr"])
-    )
+    try:
+        certificate = _if_it_comes(
+            run, effect, lambda: run.clouds.cloudflare.certificate_for(zone_id, effect.name, effect.data["csr"])
+        )
+    except (CloudError, ConfigError) as error:
+        # Its request is recorded: whoever can list certificates finds it by its key.
+        return Seen(EffectOutcome.LEFT, f"whether it was signed could not be seen: {error.what}")
     if certificate is None:
         return Seen(EffectOutcome.ABSENT, "it was not signed")
-    if effect.data["csr"] != run.instance.csr:
+    if not csr.same_key(effect.data["csr"], run.instance.csr or ""):
         return Seen(EffectOutcome.LEFT, f"certificate {certificate.id} is for another key: left alone")
     changes = {"certificate_id": certificate.id}
     return Seen(EffectOutcome.DONE, f"certificate {certificate.id} was signed and is kept", certificate.id, changes)
@@ -118,7 +126,11 @@ def _deleted_record(run: Run, effect: Effect) -> Seen:
 
 def _revoked_certificate(run: Run, effect: Effect) -> Seen:
     changes = {"certificate_id": None} if effect.name == run.instance.certificate_id else {}
-    return _gone(run.clouds.cloudflare.certificate(effect.name), changes)
+    try:
+        found = run.clouds.cloudflare.certificate(effect.name)
+    except (CloudError, ConfigError) as error:
+        return Seen(EffectOutcome.LEFT, f"whether it is revoked could not be seen: {error.what}")
+    return _gone(found, changes)
 
 
 def _deleted_server(run: Run, effect: Effect) -> Seen:
@@ -136,6 +148,9 @@ def _found_later(_run: Run, _effect: Effect) -> Seen:
     """Leave to the stage that did it: it compares, or asks the VPS, and repeats what is missing."""
     return Seen(EffectOutcome.LEFT, "its stage finds how far it came")
 
+
+IN_ZONE = frozenset({"create_dns_record", "delete_dns_record"})
+"""Kinds that are looked for in the zone."""
 
 LOOKS: Mapping[str, Callable[[Run, Effect], Seen]] = {
     "create_server": _ordered_server,

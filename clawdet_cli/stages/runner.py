@@ -112,6 +112,10 @@ class Run:
         """Somebody said that the zone is at Cloudflare no more: what was in it is forgotten."""
         self.removed: list[str] = []
         self.absent: list[str] = []
+        self.not_judged: list[str] = []
+        """What a destroy left, since nobody could tell whose it is."""
+        self.unseen_certificates: tuple[str, ...] = ()
+        """Set once Cloudflare has refused to show them: what is said of those that could not be looked at."""
         self.open_effects = state.open_effects(instance.user)
         """What is not known to have ended: of this run, and of one before that was cut off."""
         self._ssh: Ssh | None = None

@@ -17,7 +17,7 @@ from clawdet_cli.adapters import cloudflare as adapter
 from clawdet_cli.adapters.cloudflare import Cloudflare
 from clawdet_cli.adapters.retry import NotYet
 from clawdet_cli.errors import CloudError, ConfigError, StateError, WaitError
-from clawdet_cli.model import Deadline
+from clawdet_cli.model import Deadline, EdgeCertificate
 from clawdet_cli.sandbox.authority import Authority
 from clawdet_cli.sandbox.cloudflare import state as account
 from clawdet_cli.sandbox.cloudflare.api import cloudflare_app
@@ -164,8 +164,9 @@ class TestToken:
     def test_without_the_right_to_settings_they_are_unknown(self, connect: Connect, cloudflare: Account) -> None:
         account.add_token(cloudflare.state, "token-without-settings", rights=["zone:read", "dns:edit"])
         cloud = connect("token-without-settings")
-        assert cloud.ssl_mode(cloudflare.zone_id) is None
-        assert cloud.always_use_https(cloudflare.zone_id) is None
+        assert cloud.setting(cloudflare.zone_id, "ssl") is None
+        assert cloud.certificate_packs(cloudflare.zone_id) is None
+        assert cloud.universal_ssl(cloudflare.zone_id) is None
 
 
 class TestZone:
@@ -184,10 +185,36 @@ class TestZone:
         assert connect("token-that-lacks-one").zone(ZONE) is None
 
     def test_its_settings(self, cloud: Cloudflare, cloudflare: Account, zone_id: str) -> None:
-        assert cloud.ssl_mode(zone_id) == "strict"
-        assert cloud.always_use_https(zone_id) is True
-        cloudflare.zone["settings"]["always_use_https"]["value"] = "off"
-        assert cloud.always_use_https(zone_id) is False
+        assert cloud.setting(zone_id, "ssl") == "strict"
+        assert cloud.setting(zone_id, "no-such-setting") is None
+        cloudflare.zone["settings"]["websockets"]["value"] = "off"
+        assert cloud.setting(zone_id, "websockets") == "off"
+
+    def test_its_certificate_at_the_edge(self, cloud: Cloudflare, cloudflare: Account, zone_id: str) -> None:
+        cloudflare.zone["universal_ssl"] = {"enabled": True, "status": "pending_validation"}
+        packs = cloud.certificate_packs(zone_id)
+        assert packs == (EdgeCertificate("pending_validation", (ZONE, f"*.{ZONE}")),)
+        assert cloud.universal_ssl(zone_id) is True
+        cloudflare.zone["universal_ssl"] = {"enabled": False, "status": "active"}
+        assert (cloud.certificate_packs(zone_id), cloud.universal_ssl(zone_id)) == ((), False)
+
+    def test_of_several_of_one_name_it_is_the_active_one_or_the_one_that_is_set(
+        self, connect: Connect, cloudflare: Account
+    ) -> None:
+        first, token = cloudflare.zone_id, Secret(TOKEN)
+        moved = account.add_zone(cloudflare.state, ZONE, status="moved")["id"]
+        # The moved one comes first, as the real list may have it.
+        cloudflare.state["zones"] = {key: cloudflare.state["zones"][key] for key in (moved, first)}
+        found = connect().zone(ZONE)
+        assert found is not None
+        assert found.id == first
+        cloudflare.state["zones"][moved]["status"] = "active"
+        with pytest.raises(ConfigError, match="2 active zones") as caught:
+            connect().zone(ZONE)
+        assert "CLAWDET_ZONE_ID" in caught.value.next_steps[0]
+        chosen = Cloudflare(cloudflare.url, token, Deadline.after(5), zone_id=moved).zone(ZONE)
+        assert chosen is not None
+        assert chosen.id == moved
 
     def test_its_room(self, cloud: Cloudflare, zone_id: str) -> None:
         cloud.create_a_record(zone_id, HOST, IPV4, COMMENT)
@@ -355,6 +382,62 @@ class TestCertificates:
         assert cloud.certificate_for(zone_id, HOST, a_csr()) is None
         assert cloud.certificate_for(zone_id, f"other.{ZONE}", csr) is None
 
+    @pytest.mark.parametrize("reads", [
+        {"create": ["csr", "certificate", "requested_validity"]},
+        {"get": ["csr", "certificate", "requested_validity"], "list": ["csr", "certificate", "requested_validity"]},
+        {"create": ["certificate"]},
+        {"create": [], "list": []},
+        {"get": ["csr"], "list": ["csr"]},
+    ], ids=["as seen", "as published", "no csr at all", "PEM by id only", "no PEM in reads"])  # fmt: skip
+    def test_one_is_found_by_its_key_whatever_an_answer_leaves_out(
+        self, cloud: Cloudflare, cloudflare: Account, zone_id: str, reads: dict[str, list[str]]
+    ) -> None:
+        cloudflare.state["certificate_reads"].update(reads)
+        csr, other = a_csr(), a_csr()
+        cloud.sign(zone_id, HOST, other)
+        cloudflare.fault("drop_after", "POST")
+        signed = cloud.sign(zone_id, HOST, csr)
+        found = cloud.certificate_for(zone_id, HOST, csr)
+        assert found is not None
+        assert found.id == signed.id
+        assert len(cloud.certificates(zone_id)) == 2
+
+    def test_one_of_which_nothing_is_shown_but_its_id_is_nobodys(
+        self, cloud: Cloudflare, cloudflare: Account, zone_id: str
+    ) -> None:
+        csr = a_csr()
+        signed = cloud.sign(zone_id, HOST, csr)
+        listed = {"success": True, "errors": [], "messages": [], "result": [{"id": signed.id}]}
+        shown = {"success": True, "errors": [], "messages": [], "result": {"id": signed.id}}
+        cloudflare.fault("answer", "GET", "/certificates", status=200, body=listed, times=None)
+        cloudflare.fault("answer", "GET", f"/certificates/{signed.id}", status=200, body=shown, times=None)
+        assert cloud.certificate_for(zone_id, HOST, csr) is None
+        (unclear,) = cloud.certificates_for(zone_id, HOST)
+        assert unclear.may_be_of(HOST)
+        assert (unclear.key, unclear.pem, unclear.hostnames) == (None, "", ())
+
+    @pytest.mark.parametrize("code", [1014, 1101])
+    @pytest.mark.parametrize("status", [400, 404])
+    def test_one_that_is_revoked_already_is_gone(
+        self, cloud: Cloudflare, cloudflare: Account, zone_id: str, code: int, status: int
+    ) -> None:
+        signed = cloud.sign(zone_id, HOST, a_csr())
+        body = {"success": False, "errors": [{"code": code, "message": "no"}], "messages": [], "result": None}
+        cloudflare.fault("answer", "DELETE", status=status, body=body)
+        assert not cloud.revoke(signed.id)
+        cloudflare.fault("answer", "GET", status=status, body=body)
+        assert cloud.certificate(signed.id) is None
+
+    def test_a_general_error_is_no_bad_token_and_settles_nothing(
+        self, cloud: Cloudflare, cloudflare: Account, zone_id: str
+    ) -> None:
+        body = {"success": False, "errors": [{"code": 1000, "message": "General error"}], "result": None}
+        cloudflare.fault("answer", "POST", status=400, body=body)
+        with pytest.raises(CloudError, match="general error") as caught:
+            cloud.sign(zone_id, HOST, a_csr())
+        assert caught.value.unsettled
+        assert "API Access" in " ".join(caught.value.next_steps)
+
     def test_a_revoked_one_is_not_found_again(self, cloud: Cloudflare, zone_id: str) -> None:
         csr = a_csr()
         cloud.revoke(cloud.sign(zone_id, HOST, csr).id)
@@ -387,6 +470,7 @@ class TestCertificates:
         with pytest.raises(CloudError) as caught:
             cloud.sign(zone_id, "alice.example.test", a_csr())
         assert "not part of your account" in " ".join(caught.value.details)
+        assert "API Access" in " ".join(caught.value.next_steps)
 
 
 class TestTrouble:
@@ -427,11 +511,34 @@ class TestTrouble:
             cloud.zone(ZONE)
 
 
-def test_a_window_may_end_a_second_later_than_the_whole_seconds_of_an_answer_say(connect: Connect) -> None:
+OLDER = {
+    "date": "Mon, 30 Nov 2026 00:00:00 GMT",
+    "x-ratelimit-reset": "Mon, 30 Nov 2026 00:00:02 GMT",
+    "x-ratelimit-limit": "12",
+    "x-ratelimit-remaining": "0",
+}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [OLDER, {"ratelimit": '"default";r=0;t=2', "ratelimit-policy": '"default";q=12;w=20'}],
+    ids=["older", "documented"],
+)
+def test_a_window_may_end_a_second_later_than_the_whole_seconds_of_an_answer_say(
+    connect: Connect, told: dict[str, str]
+) -> None:
     client = connect()
-    told = {"date": "Mon, 30 Nov 2026 00:00:00 GMT", "x-ratelimit-reset": "Mon, 30 Nov 2026 00:00:02 GMT"}
-    client._account(httpx.Response(200, headers={**told, "x-ratelimit-limit": "12", "x-ratelimit-remaining": "0"}))
+    client._account(httpx.Response(200, headers=told))
     with pytest.raises(NotYet) as caught, client.budget.spent(changing=True):
         pass
     assert caught.value.pause is not None
     assert 2 < caught.value.pause <= 3
+
+
+@pytest.mark.parametrize("form", ["documented", "old", "both"])
+def test_a_limit_is_kept_whatever_form_its_headers_have(connect: Connect, cloudflare: Account, form: str) -> None:
+    cloudflare.state["limits"].update(requests=5, seconds=1, block_seconds=60, headers=form)
+    cloud = connect(seconds=20)
+    for _ in range(9):
+        cloud.zone(ZONE)
+    assert all(seen["status"] == 200 for seen in cloudflare.faults.requests)

@@ -14,6 +14,17 @@ from typing import Any
 from unittest import mock
 
 from clawdet_cli.cli import main
+from clawdet_cli.sandbox.cloudflare.state import CERTIFICATE_READS, DEFAULT_SETTINGS
+
+WORKING_ZONE = {
+    **DEFAULT_SETTINGS,
+    "status": "active",
+    "paused": False,
+    "plan": "free",
+    "bot_fight_mode": False,
+    "universal_ssl": {"enabled": True, "status": "active"},
+}
+"""What a test may have changed in the dashboard, as it was."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +111,9 @@ class Operator:
         self.control("hetzner", "DELETE", "servers/knobs")
         self.control("hetzner", "DELETE", "faults")
         self.control("cloudflare", "DELETE", "faults")
-        working = {"status": "active", "paused": False, "ssl": "strict", "plan": "free"}
-        self.control("cloudflare", "PATCH", f"zones/{self.info()['zone']}", working)
+        self.control("cloudflare", "PATCH", f"zones/{self.info()['zone']}", WORKING_ZONE)
+        self.control("cloudflare", "PATCH", "certificate_reads", {kind: [*f] for kind, f in CERTIFICATE_READS.items()})
+        self.control("cloudflare", "PATCH", "refusals", {"zones": "empty"})
 
     def unlimited(self) -> None:
         """Lift the limits of requests: many runs together exceed what one operator's clouds allow."""
@@ -133,6 +145,10 @@ class Operator:
         """Every certificate of the emulated zone that is not revoked."""
         found = self.cloud("cloudflare", f"/certificates?zone_id={self.zone_id()}")["result"]
         return [certificate for certificate in found if not certificate.get("revoked_at")]
+
+    def certificate(self, certificate_id: str) -> dict[str, Any]:
+        """A certificate as it is read by its id."""
+        return dict(self.cloud("cloudflare", f"/certificates/{certificate_id}")["result"])
 
     def zone_id(self) -> str:
         """The id of the sandbox's zone."""

@@ -120,6 +120,20 @@ def test_a_list_that_cannot_be_cloudflares_opens_nothing(networks: list[str], al
     assert let_in(alice) == before
 
 
+@pytest.mark.parametrize("status", [200, 403])
+def test_a_list_that_cannot_be_had_leaves_the_networks_as_they_are(status: int, alice: Operator) -> None:
+    before = let_in(alice)
+    body = {"success": False, "errors": [{"code": 10000, "message": "no"}], "messages": [], "result": None}
+    fault = {"kind": "answer", "method": "GET", "path": LIST, "status": status, "body": body, "times": None}
+    alice.control("cloudflare", "POST", "faults", fault)
+    said = alice.clawdet("provision", "bob", "--sandbox")
+    assert said.code == 0, said.err
+    assert "Cloudflare's networks are left as the firewall has them: " in said.err
+    assert "the right ''" not in said.err
+    assert let_in(alice) == before
+    assert alice.clawdet("reconcile", "--sandbox").code == 0
+
+
 def test_plain_http_that_is_open_to_everybody_is_found_too(alice: Operator) -> None:
     set_rules(alice, opened("22"), opened("80"), opened("443") | {"source_ips": let_in(alice)["443"]})
     verified = alice.clawdet("verify", "alice", "--sandbox")

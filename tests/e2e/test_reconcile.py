@@ -10,7 +10,7 @@ from clawdet_cli.state import State
 from tests.e2e.operator import Operator
 from tests.e2e.test_bad_input import provision
 from tests.e2e.test_recovery import emptied, lose_the_database, recorded, revoke_all, rewrite
-from tests.kill.invariants import in_clouds, not_complete, unfinished
+from tests.kill.invariants import in_clouds, not_complete, rows, unfinished
 
 __all__ = ["emptied"]
 
@@ -205,7 +205,8 @@ def test_a_machine_that_does_not_answer_is_told(alice: Operator) -> None:
 
 def test_a_second_certificate_for_our_key_is_revoked(alice: Operator) -> None:
     (first,) = alice.certificates()
-    body = {"csr": first["csr"], "hostnames": first["hostnames"], "request_type": "origin-ecc"}
+    (row,) = rows(alice, "SELECT csr FROM instances")
+    body = {"csr": row["csr"], "hostnames": first["hostnames"], "request_type": "origin-ecc"}
     alice.cloud("cloudflare", "/certificates", "POST", {**body, "requested_validity": 5475})
     (row,) = differing(reconcile(alice, code=4))
     assert (row["category"], row["fix"]) == ("drifted", "revokes it")

@@ -5,6 +5,9 @@ import sqlite3
 from contextlib import closing
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from clawdet_cli.adapters.ssh_keys import pin_label
 from tests.e2e.operator import Operator
 
@@ -52,7 +55,7 @@ def not_complete(operator: Operator, *users: str) -> list[str]:
         wrong.append(f"the database holds {sorted(living)}")
     for user in users:
         if user in living:
-            wrong += [f"{user}: {what}" for what in _differences(living[user], found)]
+            wrong += [f"{user}: {what}" for what in _differences(operator, living[user], found)]
     return wrong
 
 
@@ -82,7 +85,7 @@ def not_empty(operator: Operator) -> list[str]:
     return wrong + [f"{row['user']} is {row['status']}" for row in living] + unfinished(operator)
 
 
-def _differences(row: dict[str, Any], found: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _differences(operator: Operator, row: dict[str, Any], found: dict[str, list[dict[str, Any]]]) -> list[str]:
     host, name = f"{row['user']}.{row['zone']}", f"clawdet-{row['user']}"
     server = next((one for one in found["servers"] if one["name"] == name), None)
     record = next((one for one in found["records"] if one["name"] == host), None)
@@ -100,13 +103,19 @@ def _differences(row: dict[str, Any], found: dict[str, list[dict[str, Any]]]) ->
         "ipv4": (ipv4, row["ipv4"]),
         "record": ((ipv4, True, f"clawdet:{row['user']}:{row['run_id']}"), _of_record(record)),
         "labels": (labels, {key: server["labels"].get(key) for key in labels}),
-        "csr": (certificate["csr"].split(), (row["csr"] or "").split()),
+        "key": (_key(operator.certificate(certificate["id"])["certificate"]), _key(row["csr"] or "none")),
         "type": (server["server_type"]["name"], row["server_type"]),
         "host key": ({"host-key": pin_label(row["host_key"] or "none AA==")}, _pins(server)),
         "next host key": (None, row["next_host_key"]),
     }
     differing = [f"{what} is {is_} and should be {should}" for what, (should, is_) in wanted.items() if should != is_]
     return differing + ([] if row["monthly"] else ["no price is recorded"])
+
+
+def _key(pem: str) -> bytes:
+    """Return the public key in a certificate or a request."""
+    read = x509.load_pem_x509_csr if "REQUEST" in pem else x509.load_pem_x509_certificate
+    return read(pem.encode()).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _of_record(record: dict[str, Any]) -> tuple[str, bool, str]:

@@ -27,9 +27,9 @@ def test_importing_the_adapters_loads_no_sdk() -> None:
 
 
 def test_a_missing_token_is_told_before_anything_is_asked(plain: settings.Settings) -> None:
-    with pytest.raises(ConfigError, match="Hetzner Cloud token is missing"):
+    with pytest.raises(ConfigError, match="2 settings are missing: the Hetzner Cloud token, the Cloudflare API token"):
         connect(plain, Deadline.after(1))
-    with pytest.raises(ConfigError, match="Cloudflare API token is missing"):
+    with pytest.raises(ConfigError, match="The Cloudflare API token is missing"):
         connect(replace(plain, hetzner_token=Secret("a-token-of-hetzner")), Deadline.after(1))
 
 

@@ -190,6 +190,7 @@ def test_destroy_tells_what_it_removed(fake: FakeOperations, capsys: Captured) -
         "user": "alice",
         "removed": list(fake.found),
         "absent": [f"no {name}" for name in fake.found],
+        "not_judged": [],
     }
 
 

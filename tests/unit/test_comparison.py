@@ -6,7 +6,9 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from clawdet_cli import public_key
 from clawdet_cli.model import (
     Category,
     Certificate,
@@ -22,7 +24,9 @@ from clawdet_cli.model import (
 )
 from clawdet_cli.stages.comparison import Seen, compare
 from clawdet_cli.stages.firewall import EVERYWHERE, rules_for
+from tests.contract.cloudflare_emulator import make_csr
 
+ONE = ec.generate_private_key(ec.SECP256R1())
 NOW = "2026-11-22T05:20:00+00:00"
 CREATED = datetime(2026, 11, 22, tzinfo=UTC)
 ALICE = Instance(
@@ -40,13 +44,13 @@ ALICE = Instance(
     ipv4="203.0.113.7",
     record_id="r1",
     certificate_id="c1",
-    csr="CSR ONE",
+    csr=make_csr(ONE),
 )
 SERVER = Server(1, "clawdet-alice", "running", "203.0.113.7", "cx23", "nbg1", ALICE.labels, CREATED, (7,))
 RULES = rules_for(["192.0.2.0/24"], EVERYWHERE)
 WALL = Firewall(7, "clawdet", {"managed-by": "clawdet"}, RULES, in_use=True)
 RECORD = DnsRecord("r1", "alice.example.com", "A", "203.0.113.7", True, "clawdet:alice:abcdef012345", CREATED)
-CERTIFICATE = Certificate("c1", ("alice.example.com",), "CSR\nONE\n", "", "")
+CERTIFICATE = Certificate("c1", ("alice.example.com",), public_key.of_request(make_csr(ONE)), "PEM")
 KEY = SshKey(5, "clawdet-key", {"managed-by": "clawdet"})
 
 
@@ -137,7 +141,7 @@ def test_a_second_record_with_our_comment_is_not_taken_for_the_recorded_one() ->
 
 
 def test_a_certificate_of_the_same_host_with_another_request_is_foreign() -> None:
-    other = replace(CERTIFICATE, id="c2", csr="CSR TWO")
+    other = replace(CERTIFICATE, id="c2", key=public_key.of_request(make_csr()))
     found = seen(certificates={"example.com": [CERTIFICATE, other]})
     assert differing(found) == []
     assert compare(found)[1]["certificates"] == 1
@@ -146,6 +150,31 @@ def test_a_certificate_of_the_same_host_with_another_request_is_foreign() -> Non
 def test_a_certificate_of_our_request_for_more_than_our_host_is_foreign() -> None:
     wide = replace(CERTIFICATE, id="c2", hostnames=("alice.example.com", "*.example.com"))
     assert differing(seen(certificates={"example.com": [CERTIFICATE, wide]})) == []
+
+
+def test_a_recorded_certificate_that_is_not_for_our_key_is_not_taken_for_ours() -> None:
+    other = replace(CERTIFICATE, key=public_key.of_request(make_csr()))
+    found = seen(certificates={"example.com": [other]})
+    (finding,) = differing(found)
+    assert (finding.category, finding.kind, finding.id) == (Category.GHOST, "certificate", "c1")
+    assert compare(found)[1]["certificates"] == 1
+
+
+def test_a_recorded_certificate_of_which_only_the_id_is_shown_is_right() -> None:
+    assert differing(seen(certificates={"example.com": [replace(CERTIFICATE, key=None, hostnames=())]})) == []
+
+
+def test_another_certificate_for_our_name_of_which_no_key_is_shown_is_named() -> None:
+    other = replace(CERTIFICATE, id="c2", key=None)
+    (finding,) = differing(seen(certificates={"example.com": [CERTIFICATE, other]}))
+    assert (finding.category, finding.id, finding.fix) == (Category.DRIFTED, "c2", "")
+    assert "does not show whose key" in finding.what
+
+
+def test_certificates_that_could_not_be_listed_are_named_and_the_rest_is_compared() -> None:
+    (finding,) = differing(seen(certificates={}, unlisted={"example.com": "Cloudflare refused."}))
+    assert (finding.kind, finding.id, finding.category) == ("certificate", "c1", Category.DRIFTED)
+    assert finding.what == "Origin CA certificate c1 for alice.example.com: Cloudflare refused"
 
 
 def test_a_zone_that_cannot_be_seen_is_said() -> None:

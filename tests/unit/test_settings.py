@@ -192,11 +192,31 @@ def test_the_state_folder_is_the_flag_else_the_variable_else_the_platforms(
 def test_what_is_missing_says_where_it_was_looked_for_and_how_to_get_it(
     place: Place, method: str, what: str, places: list[str]
 ) -> None:
+    others = {"CLAWDET_ZONE": "example.com", "HCLOUD_TOKEN": "h" * 64, "CLOUDFLARE_API_TOKEN": "c" * 40}
     with pytest.raises(ConfigError) as caught:
-        getattr(place.load(), method)()
+        getattr(place.load(None, {name: value for name, value in others.items() if name not in places}), method)()
     assert all(part in caught.value.what for part in [what, "missing", str(place.file), *places])
     assert len(caught.value.next_steps) == 2
     assert "--sandbox" in caught.value.next_steps[-1]
+
+
+@pytest.mark.parametrize(
+    ("method", "named"),
+    [("required_zone", ["zone", "HCLOUD_TOKEN", "CLOUDFLARE_API_TOKEN"]), ("required_hetzner_token", ["HCLOUD_TOKEN"])],
+)
+def test_all_that_is_missing_is_named_at_once(place: Place, method: str, named: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        getattr(place.load(), method)()
+    told = " ".join([caught.value.what, *caught.value.details])
+    assert all(name in told for name in [*named, "CLOUDFLARE_API_TOKEN"])
+    assert f"{len({*named, 'CLOUDFLARE_API_TOKEN'})} settings are missing" in told
+    assert len(caught.value.next_steps) == len({*named, "CLOUDFLARE_API_TOKEN"}) + 1
+
+
+def test_a_zones_id_is_one_of_cloudflares(place: Place) -> None:
+    assert place.load(None, {"CLAWDET_ZONE_ID": "0" * 32}).zone_id == "0" * 32
+    with pytest.raises(ConfigError, match="CLAWDET_ZONE_ID"):
+        place.load(None, {"CLAWDET_ZONE_ID": "example.com"})
 
 
 def test_what_is_required_is_given_when_it_is_there(place: Place) -> None:

@@ -1,0 +1,73 @@
+"""Whose an Origin CA certificate is, and how one of ours is revoked.
+
+It carries no label, and Cloudflare does not give back the request that it was made from. Ours is one with the public
+key of the recorded request, for exactly our host name. What cannot be judged, because Cloudflare shows too little of it
+or nothing at all, is named and never touched: it costs nothing, and must not keep a server that does from being
+deleted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clawdet_cli import public_key
+from clawdet_cli.errors import CloudError, ConfigError
+from clawdet_cli.model import Certificate, Instance
+from clawdet_cli.stages.runner import Run
+
+DASHBOARD = "https://dash.cloudflare.com, your zone, SSL/TLS, Origin Server"
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """The certificates for an instance's host name, by what can be said of them."""
+
+    own: Sequence[Certificate] = ()
+    foreign: Sequence[Certificate] = ()
+    not_judged: Sequence[str] = ()
+    """A sentence for each thing of which nobody knows whose it is."""
+
+
+def own(run: Run, zone_id: str) -> Sequence[Certificate]:
+    """Return those that are provably the instance's: none where it never asked for one."""
+    return look(run, zone_id).own if run.instance.csr else ()
+
+
+def look(run: Run, zone_id: str) -> Certificates:
+    """List the certificates for the instance's host name; a refusal to show them is a part of the answer."""
+    instance = run.instance
+    if run.unseen_certificates:
+        return Certificates(not_judged=run.unseen_certificates)  # not asked again: each time might take minutes
+    try:
+        found = run.clouds.cloudflare.certificates_for(zone_id, instance.host)
+    except (CloudError, ConfigError) as error:
+        run.unseen_certificates = (not_seen(instance, error.what),)
+        return Certificates(not_judged=run.unseen_certificates)
+    return sorted_out(instance, found)
+
+
+def sorted_out(instance: Instance, found: Sequence[Certificate]) -> Certificates:
+    """Tell an instance's certificates from others for the same host name."""
+    key = public_key.of_request(instance.csr or "")
+    own = [one for one in found if one.is_of(instance.host, key)]
+    unclear = [one for one in found if one.may_be_of(instance.host)]
+    foreign = [one for one in found if one not in own and one not in unclear]
+    return Certificates(own, foreign, [not_judged(one) for one in unclear])
+
+
+def not_judged(certificate: Certificate) -> str:
+    """Return the sentence for a certificate of which Cloudflare does not show the key."""
+    names = ", ".join(certificate.hostnames) or "names that are not shown"
+    return f"Origin CA certificate {certificate.id} for {names}: Cloudflare does not show whose key is in it"
+
+
+def not_seen(instance: Instance, why: str) -> str:
+    """Return the sentence for certificates that could not be listed."""
+    which = f"certificate {instance.certificate_id}" if instance.certificate_id else "a certificate, if there is one,"
+    return f"Origin CA {which} for {instance.host}: {why.removesuffix('.')}"
+
+
+def revoke(run: Run, certificate: Certificate) -> None:
+    """Revoke one certificate that is provably ours."""
+    with run.effect("revoke_certificate", certificate.id) as effect:
+        run.clouds.cloudflare.revoke(certificate.id)
+        effect.made("", **({"certificate_id": None} if certificate.id == run.instance.certificate_id else {}))
