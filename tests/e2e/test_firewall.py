@@ -126,7 +126,7 @@ def test_a_list_that_cannot_be_had_leaves_the_networks_as_they_are(status: int, 
     body = {"success": False, "errors": [{"code": 10000, "message": "no"}], "messages": [], "result": None}
     fault = {"kind": "answer", "method": "GET", "path": LIST, "status": status, "body": body, "times": None}
     alice.control("cloudflare", "POST", "faults", fault)
-    said = alice.clawdet("provision", "bob", "--sandbox")
+    said = alice.clawdet("provision", "alice", "--sandbox")
     assert said.code == 0, said.err
     assert "Cloudflare's networks are left as the firewall has them: " in said.err
     assert "the right ''" not in said.err
