@@ -100,7 +100,9 @@ class Operator:
         self.control("hetzner", "DELETE", "servers/knobs")
         self.control("hetzner", "DELETE", "faults")
         self.control("cloudflare", "DELETE", "faults")
-        working = {"status": "active", "paused": False, "ssl": "strict", "plan": "free"}
+        self.control("cloudflare", "DELETE", "edge/knobs")
+        working = {"status": "active", "paused": False, "ssl": "strict", "plan": "free", "bot_fight_mode": False}
+        working |= {"security_level": "medium", "browser_check": "on"}
         self.control("cloudflare", "PATCH", f"zones/{self.info()['zone']}", working)
 
     def unlimited(self) -> None:
