@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from clawdet_cli.stages import verify as stages
 from tests.e2e.operator import Operator, Said
 
 PROVISION = ("provision", "alice", "--sandbox", "--yes", "--json")
@@ -166,3 +167,28 @@ def test_what_needs_no_edge_is_judged_behind_a_challenge(behind_bot_fight_mode: 
     )
     seen = verify(operator)
     assert (seen.code, amiss(seen)) == (6, {"dns": "failed", **UNSEEN})
+
+
+def test_a_server_that_answers_past_cloudflare_fails_behind_a_challenge(
+    behind_bot_fight_mode: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = behind_bot_fight_mode
+    assert operator.clawdet(*PROVISION).code == 0
+    monkeypatch.setattr(stages, "_exposed", lambda _run: [443])
+    seen = verify(operator)
+    assert (seen.code, amiss(seen)) == (6, {"gateway": "failed", "landing_page": "not_judged"})
+    assert "answers to everybody on port 443" in checks(seen)["gateway"]["evidence"]
+
+
+@pytest.mark.parametrize("wants_certificate", [True, False])
+def test_where_the_vps_answers_cloudflares_certificate_alone(
+    behind_bot_fight_mode: Operator, wants_certificate: bool
+) -> None:
+    operator = behind_bot_fight_mode
+    zone(operator, tls_client_auth="on")
+    ca = operator.info()["origin_pull_ca_file"] if wants_certificate else "none"
+    said = operator.clawdet(*PROVISION, "--origin-pull-ca", ca)
+    seen = verify(operator)
+    zone(operator, tls_client_auth="off")
+    assert (said.code, amiss(said)) == (0, UNSEEN), said.err
+    assert (seen.code, amiss(seen)) == (0, UNSEEN), seen.err
