@@ -101,10 +101,20 @@ class _Evidence:
             if report.get("caddy_unit") != "active" or report.get("landing") != "present":
                 return f"caddy is '{report.get('caddy_unit')}', the landing page '{report.get('landing')}'"
             origin.look(self.run, self.nonce(), report)
+            return self._certificate_fault(report)
         except NotMetError as unmet:
             return str(unmet)
         except ClawdetError as error:
             return " ".join([error.what, *error.details[:2]])
+
+    def _certificate_fault(self, report: dict[str, str]) -> str:
+        """Return why Cloudflare would refuse the VPS's certificate, which over SSH is compared with itself alone."""
+        expires, number = report.get("certificate_expires", ""), self.run.instance.certificate_id
+        if expires[:19] < now_text()[:19]:
+            return f"the certificate of the VPS expired: {expires or 'unknown'}"
+        with contextlib.suppress(ClawdetError):  # that it cannot be read says nothing of it
+            if number is not None and self.run.clouds.cloudflare.certificate(number) is None:
+                return f"the certificate {number} of the VPS is revoked, or gone from Cloudflare"
         return ""
 
     def _asked_ahead(self) -> str:

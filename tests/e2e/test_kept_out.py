@@ -192,3 +192,13 @@ def test_where_the_vps_answers_cloudflares_certificate_alone(
     zone(operator, tls_client_auth="off")
     assert (said.code, amiss(said)) == (0, UNSEEN), said.err
     assert (seen.code, amiss(seen)) == (0, UNSEEN), seen.err
+
+
+def test_a_revoked_certificate_is_not_hidden_by_a_challenge(behind_bot_fight_mode: Operator) -> None:
+    operator = behind_bot_fight_mode
+    assert operator.clawdet(*PROVISION).code == 0
+    (certificate,) = operator.certificates()
+    operator.cloud("cloudflare", f"/certificates/{certificate['id']}", "DELETE")
+    seen = verify(operator)
+    assert (seen.code, amiss(seen)) == (6, {"gateway": "failed", "landing_page": "failed"})
+    assert f"the certificate {certificate['id']} of the VPS is revoked" in checks(seen)["gateway"]["evidence"]
