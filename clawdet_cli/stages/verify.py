@@ -10,15 +10,10 @@ from typing import TypeVar
 
 from clawdet_cli import bootstrap
 from clawdet_cli.adapters.edge import (
-    CONNECT_REQUEST,
     Answer,
-    SocketAnswer,
-    Visit,
     Visitor,
     answers_directly,
-    connect_request,
     edge_addresses,
-    explain_52x,
 )
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import ClawdetError, GuestError, WaitError
@@ -26,15 +21,20 @@ from clawdet_cli.model import CHECK_NAMES, Check, Result, now_text
 from clawdet_cli.secret import Secret, excerpt
 from clawdet_cli.stages import origin
 from clawdet_cli.stages.origin import NONCE_PATH
+from clawdet_cli.stages.outside import (
+    PROTECTED_PATH,
+    KeptOutError,
+    NotMetError,
+    UnsteadyError,
+    answers_well,
+    guards_its_pages,
+    guards_its_sockets,
+    let_in,
+)
 from clawdet_cli.stages.runner import Run
 
-A = TypeVar("A", Answer, SocketAnswer)
 T = TypeVar("T")
 
-UNSTEADY = frozenset({409, *range(520, 531)})
-"""Statuses that the edge itself gives, and may not give the next time: not all of it knows a new record at once."""
-PROTECTED_PATH = "/app/control-ui-config.json"
-"""A page of the gateway that needs the token (facts of OpenClaw 2026.9: 401 without, 200 with)."""
 STEADY_SECONDS = 60
 MOST_EVIDENCE = 1000
 """Characters that are kept of what was seen: clouds and VPS may say anything."""
@@ -43,18 +43,6 @@ STARTING_SECONDS = 30.0
 LOOK_AHEAD_SECONDS = 5.0
 EXPOSED_SECONDS = 30.0
 """More than the look from outside can take, all its time-outs together."""
-
-
-class NotMetError(Exception):
-    """A criterion does not hold; the text is the evidence."""
-
-
-class UnsteadyError(Exception):
-    """The edge gave an answer that it may not give the next time; the text says which."""
-
-
-class KeptOutError(Exception):
-    """Cloudflare itself turned the visitor away; the text says how, and which setting does so."""
 
 
 class _Evidence:
@@ -191,7 +179,7 @@ class _Evidence:
         with contextlib.suppress(NotMetError, ClawdetError):
             token, _ = self.token(), self.visitor()
             visitor, host = self._visitor_for(LOOK_AHEAD_SECONDS), self.run.instance.host
-            self.answers = aside.submit(_answers_well, visitor, host, token)
+            self.answers = aside.submit(answers_well, visitor, host, token)
 
     def _on_vps(self, verb: str, *arguments: str) -> str:
         if self.unreachable is not None:
@@ -351,47 +339,10 @@ def _gateway_from_outside(evidence: _Evidence) -> None:
 
     def pages() -> None:
         with visitor.visit() as visit:
-            _guards_its_pages(visit, host, token)
+            guards_its_pages(visit, host, token)
 
     _patiently(evidence, f"https://{host}{PROTECTED_PATH}", pages)
-    _patiently(evidence, f"wss://{host}/app", lambda: _guards_its_sockets(visitor, host, token))
-
-
-def _answers_well(visitor: Visitor, host: str, token: Secret) -> bool:
-    try:
-        with visitor.visit() as visit:
-            if visit.get("/healthz").status != 200:
-                return False
-            _guards_its_pages(visit, host, token)
-        _guards_its_sockets(visitor, host, token)
-    except (NotMetError, UnsteadyError, KeptOutError, ClawdetError):
-        return False
-    return True
-
-
-def _guards_its_pages(visit: Visit, host: str, token: Secret) -> None:
-    without = _let_in(visit.get(PROTECTED_PATH)).status
-    with_token = _let_in(visit.get(PROTECTED_PATH, {"Authorization": f"Bearer {token.reveal()}"})).status
-    if (without, with_token) != (401, 200):
-        raise NotMetError(
-            f"through https://{host}: HTTP {without} without the token, {with_token} with it (401, 200 wanted)"
-        )
-
-
-def _guards_its_sockets(visitor: Visitor, host: str, token: Secret) -> None:
-    own = _let_in(visitor.websocket("/app", f"https://{host}", connect_request(token)))
-    if own.status != 101 or (own.first or {}).get("event") != "connect.challenge":
-        raise NotMetError(f"through wss://{host}/app: HTTP {own.status}, first frame {str(own.first)[:80]}")
-    if own.close_code != 1008 or own.refusal != "CONTROL_UI_DEVICE_IDENTITY_REQUIRED":
-        raise NotMetError(
-            "a WebSocket with the token but without an approved device was not refused for want of one (closed with"
-            f" {own.close_code}, {own.refusal}): whoever has the token gets in"
-        )
-    foreign = _let_in(visitor.websocket("/app", "https://foreign.invalid", CONNECT_REQUEST))
-    if foreign.close_code != 1008 or foreign.refusal != "CONTROL_UI_ORIGIN_NOT_ALLOWED":
-        raise NotMetError(
-            f"a WebSocket from a foreign origin was closed with {foreign.close_code} {foreign.refusal}, not with 1008"
-        )
+    _patiently(evidence, f"wss://{host}/app", lambda: guards_its_sockets(visitor, host, token))
 
 
 def _exposed(run: Run) -> list[int]:
@@ -416,7 +367,7 @@ def _landing_page(evidence: _Evidence) -> str:
     host = evidence.run.instance.host
     page = _served(evidence, "/")
     nonce, visitor = evidence.nonce(), evidence.visitor()
-    proof = _patiently(evidence, f"https://{host}{NONCE_PATH}", lambda: _let_in(visitor.get(f"{NONCE_PATH}?{nonce}")))
+    proof = _patiently(evidence, f"https://{host}{NONCE_PATH}", lambda: let_in(visitor.get(f"{NONCE_PATH}?{nonce}")))
     if proof.status != 200:
         raise NotMetError(f"https://{host}{NONCE_PATH}: HTTP {proof.status}")
     if nonce not in proof.body.decode(errors="replace").split():
@@ -443,7 +394,7 @@ def _served(evidence: _Evidence, path: str) -> Answer:
     """Read a path through the edge until it answers 200, as long as a new name may take to spread."""
 
     def answered() -> Answer:
-        answer = _let_in(evidence.visitor().get(path))
+        answer = let_in(evidence.visitor().get(path))
         if answer.status != 200:
             raise UnsteadyError(f"HTTP {answer.status}")
         return answer
@@ -472,15 +423,6 @@ def _patiently(evidence: _Evidence, where: str, look: Callable[[], T]) -> T:
     except ClawdetError as error:
         seen = (last or error.what).replace("USER", evidence.run.instance.user)
         raise NotMetError(f"{where}: {seen}") from error
-
-
-def _let_in(answer: A) -> A:
-    """Return the answer if it is the server's. Raises KeptOutError, UnsteadyError for one of the edge's own."""
-    if answer.kept_out:
-        raise KeptOutError(answer.kept_out)
-    if answer.status in UNSTEADY:
-        raise UnsteadyError(f"HTTP {explain_52x(answer.status) or answer.status}")
-    return answer
 
 
 def _is_starting(report: dict[str, str]) -> bool:

@@ -67,7 +67,7 @@ class EdgeKnobs:
         self._on_change()
 
     def refuses_handshake(self, records: Iterable[dict[str, Any]]) -> bool:
-        """Tell whether the TLS handshake for a name with these records is to be refused now."""
+        """Return whether the TLS handshake for a name with these records is to be refused now."""
         if self["refusals"][:1] == [ALERT]:
             self._take_refusal()
             return True
