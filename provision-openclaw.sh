@@ -1515,6 +1515,7 @@ report() {
   print certificate_sha256 "$(cat <&"$leaf")"
   print certificate_expires "$(cat <&"$expires")"
   print landing "$landing"
+  print origin_pulls "$([[ -s $PULL_CA ]] && echo on || echo off)"
   [[ -z $asked ]] || ! wait "$asked" || health=ok
   print gateway_ready "$ready"
   print gateway_health "${health:-failed}"

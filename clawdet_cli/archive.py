@@ -12,7 +12,7 @@ from typing import Any
 
 from clawdet_cli.errors import RecordError, StateError, UsageError
 from clawdet_cli.lease import holder_of
-from clawdet_cli.model import ZONE, EffectOutcome, Status, is_member, is_user
+from clawdet_cli.model import ZONE, EffectOutcome, Result, Status, is_member, is_user
 from clawdet_cli.private import new_private_file
 from clawdet_cli.state import MIGRATIONS, State
 
@@ -200,6 +200,8 @@ def _check_row(where: str, row: Mapping[str, Any], users: set[str]) -> None:
         for field, usable in _USABLE.items():
             if row[field] is not None and not usable(row[field]):
                 raise _unusable(f"{where}.{field} is {row[field]!r}")
+    if where.startswith("checks") and row["result"] not in set(Result):
+        raise _unusable(f"{where}.result is {row['result']!r}")
     if "data" in row:
         try:
             whole = isinstance(json.loads(row["data"]), dict)

@@ -263,12 +263,21 @@ class HostKey:
 CHECK_NAMES = ("server", "dns", "openclaw", "gateway", "landing_page", "recorded")
 
 
+class Result(StrEnum):
+    """What a check came to; the same words in the database and in JSON."""
+
+    OK = "ok"
+    FAILED = "failed"
+    NOT_JUDGED = "not_judged"
+    """Cloudflare itself kept clawdet out, and the VPS answers as it should behind it."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One of the six success criteria, with what was seen."""
 
     name: str
-    ok: bool
+    result: Result
     evidence: str
     at: str = ""
     """UTC, ISO 8601."""
@@ -297,13 +306,15 @@ class Standing(NamedTuple):
     checks: int
     """How many were run the last time."""
     failed: tuple[str, ...]
-    """Those of them that it did not pass."""
+    """Those of them that failed."""
+    not_judged: tuple[str, ...]
+    """Those of them that Cloudflare kept from being judged."""
     checked_at: str
     """UTC, ISO 8601; empty when that is not known."""
 
     @property
     def healthy(self) -> bool:
-        """Say whether it is complete, and passed all checks when they were last run."""
+        """Return whether it is complete, and no check failed when they were last run."""
         return self.status is Status.COMPLETE and self.checks > 0 and not self.failed
 
 
@@ -379,7 +390,6 @@ class Instance:
     @property
     def standing(self) -> Standing:
         """Give what a list tells of it."""
-        failed = tuple(check.name for check in self.checks if not check.ok)
         return Standing(
             user=self.user,
             status=self.status,
@@ -389,7 +399,8 @@ class Instance:
             created_at=self.created_at,
             error=self.error,
             checks=len(self.checks),
-            failed=failed,
+            failed=tuple(one.name for one in self.checks if one.result is Result.FAILED),
+            not_judged=tuple(one.name for one in self.checks if one.result is Result.NOT_JUDGED),
             checked_at=self.checks[0].at if self.checks else "",
         )
 
@@ -492,7 +503,7 @@ class Event:
     step: str = ""
     text: str = ""
     status: str = ""
-    """For finished: done, skipped, failed."""
+    """For finished: done, skipped, failed; of a check also not_judged."""
     seconds: float = 0.0
     user: str = ""
     """Whose run it is, where there are several."""

@@ -27,6 +27,7 @@ from clawdet_cli.model import (
     Plan,
     PoolPlan,
     Reconciled,
+    Result,
     Right,
     Server,
     Standing,
@@ -613,7 +614,7 @@ def _still_complete(run: "Run") -> bool:
     execute(run, KEEP_FIREWALL, on_failure=Status.COMPLETE)
     checks = six_checks(run, patience=0)
     run.state.save_checks(run.instance, checks)
-    if not all(check.ok for check in checks):
+    if any(check.result is Result.FAILED for check in checks):
         run.note("it is not as it should be any more: going through all stages again")
         return False
     if run.settings.provider_keys or run.settings.model or run.settings.origin_pull_ca is not None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from clawdet_cli import filesystem, stopping
 from clawdet_cli.errors import RecordError, StateError
-from clawdet_cli.model import POOL, Check, Effect, EffectOutcome, Instance, StageRun, Standing, Status, now_text
+from clawdet_cli.model import POOL, Check, Effect, EffectOutcome, Instance, Result, StageRun, Standing, Status, now_text
 from clawdet_cli.private import new_private_file, private_folder
 from clawdet_cli.secret import hide
 
@@ -64,6 +64,11 @@ MIGRATIONS: Sequence[str] = (
     """,
     "ALTER TABLE instances ADD COLUMN next_host_key TEXT",
     "ALTER TABLE instances ADD COLUMN installed TEXT",
+    """
+    ALTER TABLE checks ADD COLUMN result TEXT NOT NULL DEFAULT 'failed';
+    UPDATE checks SET result = 'ok' WHERE ok = 1;
+    ALTER TABLE checks DROP COLUMN ok;
+    """,
 )
 """Append only: a released migration is never edited, because databases exist that ran it."""
 
@@ -171,7 +176,15 @@ class State:
 
     def standings(self) -> list[Standing]:
         """Give how every user's instance stands that is not destroyed."""
-        failed = self._by_user("SELECT user, name FROM checks WHERE ok = 0 ORDER BY position", (), lambda row: row[1])
+        amiss = self._by_user(
+            "SELECT user, name, result FROM checks WHERE result != 'ok' ORDER BY position",
+            (),
+            lambda row: (row[1], Result(row[2])),
+        )
+
+        def named(user: str, result: Result) -> tuple[str, ...]:
+            return tuple(name for name, found in amiss.get(user, ()) if found is result)
+
         rows = self._rows(
             "SELECT user, status, url, ipv4, server_type, created_at, error, count, checked_at FROM instances LEFT JOIN"  # noqa: S608 - called with constants only
             " (SELECT user, COUNT(*) AS count, MIN(at) AS checked_at FROM checks GROUP BY user) USING (user)"
@@ -179,7 +192,17 @@ class State:
             _OF_USERS,
         )
         return [
-            Standing._make((user, Status(status), *seen, count or 0, tuple(failed.get(user, ())), checked_at or ""))
+            Standing._make(
+                (
+                    user,
+                    Status(status),
+                    *seen,
+                    count or 0,
+                    named(user, Result.FAILED),
+                    named(user, Result.NOT_JUDGED),
+                    checked_at or "",
+                )
+            )
             for user, status, *seen, count, checked_at in rows
         ]
 
@@ -294,9 +317,9 @@ class State:
         with self.transaction() as connection:
             connection.execute("DELETE FROM checks WHERE user = ?", (instance.user,))
             connection.executemany(
-                "INSERT INTO checks (user, run_id, name, position, ok, evidence, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO checks (user, run_id, name, position, result, evidence, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (instance.user, instance.run_id, check.name, position, check.ok, check.evidence, check.at)
+                    (instance.user, instance.run_id, check.name, position, check.result, check.evidence, check.at)
                     for position, check in enumerate(checks)
                 ],
             )
@@ -334,9 +357,9 @@ class State:
             return []
         wanted = f"(SELECT user, run_id FROM instances {where})"  # noqa: S608 - as above
         checks = self._by_user(
-            f"SELECT user, name, ok, evidence, at FROM checks JOIN {wanted} USING (user) ORDER BY position",  # noqa: S608 - as above
+            f"SELECT user, name, result, evidence, at FROM checks JOIN {wanted} USING (user) ORDER BY position",  # noqa: S608 - as above
             values,
-            lambda row: Check(row[1], bool(row[2]), row[3], row[4]),
+            lambda row: Check(row[1], Result(row[2]), row[3], row[4]),
         )
         # The newest row of each stage, in the order in which the stages first began.
         stages = self._by_user(

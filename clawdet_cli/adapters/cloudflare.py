@@ -16,7 +16,7 @@ from cloudflare.types.dns import RecordResponse
 from cloudflare.types.origin_ca_certificates import OriginCACertificate
 from cloudflare.types.zones import Zone as ApiZone
 
-from clawdet_cli import public_key
+from clawdet_cli import USER_AGENT, public_key
 from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unknown_shape
 from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.calling import Calling
@@ -81,6 +81,7 @@ class Cloudflare:
             api_token=token.reveal(),
             base_url=url.rstrip("/"),
             max_retries=0,
+            default_headers={"User-Agent": USER_AGENT},
             # As for Hetzner: no ~/.netrc, and no proxy that would catch loopback.
             http_client=cloudflare.DefaultHttpxClient(
                 trust_env=False,

@@ -22,6 +22,8 @@ import dns.rcode
 import dns.rdatatype
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
+from clawdet_cli import USER_AGENT
+from clawdet_cli.adapters.edge_refusals import kept_out
 from clawdet_cli.adapters.retry import Watch
 from clawdet_cli.adapters.websocket import WebSocket
 from clawdet_cli.errors import GuestError
@@ -55,6 +57,7 @@ def connect_request(token: Secret) -> Mapping[str, Any]:
 
 
 _CAUSES = {
+    409: ("the edge does not know this name yet (1001)", "is the DNS record there? clawdet status USER"),
     520: ("the server's answer is empty or garbled", "clawdet ssh USER -- journalctl -u openclaw-gateway -n 50"),
     521: ("the server refuses connections on port 443", "is Caddy running? clawdet ssh USER -- systemctl status caddy"),
     522: (
@@ -89,6 +92,11 @@ class Answer:
     body: bytes
     """At most MOST_BODY bytes."""
 
+    @property
+    def kept_out(self) -> str:
+        """Return how Cloudflare itself kept the visitor away, and which setting does; empty for any other answer."""
+        return kept_out(self.status, self.headers, self.body)
+
 
 @dataclass(frozen=True)
 class SocketAnswer:
@@ -102,6 +110,8 @@ class SocketAnswer:
     """The code in the answer to the request that was sent, such as CONTROL_UI_ORIGIN_NOT_ALLOWED."""
     close_code: int | None = None
     close_reason: str = ""
+    kept_out: str = ""
+    """As `Answer.kept_out`."""
 
 
 def explain_52x(status: int) -> str:
@@ -119,7 +129,8 @@ def answers_directly(address: tuple[str, int], host: str, patience: float, *, tl
                 # Whoever it is: that it answers is what counts.
                 with _accepting_all().wrap_socket(plain, server_hostname=host):
                     return True
-            plain.sendall(f"GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            headers = f"Host: {host}\r\nUser-Agent: {USER_AGENT}\r\nConnection: close\r\n"
+            plain.sendall(f"GET /healthz HTTP/1.1\r\n{headers}\r\n".encode())
             return bool(plain.recv(1))
     except ssl.SSLError:
         return True  # it said something, though not what was hoped for
@@ -216,7 +227,10 @@ class Visitor:
             try:
                 connection.open()
             except InvalidStatus as error:
-                return SocketAnswer(error.response.status_code)
+                response = error.response
+                headers = {name.lower(): value for name, value in response.headers.raw_items()}
+                said = kept_out(response.status_code, headers, bytes(response.body or b""))
+                return SocketAnswer(response.status_code, kept_out=said)
             except (OSError, InvalidHandshake) as error:
                 cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
                 raise self._broken(f"the WebSocket {path} was not opened", cause) from None
@@ -313,7 +327,7 @@ class Visit:
             self._stream = self._connect()
         connection = http.client.HTTPConnection(self._host)
         connection.sock = cast(socket.socket, _Until(self._stream, end))
-        connection.request("GET", path, headers=dict(headers))
+        connection.request("GET", path, headers={"User-Agent": USER_AGENT, **headers})
         answer = connection.getresponse()
         body = answer.read(MOST_BODY)
         if answer.will_close or not answer.isclosed():  # the latter where there is more of it than is read

@@ -31,6 +31,7 @@ from hcloud.ssh_keys.domain import SSHKey
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
+from clawdet_cli import __version__
 from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unknown_shape
 from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.calling import Calling
@@ -88,7 +89,9 @@ class Hetzner:
         self._described: dict[int, tuple[dict[str, Any], Server]] = {}
         """The servers of lists, and what they were described by."""
         self.budget = Budget("Hetzner")
-        self._client = Client(token.reveal(), api_endpoint=url.rstrip("/"), application_name="clawdet")
+        self._client = Client(
+            token.reveal(), api_endpoint=url.rstrip("/"), application_name="clawdet", application_version=__version__
+        )
         inner = self._client._client  # noqa: SLF001  # the SDK has no public way to its session and its retries
         inner._retry_max_retries = 0  # noqa: SLF001  # see the module's docstring; a contract test counts the calls
         self._session = inner._session  # noqa: SLF001  # as above

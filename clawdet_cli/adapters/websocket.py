@@ -10,6 +10,7 @@ from websockets.protocol import State
 from websockets.typing import Origin
 from websockets.uri import parse_uri
 
+from clawdet_cli import USER_AGENT
 from clawdet_cli.model import Deadline
 
 _CHUNK = 65536
@@ -35,7 +36,9 @@ class WebSocket:
 
     def open(self) -> None:
         """Shake hands. Raises InvalidHandshake (InvalidStatus for another HTTP answer), OSError, TimeoutError."""
-        self._protocol.send_request(self._protocol.connect())
+        request = self._protocol.connect()
+        request.headers["User-Agent"] = USER_AGENT
+        self._protocol.send_request(request)
         while self._protocol.state is State.CONNECTING:
             self._exchange()
             if self._protocol.handshake_exc is not None:

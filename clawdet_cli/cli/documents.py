@@ -18,6 +18,7 @@ from clawdet_cli.model import (
     Member,
     Plan,
     Reconciled,
+    Result,
     Right,
     ServerOffer,
 )
@@ -42,7 +43,16 @@ def instance(value: Instance) -> Document:
         "record_id": value.record_id,
         "url": value.url,
         "sandbox": value.sandbox,
-        "checks": [{"name": c.name, "ok": c.ok, "evidence": c.evidence, "at": c.at or None} for c in value.checks],
+        "checks": [
+            {
+                "name": c.name,
+                "ok": c.result is Result.OK,
+                "result": c.result.value,
+                "evidence": c.evidence,
+                "at": c.at or None,
+            }
+            for c in value.checks
+        ],
         "stages": [{"name": s.name, "status": s.status, "seconds": round(s.seconds, 3)} for s in value.stages],
         "open_effects": [
             {"kind": e.kind, "name": e.name, "stage": e.stage, "run_id": e.run_id, "begun_at": e.begun_at}

@@ -14,8 +14,14 @@ from rich.text import Text
 from clawdet_cli.cli.output import View, clean, duration
 from clawdet_cli.model import Event
 
-MARKS = {"done": ("✓", "green"), "skipped": ("-", "dim"), "failed": ("✗", "bold red"), "stopped": ("✗", "yellow")}
-ASCII_MARKS = {"done": "+", "skipped": "-", "failed": "x", "stopped": "x"}
+MARKS = {
+    "done": ("✓", "green"),
+    "skipped": ("-", "dim"),
+    "failed": ("✗", "bold red"),
+    "stopped": ("✗", "yellow"),
+    "not_judged": ("?", "yellow"),
+}
+ASCII_MARKS = {"done": "+", "skipped": "-", "failed": "x", "stopped": "x", "not_judged": "?"}
 TITLE_WIDTH = 42
 
 

@@ -39,6 +39,12 @@ SshFrom = Annotated[
 ]
 
 
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Exit with code 6 also where Cloudflare kept a check from being judged."),
+]
+
+
 @dataclass(frozen=True)
 class LocalCall:
     """What every command line may say."""

@@ -107,6 +107,8 @@ class PlainView(View):
                 what += f"skipped{': ' + event.text if event.text else ''}"
             case "stage_finished" | "step_finished" if event.status == "failed":
                 what += f"failed{': ' + event.text if event.text else ''}"
+            case "step_finished" if event.status == "not_judged":
+                what += f"not judged: {event.text}"
             case "stage_finished" | "step_finished":
                 what += f"{event.status} after {duration(event.seconds)}"
             case _:

@@ -8,7 +8,7 @@ import typer
 
 from clawdet_cli.cli import documents, output, screens
 from clawdet_cli.cli.configure import Configured, configure
-from clawdet_cli.cli.options import Call, SshFrom, with_call
+from clawdet_cli.cli.options import Call, SshFrom, Strict, with_call
 from clawdet_cli.cli.output import View
 from clawdet_cli.cli.server_options import (
     SERVER,
@@ -21,7 +21,7 @@ from clawdet_cli.cli.server_options import (
     ServerType,
 )
 from clawdet_cli.cli.users import PARALLEL, FromFile, Parallel, Users, wanted
-from clawdet_cli.errors import ClawdetError
+from clawdet_cli.errors import ClawdetError, GuestError
 from clawdet_cli.model import Instance, Plan
 
 HELP = """\
@@ -92,6 +92,7 @@ def provision(
             rich_help_panel=SERVER,
         ),
     ] = None,
+    strict: Strict = False,
 ) -> None:
     """Give each user an instance."""
     names = wanted(users, file)
@@ -109,12 +110,12 @@ def provision(
     if dry_run:
         _show_plans(call, names, flags)
     elif len(names) == 1:
-        _provision_one(call, names[0], flags, ask=not yes)
+        _provision_one(call, names[0], flags, ask=not yes, strict=strict)
     else:
-        _provision_all(call, names, flags, ask=not yes, parallel=parallel or PARALLEL)
+        _provision_all(call, names, flags, ask=not yes, strict=strict, parallel=parallel or PARALLEL)
 
 
-def _provision_one(call: Call, user: str, flags: Flags, *, ask: bool) -> None:
+def _provision_one(call: Call, user: str, flags: Flags, *, ask: bool, strict: bool) -> None:
     from clawdet_cli import operations  # not above: --help must stay fast
 
     with output.progress(call) as view:
@@ -131,9 +132,11 @@ def _provision_one(call: Call, user: str, flags: Flags, *, ask: bool) -> None:
     )
     content = {"instance": documents.instance(outcome.instance), **documents.calls([outcome.calls])}
     output.result(call, content, screen, label=configured.label)
+    if strict and outcome.instance.standing.not_judged:
+        raise typer.Exit(GuestError.exit_code)
 
 
-def _provision_all(call: Call, users: list[str], flags: Flags, *, ask: bool, parallel: int) -> None:
+def _provision_all(call: Call, users: list[str], flags: Flags, *, ask: bool, strict: bool, parallel: int) -> None:
     from clawdet_cli import fleet  # not above: --help must stay fast
     from clawdet_cli.cli import summary
 
@@ -146,10 +149,17 @@ def _provision_all(call: Call, users: list[str], flags: Flags, *, ask: bool, par
 
         approve = approved if ask and output.interactive() else None
         made = fleet.provision(configured.settings, users, view.watch, approve, parallel=parallel)
-    screen = summary.summary(made, call, verb="provision", well=lambda user: made.instances[user].url or "-")
+    instances = {user: outcome.instance for user, outcome in made.done.items()}
+    bad = {user: unseen for user, one in instances.items() if strict and (unseen := screens.not_judged(one))}
+
+    def well(user: str) -> str:
+        unseen = instances[user].standing.not_judged
+        return f"{instances[user].url}" + (f" (not judged: {', '.join(unseen)})" if unseen else "")
+
+    screen = summary.summary(made, call, verb="provision", well=well, bad=bad)
     output.result(call, summary.document(made, call) if call.json else {}, screen, label=configured.label)
-    if made.exit_code:
-        raise typer.Exit(made.exit_code)
+    if code := max(made.exit_code, GuestError.exit_code if bad else 0):
+        raise typer.Exit(code)
 
 
 def _approved(plan: Plan, call: Call, view: View) -> bool:

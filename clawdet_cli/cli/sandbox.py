@@ -26,7 +26,7 @@ HELP = """It needs no account and costs nothing. 'clawdet provision alice --sand
 
 STAGE = "sandbox"
 
-EXTRA = ("starlette", "uvicorn")
+EXTRA = ("h2", "starlette", "uvicorn")
 """Packages that come with `clawdet[sandbox]` only."""
 
 NOT_RUNNING: Mapping[str, Any] = {

@@ -21,6 +21,7 @@ from clawdet_cli.model import (
     Instance,
     Plan,
     Reconciled,
+    Result,
     Right,
     Standing,
     Status,
@@ -30,17 +31,27 @@ from clawdet_cli.terminal import harmless
 
 _STATUS_STYLES = {Status.COMPLETE: "green", Status.FAILED: "red", Status.DESTROYING: "yellow"}
 
+_MARKS = {Result.OK: ("ok", "green"), Result.FAILED: ("FAILED", "red"), Result.NOT_JUDGED: ("not judged", "yellow")}
+"""The word for what a check came to, and its colour."""
+
 EVIDENCE_COLUMN = 23
+"""Where evidence begins, behind marks as wide as FAILED."""
 
 
 def unhealthy(instance: Instance) -> str:
     """Say in a line what is wrong with an instance; empty when nothing is."""
     if instance.standing.healthy:
         return ""
-    failed = [check.name for check in instance.checks if not check.ok]
+    failed = [check for check in instance.checks if check.result is Result.FAILED]
     if failed:
-        return f"fails {', '.join(failed)}: {next(check.evidence for check in instance.checks if not check.ok)}"
+        return f"fails {', '.join(check.name for check in failed)}: {failed[0].evidence}"
     return f"it is {instance.status.value}" if instance.checks else "no checks were run"
+
+
+def not_judged(instance: Instance) -> str:
+    """Return in a line which checks could not be judged, and why; empty when all could."""
+    unseen = [check for check in instance.checks if check.result is Result.NOT_JUDGED]
+    return f"not judged: {', '.join(check.name for check in unseen)}: {unseen[0].evidence}" if unseen else ""
 
 
 def plan(value: Plan, call: LocalCall) -> Screen:
@@ -86,6 +97,12 @@ def provisioned(
 
     def screen(paint: Paint) -> Iterator[str]:
         yield paint(clean(f"{value.user} is {'already ' if already else ''}complete: {value.url}"), "green")
+        if value.standing.not_judged:
+            names = ", ".join(value.standing.not_judged)
+            yield paint(f"Warning: Cloudflare keeps clawdet out, so these checks were not judged: {names}", "yellow")
+            yield "To have them judged, change the setting that is named below, then: " + call.pasteable(
+                f"clawdet verify {value.user}"
+            )
         yield ""
         yield _row("Landing page", f"{value.url}")
         yield _row("OpenClaw", f"{value.url}app  (asks for the token)")
@@ -108,9 +125,16 @@ def verified(value: Instance, call: LocalCall) -> Screen:
     """Lay out the checks with what was seen."""
 
     def screen(paint: Paint) -> Iterator[str]:
-        bad = [check.name for check in value.checks if not check.ok]
+        bad, unseen = value.standing.failed, value.standing.not_judged
         if bad or not value.checks:
             yield paint(f"{value.user} fails {len(bad)} of {len(value.checks)} checks: {', '.join(bad)}", "red")
+        elif unseen:
+            passed = len(value.checks) - len(unseen)
+            yield paint(
+                f"{value.user} passes {passed} of {len(value.checks)} checks."
+                f" Warning: Cloudflare keeps clawdet out, so these were not judged: {', '.join(unseen)}",
+                "yellow",
+            )
         else:
             yield paint(clean(f"{value.user} passes all {len(value.checks)} checks: {value.url}"), "green")
         yield ""
@@ -145,7 +169,7 @@ def status_table(values: Sequence[Standing], call: LocalCall) -> Screen:
                 )
                 for value in values
             ],
-            ["green" if value.healthy else _STATUS_STYLES.get(value.status, "yellow") for value in values],
+            [_style(value) for value in values],
             paint,
         )
         for value in values:
@@ -160,8 +184,7 @@ def status_detail(value: Instance, call: LocalCall) -> Screen:
     """Lay out all that is known of one instance."""
 
     def screen(paint: Paint) -> Iterator[str]:
-        style = "green" if value.standing.healthy else _STATUS_STYLES.get(value.status, "yellow")
-        yield f"{value.user}: {paint(value.status.value, style)}"
+        yield f"{value.user}: {paint(value.status.value, _style(value.standing))}"
         yield ""
         if value.error and value.status is not Status.COMPLETE:
             yield _row("Failure", value.error)
@@ -388,6 +411,12 @@ def euro(monthly: Decimal) -> str:
     return f"EUR {monthly:.2f}"
 
 
+def _style(value: Standing) -> str:
+    if value.healthy:
+        return "yellow" if value.not_judged else "green"
+    return _STATUS_STYLES.get(value.status, "yellow")
+
+
 def _server(value: Instance, call: LocalCall) -> str:
     if value.server_id is None:
         return "-"
@@ -410,18 +439,23 @@ def _checks(checks: Sequence[Check], paint: Paint) -> Iterator[str]:
         yield "No checks were run yet."
         return
     when = f", {age(checks[0].at)} ago" if checks[0].at else ""
-    yield paint(f"Checks ({sum(check.ok for check in checks)} of {len(checks)} passed{when})", "bold")
+    passed = sum(check.result is Result.OK for check in checks)
+    yield paint(f"Checks ({passed} of {len(checks)} passed{when})", "bold")
+    width = max(len("FAILED"), *(len(_MARKS[check.result][0]) for check in checks))
+    column = width + EVIDENCE_COLUMN - len("FAILED")
     for check in checks:
-        mark = paint("ok    ", "green") if check.ok else paint("FAILED", "red")
-        first, *more = beside(clean(check.evidence), EVIDENCE_COLUMN)
-        yield f"  {mark} {check.name:<13} {first}"
-        yield from (" " * EVIDENCE_COLUMN + line for line in more)
+        word, style = _MARKS[check.result]
+        first, *more = beside(clean(check.evidence), column)
+        yield f"  {paint(f'{word:<{width}}', style)} {check.name:<13} {first}"
+        yield from (" " * column + line for line in more)
 
 
 def _last_check(value: Standing) -> str:
     if not value.checks:
         return "never"
-    what = f"failed: {', '.join(value.failed)}" if value.failed else f"{value.checks} ok"
+    what = f"failed: {', '.join(value.failed)}" if value.failed else f"{value.checks - len(value.not_judged)} ok"
+    if value.not_judged and not value.failed:
+        what += f", not judged: {', '.join(value.not_judged)}"
     return f"{what}, {age(value.checked_at)} ago" if value.checked_at else what
 
 

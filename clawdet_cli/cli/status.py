@@ -8,15 +8,16 @@ import typer
 
 from clawdet_cli.cli import documents, output, screens
 from clawdet_cli.cli.configure import configure
-from clawdet_cli.cli.options import Call, with_call
+from clawdet_cli.cli.options import Call, Strict, with_call
 from clawdet_cli.cli.output import Paint, clean
 from clawdet_cli.cli.users import PARALLEL, FromFile, Parallel, wanted
 from clawdet_cli.errors import GuestError
-from clawdet_cli.model import Instance
+from clawdet_cli.model import Instance, Standing
 
 HELP = """With --live every one is checked now: in both clouds, on the VPS and from outside. It costs nothing.
 
-Exit code 0: everything that was asked for is complete and passed its last checks. 6: something is not."""
+Exit code 0: everything that was asked for is complete and failed none of its last checks. 6: something is not; with
+--strict also where Cloudflare kept a check from being judged."""
 
 EPILOG = """Watch it from cron:  clawdet status --live --quiet || echo 'look at it'"""
 
@@ -31,14 +32,15 @@ def status(
     live: Annotated[bool, typer.Option("--live", help="Check now, instead of telling what is recorded.")] = False,
     file: FromFile = None,
     parallel: Parallel = None,
+    strict: Strict = False,
 ) -> None:
     """Show how instances stand."""
     names = wanted(users, file, needed=file is not None)
     every = names or (_recorded(call) if live else [])
     if live and len(every) != 1:
-        _check_all(call, every, parallel or PARALLEL)
+        _check_all(call, every, parallel or PARALLEL, strict=strict)
     else:
-        _show(call, names, live=live)
+        _show(call, names, live=live, strict=strict)
 
 
 def _recorded(call: Call) -> list[str]:
@@ -50,7 +52,7 @@ def _recorded(call: Call) -> list[str]:
         return [one.user for one in operations.standings(settings)]
 
 
-def _show(call: Call, names: list[str], *, live: bool) -> None:
+def _show(call: Call, names: list[str], *, live: bool, strict: bool) -> None:
     from clawdet_cli import operations  # not above: --help must stay fast
 
     found: list[Instance] = []
@@ -70,11 +72,15 @@ def _show(call: Call, names: list[str], *, live: bool) -> None:
         content = {"instances": documents.instances(found)} if call.json else {}
         screen = screens.status_table(standings, call)
     output.result(call, content, screen, label=configured.label)
-    if not all(one.healthy for one in standings):
+    if not all(_is_well(one, strict=strict) for one in standings):
         raise typer.Exit(GuestError.exit_code)
 
 
-def _check_all(call: Call, names: list[str], parallel: int) -> None:
+def _is_well(one: Standing, *, strict: bool) -> bool:
+    return one.healthy and not (strict and one.not_judged)
+
+
+def _check_all(call: Call, names: list[str], parallel: int, *, strict: bool) -> None:
     from clawdet_cli import fleet  # not above: --help must stay fast
     from clawdet_cli.cli import summary
 
@@ -89,6 +95,6 @@ def _check_all(call: Call, names: list[str], parallel: int) -> None:
         yield from (f"{user}: not checked" for user in seen.not_begun)
 
     output.result(call, summary.document(seen, call) if call.json else {}, screen, label=configured.label)
-    unhealthy = not all(one.healthy for one in found)
+    unhealthy = not all(_is_well(one, strict=strict) for one in found)
     if code := max(seen.exit_code, GuestError.exit_code if unhealthy else 0):
         raise typer.Exit(code)

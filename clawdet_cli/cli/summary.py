@@ -79,6 +79,20 @@ def summary(
     return screen
 
 
+def amiss(instances: Mapping[str, Instance], *, strict: bool) -> dict[str, str]:
+    """Return what is wrong with each that is not well, in a line; with `strict` also what could not be judged."""
+    found = {user: screens.unhealthy(one) or (strict and screens.not_judged(one)) for user, one in instances.items()}
+    return {user: wrong for user, wrong in found.items() if wrong}
+
+
+def passed(instance: Instance) -> str:
+    """Return in a line what the checks of an instance came to, none of which failed."""
+    unseen = instance.standing.not_judged
+    return f"{len(instance.checks) - len(unseen)} checks passed" + (
+        f", not judged: {', '.join(unseen)}" if unseen else ""
+    )
+
+
 _DONE = {"provision": "complete", "destroy": "destroyed", "verify": "as they should be"}
 
 

@@ -21,6 +21,7 @@ from clawdet_cli.sandbox import network
 from clawdet_cli.sandbox.authority import Authority
 from clawdet_cli.sandbox.cloudflare.api import cloudflare_app
 from clawdet_cli.sandbox.dns import serve_dns
+from clawdet_cli.sandbox.edge.knobs import EdgeKnobs
 from clawdet_cli.sandbox.edge.proxy import Edge
 from clawdet_cli.sandbox.errors import SandboxError
 from clawdet_cli.sandbox.faults import Faults
@@ -108,6 +109,7 @@ async def _run_locked(options: Options, files: Files) -> None:
         },
         machines.routes(),
     )
+    edge_knobs = EdgeKnobs(cloudflare_state, ledger.changed)
     cloudflare = cloudflare_app(
         cloudflare_state,
         origin_ca,
@@ -116,8 +118,9 @@ async def _run_locked(options: Options, files: Files) -> None:
         tokens=[tokens["cloudflare"]],
         on_change=ledger.changed,
         faults=Faults(),
+        edge_routes=edge_knobs.routes(),
     )
-    edge = Edge(cloudflare_state, edge_ca, origin_ca, pull_ca, dial=net.dial, source=net.edge_socket)
+    edge = Edge(cloudflare_state, edge_ca, origin_ca, pull_ca, dial=net.dial, source=net.edge_socket, knobs=edge_knobs)
 
     edge_ip, api_ip, dns_ip = (net.service_address(last) for last in (1, 2, 53))
     hetzner_sock, cloudflare_sock = net.bind(api_ip, _HETZNER_PORT), net.bind(api_ip, _CLOUDFLARE_PORT)

@@ -28,7 +28,7 @@ from clawdet_cli import bootstrap, csr, public_key
 from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import CloudError, ConfigError, GuestError, SoldOutError, StateError, StoppedError, WaitError
-from clawdet_cli.model import Certificate, DnsRecord, EffectOutcome, Firewall, Server, ServerOrder, Status, Zone
+from clawdet_cli.model import Certificate, DnsRecord, EffectOutcome, Firewall, Result, Server, ServerOrder, Status, Zone
 from clawdet_cli.stages import bundle, certificates, claim, firewall, preflight, verify, zones
 from clawdet_cli.stages.host_key import LABEL, label_names, replace_host_key
 from clawdet_cli.stages.phase import Phase
@@ -256,7 +256,7 @@ def verify_from_outside(run: Run) -> None:
     """Check the six criteria as a visitor, an operator and the clouds see them."""
     checks = verify.six_checks(run, patience=120)
     run.state.save_checks(run.instance, checks)
-    failed = [check for check in checks if not check.ok]
+    failed = [check for check in checks if check.result is Result.FAILED]
     if failed:
         raise GuestError(
             f"{len(failed)} of {len(checks)} checks failed: {', '.join(check.name for check in failed)}.",

@@ -106,6 +106,8 @@ class Run:
         """Set by the configure stage: what the script says of the machine."""
         self.report: Future[CommandResult] | None = None
         """What the VPS says of itself, asked while something else is looked at."""
+        self.origin_checked = False
+        """Set by check_origin: the VPS answered as it should, past Cloudflare."""
         self.steps_done: list[str] = []
         """Steps of the script that changed the machine or checked it; the others were skipped."""
         self.zone_gone = False

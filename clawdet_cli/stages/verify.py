@@ -6,38 +6,43 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 from clawdet_cli import bootstrap
 from clawdet_cli.adapters.edge import (
-    CONNECT_REQUEST,
     Answer,
-    Visit,
     Visitor,
     answers_directly,
-    connect_request,
     edge_addresses,
-    explain_52x,
 )
 from clawdet_cli.adapters.retry import until
-from clawdet_cli.adapters.ssh import Ssh
-from clawdet_cli.errors import ClawdetError, GuestError
-from clawdet_cli.model import CHECK_NAMES, Check, now_text
+from clawdet_cli.errors import ClawdetError, GuestError, WaitError
+from clawdet_cli.model import CHECK_NAMES, Check, Result, now_text
 from clawdet_cli.secret import Secret, excerpt
-from clawdet_cli.stages.runner import CONNECTIONS, Run
+from clawdet_cli.stages import origin
+from clawdet_cli.stages.origin import NONCE_PATH
+from clawdet_cli.stages.outside import (
+    PROTECTED_PATH,
+    KeptOutError,
+    NotMetError,
+    UnsteadyError,
+    answers_well,
+    guards_its_pages,
+    guards_its_sockets,
+    let_in,
+)
+from clawdet_cli.stages.runner import Run
 
-NONCE_PATH = "/.well-known/clawdet-nonce"
-PROTECTED_PATH = "/app/control-ui-config.json"
-"""A page of the gateway that needs the token (facts of OpenClaw 2026.9: 401 without, 200 with)."""
+T = TypeVar("T")
+
 STEADY_SECONDS = 60
 MOST_EVIDENCE = 1000
 """Characters that are kept of what was seen: clouds and VPS may say anything."""
+STARTING_SECONDS = 30.0
+"""How long a unit that was started a moment ago may take until the gateway answers."""
 LOOK_AHEAD_SECONDS = 5.0
 EXPOSED_SECONDS = 30.0
 """More than the look from outside can take, all its time-outs together."""
-
-
-class NotMetError(Exception):
-    """A criterion does not hold; the text is the evidence."""
 
 
 class _Evidence:
@@ -56,12 +61,49 @@ class _Evidence:
         """Whether the gateway was found to answer as it should, by who looked before it was asked for."""
         self.exposed: Future[list[int]] = Future()
         """The ports of the VPS, other than SSH, that answer to whoever knows its address."""
+        self._origin_fault: str | None = None
 
     def report(self) -> dict[str, str]:
-        """Ask the VPS how it stands."""
+        """Ask the VPS how it stands; a gateway that is starting is given the time for it."""
         if self._report is None:
             self._report = bootstrap.parse_values(self._asked_ahead() or self._on_vps("report"))
+            if _is_starting(self._report):
+                self.run.note("the gateway was started a moment ago: waiting until it answers")
+                with contextlib.suppress(WaitError):
+                    until(self._started, deadline=self.run.deadline.within(STARTING_SECONDS), what="the gateway")
         return self._report
+
+    def _started(self) -> bool | None:
+        self._report = bootstrap.parse_values(self._on_vps("report"))
+        return None if _is_starting(self._report) else True
+
+    def origin_fault(self) -> str:
+        """Return what is wrong with the VPS's own answers, read past Cloudflare; empty when nothing is."""
+        if self._origin_fault is None:
+            self._origin_fault = "" if self.run.origin_checked else self._look_past_cloudflare()
+        return self._origin_fault
+
+    def _look_past_cloudflare(self) -> str:
+        try:
+            report = self.report()
+            if report.get("caddy_unit") != "active" or report.get("landing") != "present":
+                return f"caddy is '{report.get('caddy_unit')}', the landing page '{report.get('landing')}'"
+            origin.look(self.run, self.nonce(), report)
+            return self._certificate_fault(report)
+        except NotMetError as unmet:
+            return str(unmet)
+        except ClawdetError as error:
+            return " ".join([error.what, *error.details[:2]])
+
+    def _certificate_fault(self, report: dict[str, str]) -> str:
+        """Return why Cloudflare would refuse the VPS's certificate, which over SSH is compared with itself alone."""
+        expires, number = report.get("certificate_expires", ""), self.run.instance.certificate_id
+        if expires[:19] < now_text()[:19]:
+            return f"the certificate of the VPS expired: {expires or 'unknown'}"
+        with contextlib.suppress(ClawdetError):  # that it cannot be read says nothing of it
+            if number is not None and self.run.clouds.cloudflare.certificate(number) is None:
+                return f"the certificate {number} of the VPS is revoked, or gone from Cloudflare"
+        return ""
 
     def _asked_ahead(self) -> str:
         """Give what it said to the one who asked ahead; nothing where nobody did, or got no answer."""
@@ -137,7 +179,7 @@ class _Evidence:
         with contextlib.suppress(NotMetError, ClawdetError):
             token, _ = self.token(), self.visitor()
             visitor, host = self._visitor_for(LOOK_AHEAD_SECONDS), self.run.instance.host
-            self.answers = aside.submit(_answers_well, visitor, host, token)
+            self.answers = aside.submit(answers_well, visitor, host, token)
 
     def _on_vps(self, verb: str, *arguments: str) -> str:
         if self.unreachable is not None:
@@ -181,20 +223,26 @@ def _each_checked(run: Run, evidence: _Evidence, aside: ThreadPoolExecutor) -> l
             evidence.look_ahead(aside)
         check = _checked(name, criterion, evidence)
         seconds = time.monotonic() - started
-        status = "done" if check.ok else "failed"
+        status = "done" if check.result is Result.OK else check.result.value
         run.emit("step_finished", step=name, status=status, text=check.evidence, seconds=seconds)
         checks.append(check)
     return sorted(checks, key=lambda check: CHECK_NAMES.index(check.name))
 
 
 def _checked(name: str, criterion: Callable[[_Evidence], str], evidence: _Evidence) -> Check:
+    result = Result.FAILED
     try:
-        return Check(name, True, criterion(evidence), now_text())
-    except NotMetError as unmet:
+        return Check(name, Result.OK, criterion(evidence), now_text())
+    except KeptOutError as out:
+        fault = evidence.origin_fault()
+        result = Result.FAILED if fault else Result.NOT_JUDGED
+        behind = f"And past Cloudflare: {fault}" if fault else "Past Cloudflare, over SSH, the VPS answers as it should"
+        seen = f"{out}. {behind}"
+    except (NotMetError, UnsteadyError) as unmet:
         seen = str(unmet)
     except ClawdetError as error:
         seen = " ".join([error.what, *error.details[:2]])
-    return Check(name, False, excerpt(seen, MOST_EVIDENCE), now_text())
+    return Check(name, result, excerpt(seen, MOST_EVIDENCE), now_text())
 
 
 def _server(evidence: _Evidence) -> str:
@@ -258,12 +306,12 @@ def _gateway(evidence: _Evidence) -> str:
         raise NotMetError(
             f"on the VPS /readyz says ready={report.get('gateway_ready')}, health says {report.get('gateway_health')}"
         )
+    kept_out: KeptOutError | None = None
     if not evidence.was_seen():
-        visitor = evidence.visitor()
-        _served(evidence, "/healthz")
-        with visitor.visit() as visit:
-            _guards_its_pages(visit, evidence.run.instance.host, evidence.token())
-        _guards_its_sockets(visitor, evidence.run.instance.host, evidence.token())
+        try:
+            _gateway_from_outside(evidence)
+        except KeptOutError as out:
+            kept_out = out  # what needs no edge is judged all the same
     try:
         exposed = evidence.exposed.result(timeout=EXPOSED_SECONDS)
     except TimeoutError:
@@ -275,6 +323,8 @@ def _gateway(evidence: _Evidence) -> str:
             f"{evidence.run.instance.ipv4} answers to everybody on port {exposed[0]}, past Cloudflare:"
             f" clawdet firewall refresh"
         )
+    if kept_out is not None:
+        raise kept_out
     return (
         "ready on 127.0.0.1:18789; through the public name HTTP 401 without the token, 200 with it;"
         " WebSocket 101 and connect.challenge from its own origin, 1008 without an approved device, 1008 from a"
@@ -283,41 +333,16 @@ def _gateway(evidence: _Evidence) -> str:
     )
 
 
-def _answers_well(visitor: Visitor, host: str, token: Secret) -> bool:
-    try:
+def _gateway_from_outside(evidence: _Evidence) -> None:
+    visitor, host, token = evidence.visitor(), evidence.run.instance.host, evidence.token()
+    _served(evidence, "/healthz")
+
+    def pages() -> None:
         with visitor.visit() as visit:
-            if visit.get("/healthz").status != 200:
-                return False
-            _guards_its_pages(visit, host, token)
-        _guards_its_sockets(visitor, host, token)
-    except (NotMetError, ClawdetError):
-        return False
-    return True
+            guards_its_pages(visit, host, token)
 
-
-def _guards_its_pages(visit: Visit, host: str, token: Secret) -> None:
-    without = visit.get(PROTECTED_PATH).status
-    with_token = visit.get(PROTECTED_PATH, {"Authorization": f"Bearer {token.reveal()}"}).status
-    if (without, with_token) != (401, 200):
-        raise NotMetError(
-            f"through https://{host}: HTTP {without} without the token, {with_token} with it (401, 200 wanted)"
-        )
-
-
-def _guards_its_sockets(visitor: Visitor, host: str, token: Secret) -> None:
-    own = visitor.websocket("/app", f"https://{host}", connect_request(token))
-    if own.status != 101 or (own.first or {}).get("event") != "connect.challenge":
-        raise NotMetError(f"through wss://{host}/app: HTTP {own.status}, first frame {str(own.first)[:80]}")
-    if own.close_code != 1008 or own.refusal != "CONTROL_UI_DEVICE_IDENTITY_REQUIRED":
-        raise NotMetError(
-            "a WebSocket with the token but without an approved device was not refused for want of one (closed with"
-            f" {own.close_code}, {own.refusal}): whoever has the token gets in"
-        )
-    foreign = visitor.websocket("/app", "https://foreign.invalid", CONNECT_REQUEST)
-    if foreign.close_code != 1008 or foreign.refusal != "CONTROL_UI_ORIGIN_NOT_ALLOWED":
-        raise NotMetError(
-            f"a WebSocket from a foreign origin was closed with {foreign.close_code} {foreign.refusal}, not with 1008"
-        )
+    _patiently(evidence, f"https://{host}{PROTECTED_PATH}", pages)
+    _patiently(evidence, f"wss://{host}/app", lambda: guards_its_sockets(visitor, host, token))
 
 
 def _exposed(run: Run) -> list[int]:
@@ -341,9 +366,11 @@ def _exposed(run: Run) -> list[int]:
 def _landing_page(evidence: _Evidence) -> str:
     host = evidence.run.instance.host
     page = _served(evidence, "/")
-    nonce = evidence.nonce()
-    seen = evidence.visitor().get(f"{NONCE_PATH}?{nonce}").body.decode(errors="replace").split()
-    if nonce not in seen:
+    nonce, visitor = evidence.nonce(), evidence.visitor()
+    proof = _patiently(evidence, f"https://{host}{NONCE_PATH}", lambda: let_in(visitor.get(f"{NONCE_PATH}?{nonce}")))
+    if proof.status != 200:
+        raise NotMetError(f"https://{host}{NONCE_PATH}: HTTP {proof.status}")
+    if nonce not in proof.body.decode(errors="replace").split():
         raise NotMetError(
             f"https://{host}{NONCE_PATH} does not give this run's nonce: it is another machine, or a cache"
         )
@@ -365,20 +392,46 @@ def _recorded(evidence: _Evidence) -> str:
 
 def _served(evidence: _Evidence, path: str) -> Answer:
     """Read a path through the edge until it answers 200, as long as a new name may take to spread."""
-    last, user = "", evidence.run.instance.user
 
-    def answered() -> Answer | None:
+    def answered() -> Answer:
+        answer = let_in(evidence.visitor().get(path))
+        if answer.status != 200:
+            raise UnsteadyError(f"HTTP {answer.status}")
+        return answer
+
+    return _patiently(evidence, f"https://{evidence.run.instance.host}{path}", answered)
+
+
+def _patiently(evidence: _Evidence, where: str, look: Callable[[], T]) -> T:
+    """Look through the edge again while it is unsteady or refuses to connect, as long as a new name may take."""
+    last = ""
+
+    def looked() -> tuple[T]:
         nonlocal last
-        answer = evidence.visitor().get(path)
-        last = f"HTTP {explain_52x(answer.status).replace('USER', user) or answer.status}"
-        return answer if answer.status == 200 else None
+        try:
+            return (look(),)
+        except UnsteadyError as unsteady:
+            last = str(unsteady)
+            raise
+        except GuestError as error:
+            last = " ".join([error.what, *error.details[:1]])
+            raise
 
+    deadline = evidence.patience.within(evidence.run.deadline.left())
     try:
-        return until(
-            answered, deadline=evidence.patience.within(evidence.run.deadline.left()), what=path, catching=(GuestError,)
-        )
+        return until(looked, deadline=deadline, what=where, catching=(UnsteadyError, GuestError))[0]
     except ClawdetError as error:
-        raise NotMetError(f"https://{evidence.run.instance.host}{path}: {last or error.what}") from error
+        seen = (last or error.what).replace("USER", evidence.run.instance.user)
+        raise NotMetError(f"{where}: {seen}") from error
+
+
+def _is_starting(report: dict[str, str]) -> bool:
+    """Return whether the gateway does not answer yet, and its unit was started, for the first time, a moment ago."""
+    unit, restarts = report.get("openclaw_unit"), report.get("openclaw_restarts")
+    young = bootstrap.parse_number(report.get("openclaw_active_seconds", "")) < STEADY_SECONDS
+    starting = unit == "activating" or (unit == "active" and young)
+    answers = report.get("gateway_ready") == "true" and report.get("gateway_health") == "ok"
+    return starting and restarts == "0" and not answers
 
 
 def ask_ahead(run: Run) -> None:
@@ -398,52 +451,5 @@ def check_origin(run: Run) -> None:
         nonce = evidence.nonce()
     except NotMetError as unmet:
         raise GuestError(f"The VPS does not answer about itself: {unmet}.") from unmet
-    for _ in range(CONNECTIONS - 1):
-        ssh = run.ssh()
-        try:
-            _look_at_origin(run, ssh, nonce)
-        except GuestError:
-            # What is read through a connection breaks with it, and says so in many ways.
-            if ssh.alive:
-                raise
-            run.note("the connection to the VPS broke: connecting anew")
-        else:
-            return
-    _look_at_origin(run, run.ssh(), nonce)
-
-
-def _look_at_origin(run: Run, ssh: Ssh, nonce: str) -> None:
-    # Not over loopback: OpenClaw answers 403 to a client that it can attribute to nobody but the machine itself.
-    address = run.configured.get("address", "")
-    visitor = Visitor(
-        run.instance.host,
-        lambda: ssh.tunnel(address, 443),
-        None,
-        pinned_sha256=run.configured.get("certificate_sha256"),
-        hop="the VPS itself",
-        timeout=run.deadline.within(30).left(),
-    )
-    if run.configured.get("origin_pulls") == "on":
-        _refuses_the_unknown(visitor, address)
-        return
-    with visitor.visit() as visit:
-        page, proof, gateway = visit.get("/"), visit.get(NONCE_PATH), visit.get("/app/")
-    proved = nonce in proof.body.decode(errors="replace").split()
-    if (page.status, gateway.status, proved) != (200, 200, True):
-        raise GuestError(
-            f"Caddy on the VPS answers {page.status} for the landing page and {gateway.status} for the gateway,"
-            f" and {'the' if proved else 'not the'} nonce of this run.",
-            details=[f"asked: {address}:443 through SSH, with the name {run.instance.host}"],
-        )
-
-
-def _refuses_the_unknown(visitor: Visitor, address: str) -> None:
-    """See that whoever shows no certificate is let in to nothing. Raises GuestError."""
-    try:
-        page = visitor.get("/")
-    except GuestError:
-        return
-    raise GuestError(
-        f"Caddy on the VPS is to let in Cloudflare's certificate alone, and answers {page.status} without one.",
-        details=[f"asked: {address}:443 through SSH"],
-    )
+    origin.look(run, nonce, run.configured)
+    run.origin_checked = True

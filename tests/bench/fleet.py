@@ -14,7 +14,7 @@ from typing import Any
 
 import platformdirs
 
-from clawdet_cli.model import CHECK_NAMES, Check, Instance, Status, now_text
+from clawdet_cli.model import CHECK_NAMES, Check, Instance, Result, Status, now_text
 from clawdet_cli.state import State
 from tests.e2e.operator import Operator
 
@@ -168,10 +168,10 @@ def _insert(connection: Any, one: Instance, now: str) -> None:
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         row,
     )
-    checks = [Check(name, True, f"{name} was looked at, and it is as it should be", now) for name in CHECK_NAMES]
+    checks = [Check(name, Result.OK, f"{name} was looked at, and it is as it should be", now) for name in CHECK_NAMES]
     connection.executemany(
-        "INSERT INTO checks (user, run_id, name, position, ok, evidence, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [(one.user, one.run_id, c.name, at, c.ok, c.evidence, c.at) for at, c in enumerate(checks)],
+        "INSERT INTO checks (user, run_id, name, position, result, evidence, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [(one.user, one.run_id, c.name, at, c.result, c.evidence, c.at) for at, c in enumerate(checks)],
     )
     connection.executemany(
         "INSERT INTO stage_runs (user, run_id, name, status, started_at, seconds) VALUES (?, ?, ?, 'done', ?, 1.5)",

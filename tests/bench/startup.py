@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from clawdet_cli.model import CHECK_NAMES, Check, Instance, Status, now_text
+from clawdet_cli.model import CHECK_NAMES, Check, Instance, Result, Status, now_text
 from clawdet_cli.state import State
 
 REFERENCE = "import typer"
@@ -68,7 +68,7 @@ def _fill(folder: Path) -> None:
             user, now = f"user{number}", now_text()
             instance = Instance(user, "example.com", f"run{number:09d}", Status.COMPLETE, False, now, now)
             state.add(instance)
-            state.save_checks(instance, [Check(name, True, "looked at", now) for name in CHECK_NAMES])
+            state.save_checks(instance, [Check(name, Result.OK, "looked at", now) for name in CHECK_NAMES])
 
 
 def _refuse_a_failure(name: str, done: "subprocess.CompletedProcess[str]") -> None:

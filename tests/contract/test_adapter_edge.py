@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import socket
 import ssl
 import threading
@@ -23,6 +24,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
+from clawdet_cli import USER_AGENT
 from clawdet_cli.adapters import edge as adapter
 from clawdet_cli.adapters.edge import CONNECT_REQUEST, Visitor, edge_addresses, explain_52x
 from clawdet_cli.errors import GuestError
@@ -31,6 +33,7 @@ from clawdet_cli.sandbox.authority import Authority
 from clawdet_cli.sandbox.cloudflare import records
 from clawdet_cli.sandbox.cloudflare import state as account
 from clawdet_cli.sandbox.dns import serve_dns
+from clawdet_cli.sandbox.edge.knobs import EdgeKnobs
 from clawdet_cli.sandbox.edge.origin import Timeouts
 from clawdet_cli.sandbox.edge.proxy import Edge
 from tests.contract.served import LoopThread
@@ -75,10 +78,14 @@ class World:
 
         self.wait_for(begin())
 
-    def record(self, name: str, content: str, *, proxied: bool = True) -> None:
+    @property
+    def zone(self) -> dict[str, Any]:
         zone = account.zone_named(self.state, ZONE)
         assert zone is not None
-        records.create(zone, {"name": name, "type": "A", "content": content, "proxied": proxied})
+        return zone
+
+    def record(self, name: str, content: str, *, proxied: bool = True) -> None:
+        records.create(self.zone, {"name": name, "type": "A", "content": content, "proxied": proxied})
 
     def origin(self, ca: Authority | None = None) -> str:
         """Start the origin with a certificate, and give that one's SHA-256."""
@@ -207,6 +214,25 @@ class TestHttp:
         assert answer.headers["server"] == "cloudflare"
         assert world.seen[0]["X-Asked"] == "yes"
         assert world.seen[0]["Host"] == HOST
+
+    def test_it_introduces_itself_to_edge_and_server(self, world: World) -> None:
+        pinned = world.origin()
+        world.visitor().get("/")
+        world.direct(pinned).get("/")
+        world.visitor().websocket("/app", f"https://{HOST}")
+        assert [headers.get_all("User-Agent") for headers in world.seen] == [[USER_AGENT]] * 3
+        assert re.fullmatch(r"clawdet/[0-9.]+ \(\+https://\S+\)", USER_AGENT)
+
+    def test_a_challenge_and_a_ban_are_told_apart_from_the_servers_answers(self, world: World) -> None:
+        world.origin()
+        assert world.visitor().get("/").kept_out == ""
+        world.zone["bot_fight_mode"] = True
+        answer = world.visitor().get("/")
+        assert answer.status == 403
+        assert "cf-mitigated: challenge" in answer.kept_out
+        world.zone["bot_fight_mode"] = False
+        EdgeKnobs(world.state).set({"blocked_paths": ["/app"]})
+        assert "error code: 1020" in world.visitor().get("/app").kept_out
 
     def test_a_token_is_sent_where_it_is_asked_for(self, world: World) -> None:
         world.origin()
@@ -394,6 +420,16 @@ class TestWebSocket:
         assert answer.first is not None
         assert answer.first["event"] == "connect.challenge"
         assert (answer.refusal, answer.close_code) == (None, None)
+
+    def test_a_challenge_in_its_place_is_told(self, world: World) -> None:
+        world.origin()
+        world.zone["bot_fight_mode"] = True
+        answer = world.visitor().websocket("/app", f"https://{HOST}")
+        assert (answer.status, answer.first) == (403, None)
+        assert "cf-mitigated: challenge" in answer.kept_out
+        world.zone["bot_fight_mode"] = False
+        EdgeKnobs(world.state).set({"blocked_paths": ["/app"]})
+        assert "error code: 1020" in world.visitor().websocket("/app", f"https://{HOST}").kept_out
 
     def test_a_foreign_origin_is_refused_after_its_request(self, world: World) -> None:
         world.origin()

@@ -114,6 +114,7 @@ class Operator:
         self.control("cloudflare", "PATCH", f"zones/{self.info()['zone']}", WORKING_ZONE)
         self.control("cloudflare", "PATCH", "certificate_reads", {kind: [*f] for kind, f in CERTIFICATE_READS.items()})
         self.control("cloudflare", "PATCH", "refusals", {"zones": "empty"})
+        self.control("cloudflare", "DELETE", "edge/knobs")
 
     def unlimited(self) -> None:
         """Lift the limits of requests: many runs together exceed what one operator's clouds allow."""

@@ -170,6 +170,7 @@ class TestExport:
             (lambda whole: whole["instances"][0].update(server_id="x"), "instances[0].server_id is 'x'"),
             (lambda whole: whole["instances"][0].update(extra=1), "too many fields or too few: extra"),
             (lambda whole: whole["instances"][0].pop("zone"), "too many fields or too few: zone"),
+            (lambda whole: whole["checks"][0].update(result="fine"), "checks[0].result is 'fine'"),
             (lambda whole: whole["effects"][0].update(data="[]"), "effects[0].data is '[]'"),
             (lambda whole: whole["effects"][0].update(kind="format_disk"), "effects[0].kind is 'format_disk'"),
             (lambda whole: whole["effects"][0].update(outcome="fine"), "effects[0].outcome is 'fine'"),

@@ -25,6 +25,7 @@ from clawdet_cli.model import (
     Holdings,
     Instance,
     Plan,
+    Result,
     ServerOffer,
     StageRun,
     Standing,
@@ -47,8 +48,11 @@ A_DEVICE = Device(
 ONE_WAITS = Devices((A_DEVICE,), ())
 
 
-def an_instance(user: str = "alice", *, failing: Sequence[str] = (), **changes: Any) -> Instance:
-    """Give a finished instance, in which the named checks failed."""
+def an_instance(
+    user: str = "alice", *, failing: Sequence[str] = (), unseen: Sequence[str] = (), **changes: Any
+) -> Instance:
+    """Give a finished instance, in which the named checks failed, or were not judged."""
+    results = dict.fromkeys(failing, Result.FAILED) | dict.fromkeys(unseen, Result.NOT_JUDGED)
     now = now_text()
     finished = Instance(
         user=user,
@@ -68,7 +72,7 @@ def an_instance(user: str = "alice", *, failing: Sequence[str] = (), **changes: 
         certificate_id="c1",
         openclaw_version="2026.9.6",
         url=f"https://{user}.example.com/",
-        checks=tuple(Check(name, name not in failing, f"{name} was looked at", now) for name in CHECK_NAMES),
+        checks=tuple(Check(name, results.get(name, Result.OK), f"{name} was looked at", now) for name in CHECK_NAMES),
         stages=(StageRun("create_server", "done", 1.25), StageRun("prepare_vps", "done", 48.5)),
     )
     return replace(finished, **changes)

@@ -99,6 +99,24 @@ def test_the_summary_has_a_line_for_each_and_what_it_comes_to(users: FakeOperati
     assert "  clawdet provision bob --zone example.com" in lines
 
 
+def test_what_was_not_judged_is_told_of_each_and_with_strict_it_is_a_failure(
+    users: FakeOperations, capsys: Captured
+) -> None:
+    users.instances["bob"] = an_instance("bob", unseen=["gateway"])
+    assert cli.main(["provision", "alice", "bob", *ZONE]) == 0
+    said = capsys.readouterr().out
+    assert "https://bob.example.com/ (not judged: gateway)" in said
+    assert "2 users: 2 complete." in said
+    assert cli.main(["provision", "alice", "bob", *ZONE, "--strict"]) == 6
+    said = capsys.readouterr().out
+    assert "not judged: gateway: gateway was looked at" in said
+    assert "2 users: 1 complete, 1 failed." in said
+    assert cli.main(["provision", "bob", *ZONE]) == 0
+    assert "Warning: Cloudflare keeps clawdet out, so these checks were not judged: gateway" in capsys.readouterr().out
+    assert cli.main(["provision", "bob", *ZONE, "--strict", "--json"]) == 6
+    assert document(capsys)["instance"]["status"] == "complete"
+
+
 @pytest.mark.parametrize(
     ("errors", "code"),
     [

@@ -168,9 +168,50 @@ def test_verify_shows_what_was_seen(fake: FakeOperations, capsys: Captured) -> N
     assert document(capsys)["instance"]["checks"][3] | {"at": ""} == {
         "name": "gateway",
         "ok": False,
+        "result": "failed",
         "evidence": "gateway was looked at",
         "at": "",
     }
+
+
+def test_what_was_not_judged_is_a_warning_and_with_strict_a_failure(fake: FakeOperations, capsys: Captured) -> None:
+    fake.instances["alice"] = an_instance(unseen=["gateway", "landing_page"])
+    assert cli.main(["verify", "alice"]) == 0
+    said = capsys.readouterr()
+    assert "alice passes 4 of 6 checks. Warning: Cloudflare keeps clawdet out" in said.out
+    assert "these were not judged: gateway, landing_page" in said.out
+    assert "Checks (4 of 6 passed" in said.out
+    lines = said.out.splitlines()
+    (judged,) = (line for line in lines if "server" in line and "was looked at" in line)
+    (unseen,) = (line for line in lines if "gateway was looked at" in line)
+    assert unseen.split("  ")[1].strip() == "not judged gateway"
+    assert judged.index("server was") == unseen.index("gateway was")
+    assert cli.main(["verify", "alice", "--strict"]) == 6
+    assert cli.main(["status", "alice"]) == 0
+    assert cli.main(["status"]) == 0
+    assert "4 ok, not judged: gateway, landing_page" in capsys.readouterr().out
+    assert cli.main(["status", "--strict"]) == 6
+    capsys.readouterr()
+    assert cli.main(["verify", "alice", "--json"]) == 0
+    check = document(capsys)["instance"]["checks"][3]
+    assert (check["name"], check["ok"], check["result"]) == ("gateway", False, "not_judged")
+
+
+def test_of_several_users_too(fake: FakeOperations, capsys: Captured) -> None:
+    fake.instances["alice"] = an_instance(unseen=["gateway"])
+    fake.instances["bob"] = an_instance("bob")
+    assert cli.main(["verify", "alice", "bob"]) == 0
+    assert "5 checks passed, not judged: gateway" in capsys.readouterr().out
+    assert cli.main(["verify", "alice", "bob", "--strict"]) == 6
+    assert "not judged: gateway: gateway was looked at" in capsys.readouterr().out
+    assert cli.main(["status", "alice", "bob", "--live", "--strict"]) == 6
+
+
+def test_a_failure_is_not_hidden_by_what_was_not_judged(fake: FakeOperations, capsys: Captured) -> None:
+    fake.instances["alice"] = an_instance(failing=["dns"], unseen=["gateway"])
+    assert cli.main(["verify", "alice"]) == 6
+    assert "alice fails 1 of 6 checks: dns" in capsys.readouterr().out
+    assert cli.main(["status", "alice"]) == 6
 
 
 def test_destroy_needs_consent_before_it_looks_at_anything(fake: FakeOperations, capsys: Captured) -> None:

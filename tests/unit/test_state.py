@@ -18,7 +18,7 @@ import pytest
 from clawdet_cli import filesystem
 from clawdet_cli import state as module
 from clawdet_cli.errors import RecordError, StateError
-from clawdet_cli.model import Check, EffectOutcome, Instance, StageRun, Standing, Status, now_text
+from clawdet_cli.model import Check, EffectOutcome, Instance, Result, StageRun, Standing, Status, now_text
 from clawdet_cli.state import MIGRATIONS, State
 
 
@@ -153,7 +153,7 @@ class TestFile:
                 " ipv4 host_key zone_id record_id certificate_id csr openclaw_version url error next_host_key installed"
             ),
             "stage_runs": "id user run_id name status started_at seconds",
-            "checks": "user run_id name position ok evidence at",
+            "checks": "user run_id name position evidence at result",
             "effects": "id user run_id stage kind name data begun_at outcome result ended_at",
             "leases": "user owner verb host pid process machine since heartbeat",
         }
@@ -255,8 +255,16 @@ class TestMigrations:
             "INSERT INTO instances (user, zone, run_id, status, sandbox, created_at, updated_at, server_id)"
             " VALUES ('alice', 'example.com', 'abcdef012345', 'complete', 0, 'then', 'then', 4711)",
         )
+        column, passed, failed = ("result", "'ok'", "'failed'") if version > 5 else ("ok", 1, 0)
+        for position, (name, value) in enumerate((("server", passed), ("dns", failed))):
+            ask(
+                path,
+                f"INSERT INTO checks (user, run_id, name, position, {column}, evidence, at)"  # noqa: S608 - ours
+                f" VALUES ('alice', 'abcdef012345', '{name}', {position}, {value}, 'seen', 'then')",
+            )
+        checks = (Check("server", Result.OK, "seen", "then"), Check("dns", Result.FAILED, "seen", "then"))
         with closing(State(path)) as state:
-            assert state.instance("alice") == instance(status=Status.COMPLETE, server_id=4711)
+            assert state.instance("alice") == instance(status=Status.COMPLETE, server_id=4711, checks=checks)
         assert ask(path, "PRAGMA user_version") == [(len(MIGRATIONS),)]
 
     def test_the_next_migration_runs_once_and_only_itself(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +356,7 @@ class TestInstances:
     def test_a_new_instance_takes_the_place_of_a_destroyed_one_with_nothing_of_it(self, state: State) -> None:
         old = instance(server_id=4711, error="x")
         state.add(old)
-        state.save_checks(old, [Check("server", ok=True, evidence="runs", at="then")])
+        state.save_checks(old, [Check("server", Result.OK, "runs", "then")])
         state.end_stage(state.begin_stage(old, "create_server"), "done", 1.0)
         state.record("alice", status=Status.DESTROYED)
         new = instance(run_id="zzzzzz012345")
@@ -402,8 +410,8 @@ class TestHistory:
         made = instance()
         state.add(made)
         state.add(instance("bob"))
-        older = (Check("server", ok=True, evidence="runs", at="1"), Check("dns", ok=True, evidence="points", at="1"))
-        newer = (Check("openclaw", ok=True, evidence="active", at="2"), Check("dns", ok=False, evidence="no", at="2"))
+        older = (Check("server", Result.OK, "runs", "1"), Check("dns", Result.OK, "points", "1"))
+        newer = (Check("openclaw", Result.NOT_JUDGED, "kept out", "2"), Check("dns", Result.FAILED, "no", "2"))
         state.save_checks(made, older)
         state.save_checks(instance("bob"), older)
         state.save_checks(made, newer)
@@ -440,7 +448,7 @@ class TestManyInstances:
         for number in range(count):
             one = instance(f"user{number:03d}", f"run{number:09d}")
             state.add(one)
-            state.save_checks(one, [Check("server", True, f"seen {number}"), Check("dns", False, "gone")])
+            state.save_checks(one, [Check("server", Result.OK, f"seen {number}"), Check("dns", Result.FAILED, "gone")])
             state.end_stage(state.begin_stage(one, "create_server"), "done", float(number))
             state.begin_effect(one, "create_server", "create_server", one.server_name, {"number": number})
 
@@ -471,14 +479,20 @@ class TestManyInstances:
         self.fill(state, 3)
         state.add(instance("unchecked"))
         state.record("user001", status=Status.COMPLETE)
-        state.save_checks(recorded(state, "user001"), [Check("server", True, "seen", at=now_text())])
+        state.save_checks(
+            recorded(state, "user001"),
+            [
+                Check("server", Result.OK, "seen", now_text()),
+                Check("gateway", Result.NOT_JUDGED, "kept out", now_text()),
+            ],
+        )
         state.record("user002", status=Status.DESTROYED)
         lines = state.standings()
         assert lines == [one.standing for one in state.instances()]
-        assert [(one.user, one.checks, one.failed, one.healthy) for one in lines] == [
-            ("unchecked", 0, (), False),
-            ("user000", 2, ("dns",), False),
-            ("user001", 1, (), True),
+        assert [(one.user, one.checks, one.failed, one.not_judged, one.healthy) for one in lines] == [
+            ("unchecked", 0, (), (), False),
+            ("user000", 2, ("dns",), (), False),
+            ("user001", 2, (), ("gateway",), True),
         ]
 
 

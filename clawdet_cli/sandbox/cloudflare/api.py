@@ -8,7 +8,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -48,8 +48,9 @@ def cloudflare_app(
     on_change: Callable[[], None],
     faults: Faults,
     clock: Callable[[], float] = time.monotonic,
+    edge_routes: Sequence[Route] = (),
 ) -> Starlette:
-    """Return the emulated API below `/client/v4`, and its control routes below `/_sandbox`."""
+    """Return the emulated API below `/client/v4`, and its control routes, the edge's too, below `/_sandbox`."""
     account.seed(state, zone, tokens)
     api = _Api(state, origin_ca, list(edge_cidrs), on_change)
     bucket = access.Bucket(state["limits"], clock)
@@ -68,6 +69,7 @@ def cloudflare_app(
     app = Starlette(
         routes=[
             *faults.routes(),
+            *edge_routes,
             # A slash too many leads nowhere, and not to a redirection.
             Mount("/client/v4", Router(api.routes(), redirect_slashes=False)),
             Mount("/_sandbox", routes=control_routes(state, bucket, on_change)),

@@ -55,9 +55,11 @@ async def respond(visit: Visit, status: int, headers: Headers, body: bytes) -> N
 
 
 async def respond_error(visit: Visit, error: EdgeError) -> None:
-    """Send an error page."""
-    headers = [(b"content-type", b"text/plain; charset=UTF-8"), (b"cache-control", b"no-store")]
-    await respond(visit, error.status, headers, error.page)
+    """Send an error page: HTML to whoever asks for it, as browsers do."""
+    html = "text/html" in visit.header(b"accept")
+    kind = b"text/html; charset=UTF-8" if html else b"text/plain; charset=UTF-8"
+    headers = [(b"content-type", kind), (b"cache-control", b"no-store")]
+    await respond(visit, error.status, headers, error.page(visit.host, html=html))
 
 
 async def refuse(visitor: HttpStream, status: int) -> None:

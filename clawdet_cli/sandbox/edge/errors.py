@@ -1,10 +1,12 @@
-"""The numbers with which the edge says what went wrong on the way to an origin."""
+"""The numbers with which the edge says what went wrong on the way to an origin, or why it turns a visitor away."""
 
 TEXTS = {
     1000: "DNS points to prohibited IP",
     1001: "DNS resolution error",
     1003: "direct access by IP address is not allowed",
+    1010: "the owner of this website has banned your access based on your browser's signature",
     1016: "origin DNS error",
+    1020: "access denied by a rule of the website",
     520: "the origin's answer was empty or no HTTP",
     521: "the origin refused the connection",
     522: "the origin did not take the connection in time",
@@ -23,7 +25,12 @@ class EdgeError(Exception):
         self.code = status if code is None else code
         super().__init__(f"error {self.code}: {TEXTS[self.code]}")
 
-    @property
-    def page(self) -> bytes:
-        """The plain page that programs get from the vendor; the numbers are the part to rely on."""
-        return f"error code: {self.code}\n".encode()
+    def page(self, host: str, *, html: bool) -> bytes:
+        """Return the page for programs, or the one for browsers; the numbers are the part to rely on."""
+        if not html:
+            return f"error code: {self.code}".encode()
+        return (
+            f"<!DOCTYPE html>\n<html><head><title>{host} | {self.code}: {TEXTS[self.code]}</title></head>\n"
+            f'<body><div id="cf-wrapper"><div id="cf-error-details"><h1>Error {self.code}</h1>'
+            f"<p>{TEXTS[self.code]}</p></div></div></body></html>\n"
+        ).encode()

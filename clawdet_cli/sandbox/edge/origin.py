@@ -1,6 +1,7 @@
 """The edge's connection to an origin, and the reading of every way in which it fails."""
 
 import asyncio
+import itertools
 import socket
 import ssl
 import tempfile
@@ -14,6 +15,7 @@ import h11
 from clawdet_cli.sandbox.authority import Authority
 from clawdet_cli.sandbox.cloudflare import state as account
 from clawdet_cli.sandbox.edge.errors import EdgeError
+from clawdet_cli.sandbox.edge.http2 import PROTOCOL, Http2Stream
 from clawdet_cli.sandbox.edge.stream import HttpStream
 
 Dial = Callable[[str, int], tuple[str, int]]
@@ -56,17 +58,21 @@ class Origins:
         self._seconds = seconds
         shown = pull_ca.issue_server(["origin-pull.cloudflare.net"], days=365)
         self._contexts = {
-            (strict, shows_itself): _context(origin_ca.ca_pem if strict else None, shown if shows_itself else None)
-            for strict in (True, False)
-            for shows_itself in (True, False)
+            (strict, shows_itself, http2): _context(
+                origin_ca.ca_pem if strict else None, shown if shows_itself else None, http2=http2
+            )
+            for strict, shows_itself, http2 in itertools.product((True, False), repeat=3)
         }
 
-    async def open(self, address: str, host: str, mode: str, *, tls: bool, shows_itself: bool) -> HttpStream:
+    async def open(
+        self, address: str, host: str, mode: str, *, tls: bool, shows_itself: bool, http2: bool
+    ) -> HttpStream | Http2Stream:
         """Connect to an origin, over TLS with the host name as SNI or plainly; raises EdgeError.
 
-        `shows_itself` is what the vendor calls Authenticated Origin Pulls: a certificate of the edge's own.
+        `shows_itself` is what the vendor calls Authenticated Origin Pulls: a certificate of the edge's own. With
+        `http2` an origin that knows HTTP/2 is spoken to in it.
         """
-        context = self._contexts[mode == "strict", shows_itself] if tls else None
+        context = self._contexts[mode == "strict", shows_itself, http2] if tls else None
         try:
             async with asyncio.timeout(self._seconds):
                 reader, writer = await asyncio.open_connection(
@@ -78,11 +84,13 @@ class Origins:
                 )
         except OSError as error:
             raise _reading(error, tls=tls) from error
-        stream = HttpStream(h11.CLIENT, reader, writer)
         if mode == "strict" and tls and self._is_revoked(writer):
-            stream.abort()
+            writer.transport.abort()
             raise EdgeError(526)
-        return stream
+        connection = writer.get_extra_info("ssl_object")
+        if connection is not None and connection.selected_alpn_protocol() == PROTOCOL:
+            return Http2Stream(reader, writer)
+        return HttpStream(h11.CLIENT, reader, writer)
 
     async def _connected(self, where: tuple[str, int]) -> socket.socket:
         sock = self._source()
@@ -107,13 +115,14 @@ def load_key(context: ssl.SSLContext, certificate: str, key: str) -> None:
         context.load_cert_chain(Path(file.name))
 
 
-def _context(origin_ca_pem: str | None, shown: tuple[str, str] | None) -> ssl.SSLContext:
+def _context(origin_ca_pem: str | None, shown: tuple[str, str] | None, *, http2: bool) -> ssl.SSLContext:
     if origin_ca_pem is not None:
         context = ssl.create_default_context(cadata=origin_ca_pem)
     else:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols([PROTOCOL, "http/1.1"] if http2 else ["http/1.1"])
     if shown is not None:
         load_key(context, *shown)
     return context

@@ -4,9 +4,8 @@ A visitor's TLS ends here with a certificate for the zone and its first-level na
 origin is chosen by the Host header from the DNS records, and reached as the zone's SSL mode says. What goes wrong on
 that way becomes one of the vendor's numbers (`edge.errors`).
 
-Left out: HTTP/2 and 3, caching of static files, compression, `min_tls_version`, client certificates towards the
-origin (`tls_client_auth`), kept-alive origin connections, fail-over between several origins, public CAs as trust of
-mode `strict`, and limits of body size.
+Left out: HTTP/2 and 3 with visitors, caching of static files, compression, `min_tls_version`, kept-alive origin
+connections, fail-over between several origins, public CAs as trust of mode `strict`, and limits of body size.
 """
 
 import asyncio
@@ -35,8 +34,11 @@ from clawdet_cli.sandbox.edge.answers import (
     visitor_headers,
 )
 from clawdet_cli.sandbox.edge.errors import EdgeError
+from clawdet_cli.sandbox.edge.http2 import Http2Stream
+from clawdet_cli.sandbox.edge.knobs import EdgeKnobs
 from clawdet_cli.sandbox.edge.origin import Dial, Origins, Timeouts, load_key
-from clawdet_cli.sandbox.edge.stream import HttpStream, tunnel
+from clawdet_cli.sandbox.edge.protection import turned_away
+from clawdet_cli.sandbox.edge.stream import HttpStream, Stream, tunnel
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +71,10 @@ class Edge:
         dial: Dial = lambda ip, port: (ip, port),
         source: Callable[[], socket.socket] | None = None,
         timeouts: Timeouts | None = None,
+        knobs: EdgeKnobs | None = None,
     ) -> None:
         self._state = state
+        self._knobs = knobs or EdgeKnobs(state)
         self._edge_ca = edge_ca
         self._timeouts = timeouts or Timeouts()
         self._origins = Origins(state, origin_ca, pull_ca, dial, source, seconds=self._timeouts.connect)
@@ -101,7 +105,8 @@ class Edge:
             nonlocal asked
             asked = (name or "").lower()
             zone = account.zone_holding(self._state, asked)
-            if zone is None or zone["name"] not in {asked, asked.partition(".")[2]} or zone["status"] != "active":
+            unknown = zone is None or zone["name"] not in {asked, asked.partition(".")[2]} or zone["status"] != "active"
+            if zone is None or unknown or self._knobs.refuses_handshake(_served_records(zone, asked)):
                 # asyncio closes without sending the alert of a failed handshake
                 tcp.write(HANDSHAKE_FAILURE)
                 return int(ssl.ALERT_DESCRIPTION_HANDSHAKE_FAILURE)
@@ -186,17 +191,20 @@ class Edge:
             raise EdgeError(403, 1003)  # one customer's name in TLS and another's in HTTP; the number is a guess
         if visit.target.partition("?")[0] == "/cdn-cgi/trace":
             return 200, [(b"content-type", b"text/plain")], trace(visit)
-        if not any(account.is_served_by_edge(zone, record) for record in account.records_at(zone, visit.host)):
+        records = _served_records(zone, visit.host)
+        if not records:
             raise EdgeError(409, 1001)
+        if refusal := self._knobs.refusal(visit.target, records):
+            raise refusal
         if "cloudflare" in visit.header(b"cdn-loop"):
             raise EdgeError(403, 1000)  # a record that points at the edge itself
         other = {"http": zone["settings"]["always_use_https"]["value"] == "on", "https": self._mode(zone) == "off"}
         if other[visit.scheme]:
             scheme = "https" if visit.scheme == "http" else "http"
             return 301, [(b"location", f"{scheme}://{visit.host}{visit.target}".encode())], b""
-        return None
+        return turned_away(zone, self._knobs["blocked_paths"], visit)
 
-    async def _open_origin(self, visit: Visit) -> HttpStream:
+    async def _open_origin(self, visit: Visit) -> HttpStream | Http2Stream:
         zone = account.zone_holding(self._state, visit.host)
         addresses = account.origin_addresses(self._state, zone, visit.host) if zone is not None else []
         if zone is None or not addresses:
@@ -206,14 +214,16 @@ class Edge:
         # An http visitor is served from port 80 in every mode: "full" and "strict" use the visitor's scheme.
         tls = visit.scheme == "https" and mode in {"full", "strict"}
         shows_itself = zone["settings"]["tls_client_auth"]["value"] == "on"
-        return await self._origins.open(address, visit.host, mode, tls=tls, shows_itself=shows_itself)
+        # A WebSocket is asked for in HTTP/1.1 alone.
+        http2 = self._knobs["http2_to_origin"] and not visit.header(b"upgrade")
+        return await self._origins.open(address, visit.host, mode, tls=tls, shows_itself=shows_itself, http2=http2)
 
     @staticmethod
     def _mode(zone: dict[str, Any]) -> str:
         mode: str = zone["settings"]["ssl"]["value"]
         return mode
 
-    async def _upload(self, visit: Visit, origin: HttpStream) -> None:
+    async def _upload(self, visit: Visit, origin: Stream) -> None:
         """Send the request on. What the origin does to it shows in its answer, so its errors end here."""
         try:
             await origin.send(self._origin_request(visit))
@@ -233,13 +243,13 @@ class Edge:
         except (OSError, h11.LocalProtocolError):
             return
 
-    async def _download(self, visit: Visit, origin: HttpStream, upload: asyncio.Task[None]) -> None:
+    async def _download(self, visit: Visit, origin: HttpStream | Http2Stream, upload: asyncio.Task[None]) -> None:
         try:
             head = await self._head(origin, upload)
         except EdgeError as error:
             await respond_error(visit, error)
             return
-        if isinstance(head, h11.InformationalResponse):
+        if isinstance(head, h11.InformationalResponse) and isinstance(origin, HttpStream):
             await visit.visitor.send(h11.InformationalResponse(status_code=101, headers=visitor_headers(visit, head)))
             await tunnel(visit.visitor, origin, self._timeouts.websocket)
             await origin.close()
@@ -259,7 +269,7 @@ class Edge:
             return  # the head is out: what is left is to close, so that the visitor misses the rest
         await asyncio.wait([upload], timeout=self._timeouts.response)
 
-    async def _head(self, origin: HttpStream, upload: asyncio.Task[None]) -> h11.Response | h11.InformationalResponse:
+    async def _head(self, origin: Stream, upload: asyncio.Task[None]) -> h11.Response | h11.InformationalResponse:
         """Return the head of the origin's answer, or its 101; raises EdgeError."""
         while True:
             try:
@@ -295,6 +305,10 @@ class Edge:
         if visit.header(b"upgrade").lower() == "websocket" and zone and zone["settings"]["websockets"]["value"] == "on":
             headers += [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
         return h11.Request(method=visit.request.method, target=visit.request.target, headers=headers)
+
+
+def _served_records(zone: dict[str, Any], host: str) -> list[dict[str, Any]]:
+    return [one for one in account.records_at(zone, host) if account.is_served_by_edge(zone, one)]
 
 
 def _is_address(host: str) -> bool:

@@ -1,5 +1,6 @@
 """One side of a proxied exchange: HTTP/1.1 over asyncio streams, and bytes in both directions after 101."""
 
+import abc
 import asyncio
 import contextlib
 
@@ -10,15 +11,34 @@ LARGEST_HEAD = 128 * 1024  # bytes of request or status line and headers togethe
 CLOSING = 2.0  # seconds for a peer to take leave
 
 
-class HttpStream:
-    """An h11 connection and the streams it travels on."""
+class Stream(abc.ABC):
+    """An exchange in h11's events, whatever carries it, and the streams it travels on."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @abc.abstractmethod
+    async def next_event(self, seconds: float) -> h11.Event | type[h11.PAUSED]:
+        """Return the next event; raises TimeoutError, OSError or h11.RemoteProtocolError."""
+
+    @abc.abstractmethod
+    async def send(self, event: h11.Event) -> None:
+        """Send an event, at the pace at which the peer reads."""
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self.writer.transport.abort()
+
+
+class HttpStream(Stream):
+    """An h11 connection."""
 
     def __init__(
         self, role: type[h11.CLIENT | h11.SERVER], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
+        super().__init__(reader, writer)
         self.http = h11.Connection(role, max_incomplete_event_size=LARGEST_HEAD)
-        self.reader = reader
-        self.writer = writer
 
     async def next_event(self, seconds: float) -> h11.Event | type[h11.PAUSED]:
         """Return the next event; raises TimeoutError, OSError or h11.RemoteProtocolError."""
@@ -38,10 +58,6 @@ class HttpStream:
         if data:
             self.writer.write(data)
             await self.writer.drain()
-
-    def abort(self) -> None:
-        """Cut the connection."""
-        self.writer.transport.abort()
 
     async def close(self) -> None:
         """Send what is left, take leave, and cut off a peer that does not."""

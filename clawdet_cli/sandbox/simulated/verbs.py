@@ -95,6 +95,7 @@ async def _report(guest: Guest) -> str:
         "certificate_sha256": sha256,
         "certificate_expires": expires,
         "landing": "present" if disk.exists(at.LANDING_PAGE) else "missing",
+        "origin_pulls": "on" if disk.exists(at.PULL_CA) else "off",
         "gateway_ready": "true" if ready else "false",
         "gateway_health": "ok" if ready else "failed",
     }
