@@ -272,7 +272,7 @@ IN_PROVISION: dict[str, Callable[[Operator], None]] = {
         ("hetzner", "*", "/v1/.*"), "answer", status=401, body=NO_TOKEN, after=11
     ),
     "Cloudflare's token revoked half-way": for_ever(
-        ("cloudflare", "*", "/client/.*"), "answer", status=403, body=BAD_TOKEN, after=11
+        ("cloudflare", "*", "/client/.*"), "answer", status=403, body=BAD_TOKEN, after=15
     ),
 }
 CARRIED_OUT = {"an order that is carried out unheard": 1, "a deletion that is carried out unheard": 0}
