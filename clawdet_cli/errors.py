@@ -56,6 +56,10 @@ class SoldOutError(CloudError):
     """A server type cannot be had at a location now; another candidate may."""
 
 
+class InUseError(CloudError):
+    """Something cannot be deleted yet, since something else uses it, or did a moment ago."""
+
+
 class GuestError(ClawdetError):
     """The server was reached, and an installation step or a check failed on it."""
 

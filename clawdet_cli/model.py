@@ -125,6 +125,8 @@ class Firewall:
     rules: tuple[FirewallRule, ...]
     in_use: bool
     """Whether it is attached to anything."""
+    servers: frozenset[int] = frozenset()
+    """Ids of the servers that it is said to be attached to: a deleted one may stay among them for a while."""
 
 
 @dataclass(frozen=True)

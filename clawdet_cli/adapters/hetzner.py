@@ -285,7 +285,7 @@ class Hetzner:
         self._await_actions(self._change(f"attach a firewall to server {server_id}", attach, look), "the firewall")
 
     def delete_firewall(self, firewall_id: int) -> None:
-        """Delete a firewall; one that is gone already is no failure. Raises CloudError while it is in use."""
+        """Delete a firewall; one that is gone already is no failure. Raises InUseError while it is in use."""
 
         def look() -> bool | None:
             found = self._ask(
@@ -644,7 +644,11 @@ def _firewall(found: BoundFirewall) -> Firewall:
         )
         for rule in found.rules or []
     ]
-    return Firewall(_id(found), str(found.name), dict(found.labels or {}), tuple(rules), bool(found.applied_to))
+    attached: list[FirewallResource] = found.applied_to or []
+    matched = [one for resource in attached for one in resource.applied_to_resources or []]  # by a label selector
+    behind = [one.server for one in attached] + [one.server for one in matched]
+    servers = frozenset(server.id for server in behind if server is not None and server.id is not None)
+    return Firewall(_id(found), str(found.name), dict(found.labels or {}), tuple(rules), bool(attached), servers)
 
 
 def _api_rule(rule: FirewallRule) -> ApiRule:

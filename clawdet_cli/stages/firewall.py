@@ -11,14 +11,16 @@ from collections.abc import Iterable
 
 from clawdet_cli.adapters import Clouds
 from clawdet_cli.adapters.retry import until
-from clawdet_cli.errors import StateError, WaitError
+from clawdet_cli.errors import InUseError, StateError, WaitError
 from clawdet_cli.model import Firewall, FirewallRule, Server
 from clawdet_cli.settings import Settings
 from clawdet_cli.stages.runner import Run
 
 NAME = "clawdet"
 LABELS = {"managed-by": "clawdet"}
-LAG_SECONDS = 5.0
+RELEASE_SECONDS = 60.0
+"""How long Hetzner may go on counting deleted servers as use of a firewall."""
+POLL_SECONDS, MAX_POLL_SECONDS = 0.5, 8.0
 EVERYWHERE = frozenset({"0.0.0.0/0", "::/0"})
 
 
@@ -105,25 +107,40 @@ def delete_firewall(run: Run) -> None:
     firewall = hetzner.firewall(NAME)
     if firewall is None or not is_ours(firewall) or hetzner.servers("managed-by=clawdet"):
         return
-    if firewall.in_use and not _let_go(run, firewall):
+    if firewall.in_use and _protects_others(run, firewall):
         run.note(f"the firewall {NAME} protects servers that are not clawdet's, and was left there")
         return
-    with run.effect("delete_firewall", str(firewall.id), firewall=NAME):
-        hetzner.delete_firewall(firewall.id)
+
+    def delete() -> bool:
+        with run.effect("delete_firewall", str(firewall.id), firewall=NAME):
+            hetzner.delete_firewall(firewall.id)
+        return True
+
+    try:
+        # Hetzner counts a server as use for a while after it is gone, and nothing but DELETE tells how long.
+        until(
+            delete,
+            deadline=run.deadline.within(RELEASE_SECONDS),
+            what=f"the firewall {NAME} to be released",
+            every=POLL_SECONDS,
+            most=MAX_POLL_SECONDS,
+            catching=(InUseError,),
+        )
+    except WaitError as error:
+        if error.unsettled is not None:
+            raise  # the call itself got no answer
+        run.note(
+            f"Hetzner says that the firewall {NAME} is still in use, although its last server is gone: it was left"
+            " there. It costs nothing, and the next provision uses it; 'clawdet reconcile' says whether it is still"
+            " there."
+        )
+        return
     run.removed.append(f"firewall {NAME} in the Hetzner project")
 
 
-def _let_go(run: Run, firewall: Firewall) -> bool:
-    """Wait for a moment until the firewall is attached to nothing: a deleted server may stay in its list a little."""
-
-    def free() -> bool | None:
-        found = run.clouds.hetzner.firewall(firewall.name)
-        return True if found is None or not found.in_use else None
-
-    try:
-        return until(free, deadline=run.deadline.within(LAG_SECONDS), what=f"the firewall {firewall.name} to be free")
-    except WaitError:
-        return False
+def _protects_others(run: Run, firewall: Firewall) -> bool:
+    """Return whether it is attached to a server that exists: a deleted one may stay in its list for a while."""
+    return any(server.id in firewall.servers for server in run.clouds.hetzner.all_servers())
 
 
 def is_ours(firewall: Firewall) -> bool:

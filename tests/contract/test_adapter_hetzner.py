@@ -12,7 +12,7 @@ from hcloud.servers import BoundServer, ServersClient
 from clawdet_cli.adapters import hetzner as adapter
 from clawdet_cli.adapters import retry
 from clawdet_cli.adapters.hetzner import Hetzner
-from clawdet_cli.errors import CloudError, ConfigError, SoldOutError, StateError, WaitError
+from clawdet_cli.errors import CloudError, ConfigError, InUseError, SoldOutError, StateError, WaitError
 from clawdet_cli.model import Deadline, FirewallRule, ServerOrder
 from clawdet_cli.secret import Secret
 from tests.contract.hetzner_emulator import FOREVER, READ_ONLY, TOKEN, Emulator, eventually, public_key
@@ -216,8 +216,16 @@ class TestFirewalls:
     def test_one_in_use_is_not_deleted(self, cloud: Hetzner) -> None:
         wall = cloud.create_firewall("clawdet", (), LABELS)
         cloud.create_server(an_order(cloud, firewall_ids=(wall.id,)))
-        with pytest.raises(CloudError, match="delete the firewall"):
+        with pytest.raises(InUseError, match="delete the firewall"):
             cloud.delete_firewall(wall.id)
+
+    def test_the_servers_behind_one_are_told_those_of_a_selector_too(self, cloud: Hetzner, hetzner: Emulator) -> None:
+        wall = cloud.create_firewall("clawdet", (), LABELS)
+        server = cloud.create_server(an_order(cloud, firewall_ids=(wall.id,)))
+        selector = {"type": "label_selector", "label_selector": {"selector": "managed-by=clawdet"}}
+        body = {"name": "by-selector", "apply_to": [selector]}
+        assert hetzner.http("POST", "/v1/firewalls", json=body).status_code == 201
+        assert [one.servers for one in cloud.all_firewalls()] == [frozenset({server.id})] * 2
 
 
 class TestOrder:
