@@ -504,7 +504,9 @@ def ssh_command(settings: Settings, user: str, command: Sequence[str]) -> list[s
             next_steps=["make room, or name another state folder with --state"],
         ) from None
     address = settings.endpoints.dial(instance.ipv4, 22)
-    return ssh.openssh_command(address, settings.ssh_key, known_hosts, alias, list(command))
+    return ssh.openssh_command(
+        address, settings.ssh_key, known_hosts, alias, list(command), proxy_command=settings.ssh_proxy
+    )
 
 
 @contextmanager

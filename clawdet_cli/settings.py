@@ -15,6 +15,7 @@ import platformdirs
 
 from clawdet_cli.errors import ConfigError
 from clawdet_cli.model import ZONE
+from clawdet_cli.network import DIRECT, Network, from_environment
 from clawdet_cli.secret import Secret
 
 HETZNER_URL = "https://api.hetzner.cloud/v1"
@@ -90,6 +91,10 @@ class Settings:
     """Seconds for the whole command."""
     lock_wait: float
     """Seconds that another run on the same user may take before this one gives up."""
+    network: Network = DIRECT
+    """How both APIs, the edge and a bundle's manifest are reached."""
+    ssh_proxy: str | None = None
+    """The command whose standard input and output lead to a VPS, as OpenSSH's ProxyCommand, with %h and %p."""
 
     @property
     def state_file(self) -> Path:
@@ -143,7 +148,7 @@ MOST_NETWORKS = 100
 
 _FILE_KEYS = frozenset(
     "zone hcloud_token cloudflare_api_token server_types locations image openclaw_version model ssh_key ssh_from"
-    " origin_pull_ca bundle pool_days timeout lock_wait provider_keys".split()
+    " origin_pull_ca bundle pool_days timeout lock_wait ssh_proxy provider_keys".split()
 )
 
 
@@ -253,6 +258,9 @@ def load(
         pool_days=_number(*lookup.find("pool_days", "CLAWDET_POOL_DAYS"), "days", least=0, most=365, default=7.0),
         timeout=_seconds(*lookup.find("timeout", "CLAWDET_TIMEOUT"), least=1, default=900.0),
         lock_wait=_seconds(*lookup.find("lock_wait", "CLAWDET_LOCK_WAIT"), least=0, default=0.0),
+        # All of a sandbox is on this machine: what leads out of it leads away from there.
+        network=DIRECT if sandbox is not None else from_environment(environment),
+        ssh_proxy=_command(*_ssh_proxy(lookup, sandbox=sandbox is not None)),
     )
 
 
@@ -356,6 +364,22 @@ def _pull_ca(value: Any, where: str) -> str | None:
     if "PRIVATE KEY" in text or len(text) > MOST_PEM:
         raise ConfigError(f"{where} names {value}, which is not the certificate of an authority alone.")
     return text
+
+
+def _ssh_proxy(lookup: _Lookup, *, sandbox: bool) -> tuple[Any, str]:
+    return (lookup.flags.get("ssh_proxy"), "--ssh-proxy") if sandbox else lookup.find("ssh_proxy", "CLAWDET_SSH_PROXY")
+
+
+def _command(value: Any, where: str) -> str | None:
+    if value is None or value == "none":
+        return None
+    if not isinstance(value, str) or not value.strip() or re.search(r"[\x00-\x1f\x7f]", value):
+        raise ConfigError(f"{where} must be a command in one line, such as 'ssh -W %h:%p jump.example.com', or 'none'.")
+    if unknown := re.search(r"%(?!%|h|p)", re.sub("%%", "", value)):
+        raise ConfigError(
+            f"{where} has {value[unknown.start() :][:2]!r}: %h and %p stand for the address and the port, %% for %.",
+        )
+    return value.strip()
 
 
 def _bundle(value: Any, where: str) -> str | None:

@@ -10,6 +10,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_network
 from typing import Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 import cloudflare
 import httpx
@@ -21,9 +22,11 @@ from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unkn
 from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.calling import Calling
 from clawdet_cli.adapters.cloudflare_refusals import NOT_ALLOWED, TAKEN, refusal
+from clawdet_cli.adapters.proxy import unreached
 from clawdet_cli.adapters.retry import FIRST_PATIENCE, Lost, NotYet, Watch, ask, change
 from clawdet_cli.errors import CloudError, ConfigError, StateError
 from clawdet_cli.model import Certificate, Deadline, DnsRecord, Zone
+from clawdet_cli.network import DIRECT, Network
 from clawdet_cli.secret import Secret
 from clawdet_cli.settings import CLOUDFLARE_HOW_TO
 
@@ -70,11 +73,16 @@ class Cloudflare:
     WaitError at the deadline.
     """
 
-    def __init__(self, url: str, token: Secret, deadline: Deadline, *, watch: Watch | None = None) -> None:
+    def __init__(
+        self, url: str, token: Secret, deadline: Deadline, *, watch: Watch | None = None, network: Network = DIRECT
+    ) -> None:
         self._deadline = deadline
         self._watch = watch
         self._calling = Calling()
         self.budget = Budget("Cloudflare")
+        self._host = urlsplit(url).hostname or ""
+        self._proxy = network.proxy_for(self._host)
+        trust = network.trust()
         self._client = cloudflare.Cloudflare(
             api_token=token.reveal(),
             base_url=url.rstrip("/"),
@@ -82,6 +90,8 @@ class Cloudflare:
             # As for Hetzner: no ~/.netrc, and no proxy that would catch loopback.
             http_client=cloudflare.DefaultHttpxClient(
                 trust_env=False,
+                proxy=self._proxy.url if self._proxy else None,
+                verify=True if trust is None else trust,
                 follow_redirects=False,  # the API sends nobody elsewhere; whoever does is not it
                 limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
                 event_hooks={"request": [self._send], "response": [self._account, self._bound]},
@@ -453,7 +463,7 @@ class Cloudflare:
         except cloudflare.APIConnectionError as error:
             if isinstance(error.__cause__, TooMuchError):
                 raise unknown_shape("Cloudflare", what, error.__cause__) from None
-            raise Lost(f"no answer from Cloudflare ({type(error).__name__})") from None
+            raise unreached("Cloudflare", self._host, self._proxy, error) from None
         except (cloudflare.APIError, LookupError, AttributeError, TypeError, ValueError, RecursionError) as error:
             raise unknown_shape("Cloudflare", what, error) from None
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from ipaddress import IPv4Address
 from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 from hcloud import APIException, Client
@@ -35,9 +36,11 @@ from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unkn
 from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.calling import Calling
 from clawdet_cli.adapters.hetzner_refusals import CONSOLE, refusal
-from clawdet_cli.adapters.retry import FIRST_PATIENCE, Lost, NotYet, Watch, ask, change, until
+from clawdet_cli.adapters.proxy import unreached
+from clawdet_cli.adapters.retry import FIRST_PATIENCE, NotYet, Watch, ask, change, until
 from clawdet_cli.errors import CloudError, ConfigError, StateError
 from clawdet_cli.model import Deadline, Firewall, FirewallRule, Server, ServerOffer, ServerOrder, SshKey
+from clawdet_cli.network import DIRECT, Network
 from clawdet_cli.secret import Secret
 
 T = TypeVar("T")
@@ -81,10 +84,14 @@ class Hetzner:
     deadline.
     """
 
-    def __init__(self, url: str, token: Secret, deadline: Deadline, *, watch: Watch | None = None) -> None:
+    def __init__(
+        self, url: str, token: Secret, deadline: Deadline, *, watch: Watch | None = None, network: Network = DIRECT
+    ) -> None:
         self._deadline = deadline
         self._watch = watch
         self._calling = Calling()
+        self._host = urlsplit(url).hostname or ""
+        self._proxy = network.proxy_for(self._host)
         self._described: dict[int, tuple[dict[str, Any], Server]] = {}
         """The servers of lists, and what they were described by."""
         self.budget = Budget("Hetzner")
@@ -94,6 +101,10 @@ class Hetzner:
         self._session = inner._session  # noqa: SLF001  # as above
         # Otherwise a ~/.netrc line for the host replaces the token, and proxy variables catch loopback.
         self._session.trust_env = False
+        if self._proxy is not None:
+            self._session.proxies["https"] = self._proxy.url
+        if network.ca is not None:
+            self._session.verify = str(network.ca)
         self._session.max_redirects = 0  # the API sends nobody elsewhere; whoever does is not it
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, _Bounded(self._calling, self.budget))
@@ -561,8 +572,12 @@ class Hetzner:
         )
 
     def _call(self, what: str, call: Callable[[], T], *, changing: bool) -> T:
-        with self.budget.spent(changing=changing):
-            return _call(what, lambda: self._calling.make(call, self._deadline))
+        try:
+            with self.budget.spent(changing=changing):
+                return _call(what, lambda: self._calling.make(call, self._deadline))
+        except (requests.exceptions.RequestException, TimeoutError) as error:
+            # Not str(error): it may hold the whole request, and reads like a stack trace.
+            raise unreached("Hetzner Cloud", self._host, self._proxy, error) from None
 
 
 class _Bounded(HTTPAdapter):
@@ -613,9 +628,8 @@ def _call(what: str, call: Callable[[], T]) -> T:
         raise refusal(what, error.code, error.message, error.details, error.correlation_id) from None
     except (TooMuchError, requests.exceptions.TooManyRedirects) as error:
         raise unknown_shape("Hetzner Cloud", what, error) from None
-    except (requests.exceptions.RequestException, TimeoutError) as error:
-        # Not str(error): it may hold the whole request, and reads like a stack trace.
-        raise Lost(f"no answer from Hetzner Cloud ({type(error).__name__})") from None
+    except requests.exceptions.RequestException:
+        raise  # some are ValueErrors too
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise unknown_shape("Hetzner Cloud", what, error) from error
 

@@ -188,7 +188,8 @@ def _examined(run: Run, member: Instance, server: Server | None) -> Server:
         raise StateError(f"it is '{server.status}'.")
     address = run.settings.endpoints.dial(server.ipv4, 22)
     patience = run.deadline.within(PATIENCE)
-    run.keep(ssh.Ssh.connect(address, member.host_keys, run.settings.ssh_key, patience))
+    proxy = run.settings.ssh_proxy
+    run.keep(ssh.Ssh.connect(address, member.host_keys, run.settings.ssh_key, patience, proxy_command=proxy))
     with run.effect("claim_server", member.server_name, server=member.server_id) as effect:
         command = bootstrap.installed("claim", run.instance.run_id)
         answer = run.ssh().run(command, timeout=run.deadline.within(PATIENCE).left())

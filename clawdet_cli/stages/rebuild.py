@@ -68,7 +68,7 @@ def ask_the_machine(run: Run) -> None:
         return
     address = run.settings.endpoints.dial(server.ipv4, 22)
     try:
-        shown = ssh.shown_host_key(address, run.deadline.within(30))
+        shown = ssh.shown_host_key(address, run.deadline.within(30), run.settings.ssh_proxy)
         if not label_names(server, shown):
             run.note(f"{server.name} shows another host key than it was ordered with: nothing on it is believed")
             return

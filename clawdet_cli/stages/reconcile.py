@@ -128,7 +128,8 @@ def _machine(settings: Settings, instance: Instance, deadline: Deadline) -> str:
         return "no address or host key of it is recorded"
     address = settings.endpoints.dial(instance.ipv4, 22)
     try:
-        with Ssh.connect(address, instance.host_keys, settings.ssh_key, deadline) as ssh:
+        proxy = settings.ssh_proxy
+        with Ssh.connect(address, instance.host_keys, settings.ssh_key, deadline, proxy_command=proxy) as ssh:
             answer = ssh.run(bootstrap.installed("report"), timeout=max(1.0, deadline.left()))
     except ClawdetError as error:
         return error.what.removesuffix(".")

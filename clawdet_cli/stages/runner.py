@@ -179,6 +179,7 @@ class Run:
                 self.settings.ssh_key,
                 deadline or self.deadline,
                 pace=self.pace,
+                proxy_command=self.settings.ssh_proxy,
             )
         return self._ssh
 

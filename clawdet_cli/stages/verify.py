@@ -18,6 +18,7 @@ from clawdet_cli.adapters.edge import (
     edge_addresses,
     explain_52x,
 )
+from clawdet_cli.adapters.proxy import open_connection
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.adapters.ssh import Ssh
 from clawdet_cli.errors import ClawdetError, GuestError
@@ -96,12 +97,15 @@ class _Evidence:
 
             def addresses_now() -> list[str] | None:
                 soon = self.patience.within(30)
-                return (
-                    edge_addresses(
+                try:
+                    found = edge_addresses(
                         host, servers, endpoints.dns_address, soon, system_resolver=ask_anyone, watch=run.note
                     )
-                    or None
-                )
+                except GuestError:
+                    if run.settings.network.proxy_for(host) is None:
+                        raise
+                    found = [host]  # no name server can be asked from here: the proxy finds it
+                return found or None
 
             addresses = until(
                 addresses_now,
@@ -119,10 +123,13 @@ class _Evidence:
         run, endpoints = self.run, self.run.settings.endpoints
         return Visitor(
             run.instance.host,
-            lambda: socket.create_connection(
-                endpoints.dial(self._edge, endpoints.edge_port), timeout=max(1, run.deadline.within(seconds).left())
+            lambda: open_connection(
+                run.settings.network,
+                run.instance.host,
+                endpoints.dial(self._edge, endpoints.edge_port),
+                max(1, run.deadline.within(seconds).left()),
             ),
-            endpoints.ca_file,
+            endpoints.ca_file or run.settings.network.ca,
             timeout=run.deadline.within(seconds).left(),
         )
 
