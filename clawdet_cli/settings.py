@@ -50,6 +50,8 @@ class Endpoints:
     """Download locations in place of the vendors' own, with the digests of these archives."""
     sandbox: str = ""
     """How output labels these clouds; empty for the real ones."""
+    unused_address: str = "192.0.2.1"
+    """An IPv4 address that nobody has (RFC 5737): whoever answers there answers for every address."""
 
     def dial(self, ip: str, port: int) -> tuple[str, int]:
         """Give the address at which (ip, port) is to be reached from here."""
@@ -280,6 +282,7 @@ def _sandbox_endpoints(sandbox: Mapping[str, Any]) -> Endpoints:
         dial_file=Path(sandbox["dial_file"]) if sandbox["dial_file"] else None,
         artifacts=sandbox["artifacts"],
         sandbox=f"SANDBOX, {sandbox['servers']} servers",
+        unused_address="127.255.255.254",
     )
 
 

@@ -21,6 +21,7 @@ from cloudflare.types.zones import Zone as ApiZone
 from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unknown_shape
 from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.calling import Calling
+from clawdet_cli.adapters.clock import CloudClock
 from clawdet_cli.adapters.cloudflare_refusals import NOT_ALLOWED, TAKEN, refusal
 from clawdet_cli.adapters.proxy import unreached
 from clawdet_cli.adapters.retry import FIRST_PATIENCE, Lost, NotYet, Watch, ask, change
@@ -80,6 +81,7 @@ class Cloudflare:
         self._watch = watch
         self._calling = Calling()
         self.budget = Budget("Cloudflare")
+        self.clock = CloudClock()
         self._host = urlsplit(url).hostname or ""
         self._proxy = network.proxy_for(self._host)
         trust = network.trust()
@@ -437,6 +439,7 @@ class Cloudflare:
     def _account(self, answer: Any) -> None:
         """Take note of what an answer leaves of the limit; by its own clock, since ours may be wrong."""
         headers = answer.headers
+        self.clock.learn(headers.get("date"))
         try:
             ends, now = (parsedate_to_datetime(headers[name]) for name in ("x-ratelimit-reset", "date"))
             # Both are cut to whole seconds: what lies between them is up to one longer than they say.

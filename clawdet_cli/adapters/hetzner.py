@@ -35,6 +35,7 @@ from urllib3.exceptions import HTTPError
 from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unknown_shape
 from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.calling import Calling
+from clawdet_cli.adapters.clock import CloudClock
 from clawdet_cli.adapters.hetzner_refusals import CONSOLE, refusal
 from clawdet_cli.adapters.proxy import unreached
 from clawdet_cli.adapters.retry import FIRST_PATIENCE, NotYet, Watch, ask, change, until
@@ -95,6 +96,7 @@ class Hetzner:
         self._described: dict[int, tuple[dict[str, Any], Server]] = {}
         """The servers of lists, and what they were described by."""
         self.budget = Budget("Hetzner")
+        self.clock = CloudClock()
         self._client = Client(token.reveal(), api_endpoint=url.rstrip("/"), application_name="clawdet")
         inner = self._client._client  # noqa: SLF001  # the SDK has no public way to its session and its retries
         inner._retry_max_retries = 0  # noqa: SLF001  # see the module's docstring; a contract test counts the calls
@@ -107,7 +109,7 @@ class Hetzner:
             self._session.verify = str(network.ca)
         self._session.max_redirects = 0  # the API sends nobody elsewhere; whoever does is not it
         for scheme in ("https://", "http://"):
-            self._session.mount(scheme, _Bounded(self._calling, self.budget))
+            self._session.mount(scheme, _Bounded(self._calling, self.budget, self.clock))
 
     @property
     def deadline(self) -> Deadline:
@@ -583,8 +585,9 @@ class Hetzner:
 class _Bounded(HTTPAdapter):
     """Gives every request a time-out, and none beyond the deadline, and keeps account of the limit of requests."""
 
-    def __init__(self, calling: Calling, budget: Budget) -> None:
+    def __init__(self, calling: Calling, budget: Budget, clock: CloudClock) -> None:
         super().__init__(pool_maxsize=CONNECTIONS, pool_block=True)
+        self._clock = clock
         self._calling = calling
         self._budget = budget
 
@@ -593,6 +596,7 @@ class _Bounded(HTTPAdapter):
         kwargs["timeout"] = (min(CONNECT_SECONDS, left), min(ANSWER_SECONDS, left))
         self._budget.sent()
         answer = super().send(request, *args, **kwargs)
+        self._clock.learn(answer.headers.get("Date"))
         self._read(answer, Deadline.after(left))
         limit = answer.headers.get("RateLimit-Limit")
         per_second = int(limit) / 3600 if limit is not None and limit.isdecimal() else 0.0

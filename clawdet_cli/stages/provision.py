@@ -29,7 +29,7 @@ from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import CloudError, ConfigError, GuestError, SoldOutError, StateError, StoppedError, WaitError
 from clawdet_cli.model import DnsRecord, EffectOutcome, Firewall, Server, ServerOrder, Status, Zone
-from clawdet_cli.stages import bundle, claim, firewall, preflight, verify
+from clawdet_cli.stages import bundle, claim, firewall, network, preflight, verify
 from clawdet_cli.stages.destroy import own_certificates, revoke
 from clawdet_cli.stages.host_key import LABEL, label_names, replace_host_key
 from clawdet_cli.stages.phase import Phase
@@ -46,6 +46,7 @@ def check_accounts(run: Run) -> None:
     """Find out what would fail, before anything is made; ask for approval where something is to be bought."""
     clouds, settings, instance = run.clouds, run.settings, run.instance
     bundle.check(run)
+    outlook = network.look(run)
     clouds.hetzner.check()
     clouds.cloudflare.check()
     run.zone = preflight.usable_zone(clouds.cloudflare, instance.zone)
@@ -63,7 +64,7 @@ def check_accounts(run: Run) -> None:
     if server is not None:
         run.note(f"the server {server.name} (id {server.id}) is there already and is kept")
         return
-    run.remarks = [one for one in remarks if one]
+    run.remarks = [*(one for one in remarks if one), *network.remarks(outlook, clouds)]
     run.exists = [f"DNS record {instance.host} -> {record.content}"] if record else []
     # What waits in the pool is paid for already; if none of it turns out to be well, the order asks.
     if not claim.waiting(run):

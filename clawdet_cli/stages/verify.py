@@ -337,12 +337,22 @@ def _exposed(run: Run) -> list[int]:
     # Several times the way there and back: a firewall that drops says nothing.
     patience = min(3.0, max(0.3, 6 * (time.monotonic() - started)))
 
-    def answers(port: int) -> bool:
-        return answers_directly(dial(ipv4, port), run.instance.host, patience, tls=port == 443)
+    def answering(address: str, ports: Sequence[int]) -> list[int]:
+        def answers(port: int) -> bool:
+            return answers_directly(dial(address, port), run.instance.host, patience, tls=port == 443)
 
-    ports = (443, 80, 18789)
-    with ThreadPoolExecutor(len(ports)) as pool:
-        return [port for port, answered in zip(ports, pool.map(answers, ports), strict=True) if answered]
+        with ThreadPoolExecutor(len(ports)) as pool:
+            return [port for port, answered in zip(ports, pool.map(answers, ports), strict=True) if answered]
+
+    found = answering(ipv4, (443, 80, 18789))
+    # Some networks answer in place of whoever is called: then they do so for an address that nobody has, too.
+    everywhere = answering(run.settings.endpoints.unused_address, found) if found else []
+    if everywhere:
+        run.note(
+            f"this network answers at port {' and '.join(map(str, everywhere))} for every address, as a transparent"
+            f" proxy does: whether {ipv4} itself does, past Cloudflare, cannot be seen from here"
+        )
+    return [port for port in found if port not in everywhere]
 
 
 def _landing_page(evidence: _Evidence) -> str:

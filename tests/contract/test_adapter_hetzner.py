@@ -91,6 +91,12 @@ class TestToken:
         cloud.check()
 
 
+def test_the_clock_of_the_cloud_is_learned_from_an_answer(cloud: Hetzner) -> None:
+    cloud.check()
+    assert cloud.clock.ahead is not None
+    assert abs(cloud.clock.ahead) < 5
+
+
 class TestOffers:
     def test_come_in_the_order_asked_for_with_the_address_in_the_price(self, cloud: Hetzner) -> None:
         offers = cloud.offers(["cpx22", "cx23"], ["nbg1", "hel1"])
