@@ -41,6 +41,10 @@ class StateError(ClawdetError):
     exit_code = 4
 
 
+class ForeignNetworksError(StateError):
+    """Networks that somebody else may have let in would be locked out; whoever wants that has to say so."""
+
+
 class RecordError(StateError):
     """The local database or disk failed: what was done just before may not be recorded."""
 

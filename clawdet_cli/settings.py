@@ -83,6 +83,8 @@ class Settings:
     ssh_key: Path
     ssh_from: frozenset[str]
     """Networks (CIDR) that may reach SSH on the VPS; empty leaves it as it is, everywhere at first."""
+    replace_ssh_from: bool
+    """Whether networks go that somebody else may have let in."""
     origin_pull_ca: str | None
     """PEM of who must have certified whoever connects to the VPS's web server; empty for nobody, None as it is."""
     bundle: str | None
@@ -255,6 +257,7 @@ def load(
         provider_keys={name: key for name, key in keys.items() if key is not None},
         ssh_key=lookup.path("ssh_key", "CLAWDET_SSH_KEY") or state_dir / "ssh" / "id_ed25519",
         ssh_from=_networks(*lookup.find("ssh_from", "CLAWDET_SSH_FROM")),
+        replace_ssh_from=bool(flags.get("replace_ssh_from")),
         origin_pull_ca=_pull_ca(*lookup.find("origin_pull_ca", "CLAWDET_ORIGIN_PULL_CA")),
         bundle=_bundle(*lookup.find("bundle", "CLAWDET_BUNDLE")),
         pool_days=_number(*lookup.find("pool_days", "CLAWDET_POOL_DAYS"), "days", least=0, most=365, default=7.0),

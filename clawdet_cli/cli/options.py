@@ -39,6 +39,15 @@ SshFrom = Annotated[
 ]
 
 
+ReplaceSshFrom = Annotated[
+    bool,
+    typer.Option(
+        "--replace-ssh-from",
+        help="With --ssh-from: do not ask before networks are locked out that somebody else has let in.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class LocalCall:
     """What every command line may say."""

@@ -8,10 +8,11 @@ port     from
 """
 
 from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from clawdet_cli.adapters import Clouds
 from clawdet_cli.adapters.retry import until
-from clawdet_cli.errors import InUseError, StateError, WaitError
+from clawdet_cli.errors import ForeignNetworksError, InUseError, StateError, WaitError
 from clawdet_cli.model import Firewall, FirewallRule, Server
 from clawdet_cli.settings import Settings
 from clawdet_cli.stages.runner import Run
@@ -43,22 +44,52 @@ def project_firewall(run: Run) -> Firewall:
             next_steps=["rename it in the Hetzner console (Firewalls), then run the command again"],
         )
     ssh_from = _known(run.settings, firewall)
+    if firewall is not None:
+        _refuse_to_lock_out(run, firewall, ssh_from)
     edge = run.clouds.cloudflare.edge_ranges()
     rules = rules_for(edge, ssh_from)
     if firewall is None:
-        with run.effect("create_firewall", NAME) as effect:
+        with run.effect("create_firewall", NAME, ssh_from=",".join(sorted(ssh_from))) as effect:
             firewall = hetzner.create_firewall(NAME, rules, LABELS)
             effect.made(firewall.id)
         run.note(f"firewall {NAME}: {described(rules)}")
         # Another run may have made it, a moment ago and with other rules: SSH stays as narrow as that made it.
-        rules = rules_for(edge, _known(run.settings, firewall))
+        ssh_from = _known(run.settings, firewall)
+        rules = rules_for(edge, ssh_from)
     if set(firewall.rules) != set(rules):
-        with run.effect("set_firewall_rules", NAME):
+        with run.effect("set_firewall_rules", NAME, ssh_from=",".join(sorted(ssh_from))):
             hetzner.set_firewall_rules(firewall, rules)
         for rule in set(firewall.rules) - set(rules):
             run.note(f"firewall {NAME}: took out {_described(rule)}")
         run.note(f"firewall {NAME}: {described(rules)}")
     return firewall
+
+
+def _refuse_to_lock_out(run: Run, firewall: Firewall, ssh_from: frozenset[str]) -> None:
+    """Raise ForeignNetworksError for networks that would go and that no run of this database has let in."""
+    if run.settings.replace_ssh_from:
+        return
+    wanted = [ip_network(network) for network in ssh_from]
+    going = [network for network in ssh_sources(firewall) if not any(_is_within(network, one) for one in wanted)]
+    foreign = sorted(set(going) - run.state.ssh_networks()) if going else []
+    if foreign:
+        refresh = "clawdet firewall refresh --ssh-from"
+        own, both = (",".join(sorted(networks)) for networks in (ssh_from, ssh_from | set(foreign)))
+        raise ForeignNetworksError(
+            f"The firewall {NAME} lets in to SSH {', '.join(foreign)}, which nobody here has set: somebody else may"
+            " work in this project, and would be locked out of all its servers. Nothing was changed.",
+            next_steps=[
+                f"{refresh} {both}    (lets in both)",
+                f"{refresh} {own} --replace-ssh-from    (locks them out)",
+            ],
+        )
+
+
+def _is_within(network: str, wanted: IPv4Network | IPv6Network) -> bool:
+    found = ip_network(network, strict=False)
+    if isinstance(found, IPv4Network):
+        return isinstance(wanted, IPv4Network) and found.subnet_of(wanted)
+    return isinstance(wanted, IPv6Network) and found.subnet_of(wanted)
 
 
 def wanted_rules(settings: Settings, clouds: Clouds, firewall: Firewall | None) -> tuple[FirewallRule, ...]:

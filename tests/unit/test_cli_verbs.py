@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from clawdet_cli import cli
+from clawdet_cli.cli import output
+from clawdet_cli.errors import ForeignNetworksError
 from clawdet_cli.model import Devices, Effect, Status
+from clawdet_cli.settings import Settings
 from tests.unit.fake_operations import A_DEVICE, FakeOperations, an_instance
 
 ZONE = ("--zone", "example.com")
@@ -301,3 +304,26 @@ def test_a_proxy_that_cannot_be_used_is_told_of_before_anything_is_asked(
     assert "The proxy that ALL_PROXY names cannot be used" in err
     assert "correct-horse" not in err
     assert fake.asked == []
+
+
+def test_whoever_would_be_locked_out_is_asked_about_on_a_terminal_only(
+    fake: FakeOperations, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def refresh(settings: Settings, _watch: Any) -> None:
+        seen.append(settings.replace_ssh_from)
+        if not settings.replace_ssh_from:
+            raise ForeignNetworksError("It lets in 198.51.100.0/24.", next_steps=["clawdet firewall refresh"])
+
+    monkeypatch.setattr(fake, "refresh_firewall", refresh, raising=False)
+    command = ["firewall", "refresh", *ZONE, "--ssh-from", "192.0.2.1"]
+    assert cli.main(command) == 4
+    assert cli.main([*command, "--replace-ssh-from"]) == 0
+    assert seen == [False, True]
+    monkeypatch.setattr(output, "interactive", lambda: True)
+    for answer, code, asked in (("n", 4, [False]), ("y", 0, [False, True])):
+        seen.clear()
+        monkeypatch.setattr(output, "ask", lambda *_, answer=answer: answer)
+        assert (cli.main(command), seen) == (code, asked)
+    assert "198.51.100.0/24" in capsys.readouterr().err
