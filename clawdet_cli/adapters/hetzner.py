@@ -41,6 +41,7 @@ from clawdet_cli.adapters.proxy import unreached
 from clawdet_cli.adapters.retry import FIRST_PATIENCE, NotYet, Watch, ask, change, until
 from clawdet_cli.errors import CloudError, ConfigError, StateError
 from clawdet_cli.model import Deadline, Firewall, FirewallRule, Server, ServerOffer, ServerOrder, SshKey
+from clawdet_cli.money import Price
 from clawdet_cli.network import DIRECT, Network
 from clawdet_cli.secret import Secret
 
@@ -312,8 +313,8 @@ class Hetzner:
             look,
         )
 
-    def prices(self) -> dict[tuple[str, str], Decimal]:
-        """List what a server costs by type and location, in euro per month without VAT, its IPv4 included."""
+    def prices(self) -> dict[tuple[str, str], Price]:
+        """List what a server costs by type and location, per month without VAT, its IPv4 included."""
         known = self._ask("list server types", self._client.server_types.get_all)
         pricing = self._ask("list prices", lambda: self._client.request("GET", "/pricing"))["pricing"]
         found = {}
@@ -732,11 +733,12 @@ def _offer(kind: BoundServerType, location: str, pricing: Mapping[str, Any]) -> 
     )
 
 
-def _monthly(price: Mapping[str, Any], pricing: Mapping[str, Any]) -> Decimal:
+def _monthly(price: Mapping[str, Any], pricing: Mapping[str, Any]) -> Price:
     """Add the price of a primary IPv4 at the same location."""
     address = next(kind["prices"] for kind in pricing["primary_ips"] if kind["type"] == "ipv4")
     address_price = next(item for item in address if item["location"] == price["location"])
-    return (Decimal(price["price_monthly"]["net"]) + Decimal(address_price["price_monthly"]["net"])).quantize(CENT)
+    net = Decimal(price["price_monthly"]["net"]) + Decimal(address_price["price_monthly"]["net"])
+    return Price(net.quantize(CENT), str(pricing["currency"]))
 
 
 def _gone(place: ServerTypeLocation) -> bool:

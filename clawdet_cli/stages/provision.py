@@ -355,7 +355,7 @@ def _order(run: Run, wall: Firewall) -> Server:
             firewall_ids=(wall.id,),
         )
         monthly = str(offer.monthly)
-        run.note(f"ordering {offer.server_type} in {offer.location} for EUR {monthly} per month")
+        run.note(f"ordering {offer.server_type} in {offer.location} for {offer.monthly.shown} per month")
         wanted = {"type": offer.server_type, "location": offer.location, "monthly": monthly}
         try:
             with run.effect("create_server", order.name, labels=labels, **wanted) as effect:

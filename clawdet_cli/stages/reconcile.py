@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from decimal import Decimal
 
 from clawdet_cli import bootstrap
 from clawdet_cli.adapters import Clouds
 from clawdet_cli.adapters.ssh import Ssh
 from clawdet_cli.errors import ClawdetError
 from clawdet_cli.model import Category, Deadline, Finding, Instance, Server, Status, maker_by_labels, zone_by_labels
+from clawdet_cli.money import Price
 from clawdet_cli.settings import Settings
 from clawdet_cli.stages import firewall
 from clawdet_cli.stages.comparison import Seen
@@ -33,7 +33,7 @@ def look(
             certificates[name] = clouds.cloudflare.certificates(zone.id)
     recorded = {instance.server_id for instance in instances}
     unknown = any(one.labels.get("managed-by") == "clawdet" and one.id not in recorded for one in servers)
-    prices: Mapping[tuple[str, str], Decimal] = clouds.hetzner.prices() if unknown else {}
+    prices: Mapping[tuple[str, str], Price] = clouds.hetzner.prices() if unknown else {}
     firewalls = clouds.hetzner.all_firewalls()
     ours = next((one for one in firewalls if firewall.is_ours(one)), None)
     return Seen(

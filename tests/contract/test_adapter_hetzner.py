@@ -110,6 +110,12 @@ class TestOffers:
         assert (first.architecture, first.cores, first.memory_gb, first.disk_gb) == ("x86", 2, 4.0, 80)
         assert first.monthly == Decimal("19.99")
 
+    def test_are_in_the_currency_of_the_account(self, cloud: Hetzner, hetzner: Emulator) -> None:
+        hetzner.knobs(currency="USD")
+        (offer,) = cloud.offers(["cpx22"], ["nbg1"])
+        assert offer.monthly.shown == "USD 19.99"
+        assert cloud.prices()["cpx22", "nbg1"].shown == "USD 19.99"
+
     def test_leave_out_what_is_no_longer_sold(self, cloud: Hetzner) -> None:
         assert cloud.offers(["cx22"], ["nbg1"]) == []
 
