@@ -27,7 +27,7 @@ _HOST_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{20,100}={0,2}", re.ASCII)
 _PUBLIC_KEY = re.compile(r"[a-z0-9@.-]{3,60} [A-Za-z0-9+/]{20,4000}={0,2}", re.ASCII)
 _ID = re.compile(r"[0-9A-Za-z-]{1,64}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
-_MONEY = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
+_MONEY = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?( [A-Z]{3})?", re.ASCII)
 _WORD = re.compile(r"[0-9A-Za-z._:/ -]{1,255}", re.ASCII)
 _USABLE: Mapping[str, Callable[[Any], bool]] = {
     "status": lambda value: value in set(Status),

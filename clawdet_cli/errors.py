@@ -41,6 +41,10 @@ class StateError(ClawdetError):
     exit_code = 4
 
 
+class ForeignNetworksError(StateError):
+    """Networks that somebody else may have let in would be locked out; whoever wants that has to say so."""
+
+
 class RecordError(StateError):
     """The local database or disk failed: what was done just before may not be recorded."""
 
@@ -54,6 +58,10 @@ class CloudError(ClawdetError):
 
 class SoldOutError(CloudError):
     """A server type cannot be had at a location now; another candidate may."""
+
+
+class InUseError(CloudError):
+    """Something cannot be deleted yet, since something else uses it, or did a moment ago."""
 
 
 class GuestError(ClawdetError):

@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from decimal import Decimal
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from clawdet_cli.errors import UsageError
+from clawdet_cli.money import Price, totals
 from clawdet_cli.secret import Secret
 
 RESERVED_USERS = frozenset(
@@ -80,8 +80,8 @@ class ServerOffer:
     cores: int
     memory_gb: float
     disk_gb: int
-    monthly: Decimal
-    """Euro per month without VAT, the primary IPv4 included."""
+    monthly: Price
+    """Per month without VAT, the primary IPv4 included."""
     available: bool
     """What the API says; it is wrong in both directions, so it only breaks ties."""
 
@@ -125,6 +125,8 @@ class Firewall:
     rules: tuple[FirewallRule, ...]
     in_use: bool
     """Whether it is attached to anything."""
+    servers: frozenset[int] = frozenset()
+    """Ids of the servers that it is said to be attached to: a deleted one may stay among them for a while."""
 
 
 @dataclass(frozen=True)
@@ -633,8 +635,8 @@ class Finding:
     id: str
     what: str
     """In one sentence, how it stands."""
-    monthly: Decimal | None = None
-    """Euro per month without VAT, where it costs something."""
+    monthly: Price | None = None
+    """Per month without VAT, where it costs something."""
     fix: str = ""
     """What --fix does about it; empty where it needs a decision, or nothing."""
     decision: str = ""
@@ -660,7 +662,6 @@ class Reconciled:
         return not self.busy and all(finding.category is Category.RIGHT for finding in self.findings)
 
     @property
-    def orphans_monthly(self) -> Decimal:
-        """Sum up what orphans cost, in euro per month without VAT."""
-        orphans = (finding.monthly for finding in self.findings if finding.category is Category.ORPHAN)
-        return sum((monthly for monthly in orphans if monthly), Decimal(0))
+    def orphans_monthly(self) -> list[Price]:
+        """Sum up what orphans cost per month without VAT, by currency."""
+        return totals(one.monthly for one in self.findings if one.category is Category.ORPHAN and one.monthly)

@@ -111,7 +111,7 @@ def build_bundles(
 
 def plan(settings: Settings, user: str, watch: Watcher, common: Common | None = None) -> Plan:
     """Find out what provisioning would make; nothing is changed, here or in the clouds."""
-    from clawdet_cli.stages import claim, preflight, zones
+    from clawdet_cli.stages import claim, network, preflight, zones
 
     checked_user(user)
     with (
@@ -119,6 +119,7 @@ def plan(settings: Settings, user: str, watch: Watcher, common: Common | None = 
         _run(settings, _known_or_new(settings, state, user), state, watch, common=common) as run,
     ):
         instance, clouds = run.instance, run.clouds
+        outlook = network.look(run)
         clouds.hetzner.check()
         clouds.cloudflare.check()
         zone = zones.usable(clouds.cloudflare, instance.zone)
@@ -127,6 +128,7 @@ def plan(settings: Settings, user: str, watch: Watcher, common: Common | None = 
         record = preflight.own_record(clouds, zone, instance)
         if record is None and (remark := zones.check_room(clouds.cloudflare, zone)):
             remarks.append(remark)
+        remarks += [] if server else network.remarks(outlook, clouds)
         exists = [f"server {server.name} (id {server.id})"] if server else []
         exists += [f"DNS record {record.name} -> {record.content}"] if record else []
         prepared = [] if server else claim.waiting(run)
@@ -362,13 +364,18 @@ def refresh_firewall(settings: Settings, watch: Watcher) -> Firewall | None:
 def rights(settings: Settings, watch: Watcher) -> list[Right]:
     """Find out what both tokens may do, by requests that change nothing."""
     from clawdet_cli.adapters import connect
-    from clawdet_cli.stages import doctor
+    from clawdet_cli.stages import doctor, network
 
     deadline = Deadline.after(settings.timeout)
     zone = settings.required_zone()
     clouds = connect(settings, deadline, watch=lambda text: watch(Event("note", now_text(), text=text)))
+    servers: list[str] = []
+    if settings.state_file.exists():
+        with _database(settings) as state:
+            servers = state.addresses(network.MAX_SERVERS)
+    outlook = network.Outlook(settings, servers)
     try:
-        return doctor.rights(clouds, zone)
+        return [*doctor.rights(clouds, zone), *network.rows(outlook, clouds, settings)]
     finally:
         clouds.close()
 
@@ -504,7 +511,9 @@ def ssh_command(settings: Settings, user: str, command: Sequence[str]) -> list[s
             next_steps=["make room, or name another state folder with --state"],
         ) from None
     address = settings.endpoints.dial(instance.ipv4, 22)
-    return ssh.openssh_command(address, settings.ssh_key, known_hosts, alias, list(command))
+    return ssh.openssh_command(
+        address, settings.ssh_key, known_hosts, alias, list(command), proxy_command=settings.ssh_proxy
+    )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import platformdirs
 
 from clawdet_cli.errors import ConfigError
 from clawdet_cli.model import ZONE
+from clawdet_cli.network import DIRECT, Network, from_environment
 from clawdet_cli.secret import Secret
 
 HETZNER_URL = "https://api.hetzner.cloud/v1"
@@ -50,6 +51,8 @@ class Endpoints:
     """Download locations in place of the vendors' own, with the digests of these archives."""
     sandbox: str = ""
     """How output labels these clouds; empty for the real ones."""
+    unused_address: str = "192.0.2.1"
+    """An IPv4 address that nobody has (RFC 5737): whoever answers there answers for every address."""
 
     def dial(self, ip: str, port: int) -> tuple[str, int]:
         """Give the address at which (ip, port) is to be reached from here."""
@@ -83,6 +86,8 @@ class Settings:
     ssh_key: Path
     ssh_from: frozenset[str]
     """Networks (CIDR) that may reach SSH on the VPS; empty leaves it as it is, everywhere at first."""
+    replace_ssh_from: bool
+    """Whether networks go that somebody else may have let in."""
     origin_pull_ca: str | None
     """PEM of who must have certified whoever connects to the VPS's web server; empty for nobody, None as it is."""
     bundle: str | None
@@ -93,6 +98,10 @@ class Settings:
     """Seconds for the whole command."""
     lock_wait: float
     """Seconds that another run on the same user may take before this one gives up."""
+    network: Network = DIRECT
+    """How both APIs, the edge and a bundle's manifest are reached."""
+    ssh_proxy: str | None = None
+    """The command whose standard input and output lead to a VPS, as OpenSSH's ProxyCommand, with %h and %p."""
 
     @property
     def state_file(self) -> Path:
@@ -165,7 +174,7 @@ MOST_NETWORKS = 100
 
 _FILE_KEYS = frozenset(
     "zone zone_id hcloud_token cloudflare_api_token server_types locations image openclaw_version model ssh_key"
-    " ssh_from origin_pull_ca bundle pool_days timeout lock_wait provider_keys".split()
+    " ssh_from origin_pull_ca bundle pool_days timeout lock_wait ssh_proxy provider_keys".split()
 )
 
 
@@ -271,11 +280,15 @@ def load(
         provider_keys={name: key for name, key in keys.items() if key is not None},
         ssh_key=lookup.path("ssh_key", "CLAWDET_SSH_KEY") or state_dir / "ssh" / "id_ed25519",
         ssh_from=_networks(*lookup.find("ssh_from", "CLAWDET_SSH_FROM")),
+        replace_ssh_from=bool(flags.get("replace_ssh_from")),
         origin_pull_ca=_pull_ca(*lookup.find("origin_pull_ca", "CLAWDET_ORIGIN_PULL_CA")),
         bundle=_bundle(*lookup.find("bundle", "CLAWDET_BUNDLE")),
         pool_days=_number(*lookup.find("pool_days", "CLAWDET_POOL_DAYS"), "days", least=0, most=365, default=7.0),
         timeout=_seconds(*lookup.find("timeout", "CLAWDET_TIMEOUT"), least=1, default=900.0),
         lock_wait=_seconds(*lookup.find("lock_wait", "CLAWDET_LOCK_WAIT"), least=0, default=0.0),
+        # All of a sandbox is on this machine: what leads out of it leads away from there.
+        network=DIRECT if sandbox is not None else from_environment(environment),
+        ssh_proxy=_command(*_ssh_proxy(lookup, sandbox=sandbox is not None)),
     )
 
 
@@ -295,6 +308,7 @@ def _sandbox_endpoints(sandbox: Mapping[str, Any]) -> Endpoints:
         dial_file=Path(sandbox["dial_file"]) if sandbox["dial_file"] else None,
         artifacts=sandbox["artifacts"],
         sandbox=f"SANDBOX, {sandbox['servers']} servers",
+        unused_address="127.255.255.254",
     )
 
 
@@ -379,6 +393,22 @@ def _pull_ca(value: Any, where: str) -> str | None:
     if "PRIVATE KEY" in text or len(text) > MOST_PEM:
         raise ConfigError(f"{where} names {value}, which is not the certificate of an authority alone.")
     return text
+
+
+def _ssh_proxy(lookup: _Lookup, *, sandbox: bool) -> tuple[Any, str]:
+    return (lookup.flags.get("ssh_proxy"), "--ssh-proxy") if sandbox else lookup.find("ssh_proxy", "CLAWDET_SSH_PROXY")
+
+
+def _command(value: Any, where: str) -> str | None:
+    if value is None or value == "none":
+        return None
+    if not isinstance(value, str) or not value.strip() or re.search(r"[\x00-\x1f\x7f]", value):
+        raise ConfigError(f"{where} must be a command in one line, such as 'ssh -W %h:%p jump.example.com', or 'none'.")
+    if unknown := re.search(r"%(?!%|h|p)", re.sub("%%", "", value)):
+        raise ConfigError(
+            f"{where} has {value[unknown.start() :][:2]!r}: %h and %p stand for the address and the port, %% for %.",
+        )
+    return value.strip()
 
 
 def _bundle(value: Any, where: str) -> str | None:

@@ -256,6 +256,19 @@ class State:
                 (status, why, now_text(), member.user, Status.COMPLETE, member.server_id),
             )
 
+    def addresses(self, most: int) -> list[str]:
+        """Return the addresses of some servers that were complete at last."""
+        query = "SELECT ipv4 FROM instances WHERE status = ? AND ipv4 IS NOT NULL ORDER BY updated_at DESC LIMIT ?"
+        return [str(row["ipv4"]) for row in self._rows(query, (Status.COMPLETE, most))]
+
+    def ssh_networks(self) -> set[str]:
+        """Return the networks that runs of this database have let in to SSH."""
+        rows = self._rows(
+            "SELECT data FROM effects WHERE kind IN ('create_firewall', 'set_firewall_rules') AND outcome = ?",
+            (EffectOutcome.DONE,),
+        )
+        return {network for row in rows for network in json.loads(row["data"]).get("ssh_from", "").split(",")} - {""}
+
     def has_claimed(self, run_id: str) -> bool:
         """Say whether a run of this database has told a machine of the pool to be its own."""
         return bool(self._rows("SELECT 1 FROM effects WHERE kind = 'claim_server' AND run_id = ? LIMIT 1", (run_id,)))

@@ -31,6 +31,8 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
         "OPENAI_API_KEY",
         "XAI_API_KEY",
         "OPENROUTER_API_KEY",
+        *("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CLAWDET_SSH_PROXY"),
     ):
         monkeypatch.delenv(name, raising=False)
     # What one test calls a secret may be another's plain text.

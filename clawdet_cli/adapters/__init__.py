@@ -88,9 +88,14 @@ def connect(settings: "Settings", deadline: "Deadline", *, watch: "Watch | None"
     from clawdet_cli.adapters.hetzner import Hetzner
 
     return Clouds(
-        Hetzner(settings.endpoints.hetzner_url, hetzner_token, deadline, watch=watch),
+        Hetzner(settings.endpoints.hetzner_url, hetzner_token, deadline, watch=watch, network=settings.network),
         Cloudflare(
-            settings.endpoints.cloudflare_url, cloudflare_token, deadline, watch=watch, zone_id=settings.zone_id
+            settings.endpoints.cloudflare_url,
+            cloudflare_token,
+            deadline,
+            watch=watch,
+            network=settings.network,
+            zone_id=settings.zone_id,
         ),
     )
 
@@ -104,7 +109,13 @@ def share(settings: "Settings", deadline: "Deadline") -> SharedClouds:
     from clawdet_cli.adapters.shared import Once
 
     return SharedClouds(
-        FleetHetzner(settings.endpoints.hetzner_url, hetzner_token, deadline),
-        FleetCloudflare(settings.endpoints.cloudflare_url, cloudflare_token, deadline, zone_id=settings.zone_id),
+        FleetHetzner(settings.endpoints.hetzner_url, hetzner_token, deadline, network=settings.network),
+        FleetCloudflare(
+            settings.endpoints.cloudflare_url,
+            cloudflare_token,
+            deadline,
+            network=settings.network,
+            zone_id=settings.zone_id,
+        ),
         Once(),
     )

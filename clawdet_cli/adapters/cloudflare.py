@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from ipaddress import ip_network
 from typing import Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 import cloudflare
 import httpx
@@ -20,6 +21,7 @@ from clawdet_cli import USER_AGENT, public_key
 from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unknown_shape
 from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.calling import Calling
+from clawdet_cli.adapters.clock import CloudClock
 from clawdet_cli.adapters.cloudflare_limits import window
 from clawdet_cli.adapters.cloudflare_refusals import GONE, TAKEN, refusal
 from clawdet_cli.adapters.cloudflare_rights import (
@@ -30,9 +32,11 @@ from clawdet_cli.adapters.cloudflare_rights import (
     TOKENS_READ,
     ZONE_READ,
 )
+from clawdet_cli.adapters.proxy import unreached
 from clawdet_cli.adapters.retry import FIRST_PATIENCE, Lost, NotYet, Watch, ask, change
 from clawdet_cli.errors import CloudError, ConfigError, StateError
 from clawdet_cli.model import Certificate, Deadline, DnsRecord, EdgeCertificate, Zone
+from clawdet_cli.network import DIRECT, Network
 from clawdet_cli.secret import Secret
 from clawdet_cli.settings import CLOUDFLARE_HOW_TO
 
@@ -70,13 +74,24 @@ class Cloudflare:
     """
 
     def __init__(
-        self, url: str, token: Secret, deadline: Deadline, *, watch: Watch | None = None, zone_id: str | None = None
+        self,
+        url: str,
+        token: Secret,
+        deadline: Deadline,
+        *,
+        watch: Watch | None = None,
+        network: Network = DIRECT,
+        zone_id: str | None = None,
     ) -> None:
         self._deadline = deadline
         self._zone_id = zone_id
         self._watch = watch
         self._calling = Calling()
         self.budget = Budget("Cloudflare")
+        self.clock = CloudClock()
+        self._host = urlsplit(url).hostname or ""
+        self._proxy = network.proxy_for(self._host)
+        trust = network.trust()
         self._client = cloudflare.Cloudflare(
             api_token=token.reveal(),
             base_url=url.rstrip("/"),
@@ -85,6 +100,8 @@ class Cloudflare:
             # As for Hetzner: no ~/.netrc, and no proxy that would catch loopback.
             http_client=cloudflare.DefaultHttpxClient(
                 trust_env=False,
+                proxy=self._proxy.url if self._proxy else None,
+                verify=True if trust is None else trust,
                 follow_redirects=False,  # the API sends nobody elsewhere; whoever does is not it
                 limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
                 event_hooks={"request": [self._send], "response": [self._account, self._bound]},
@@ -473,7 +490,8 @@ class Cloudflare:
         request.extensions["timeout"] = {"connect": connect, "read": answer, "write": answer, "pool": None}
 
     def _account(self, answer: Any) -> None:
-        """Take note of what an answer leaves of the limit."""
+        """Take note of what an answer leaves of the limit, and of what time it is there."""
+        self.clock.learn(answer.headers.get("date"))
         told = window(answer.headers)
         if told is not None:
             self.budget.answered(told.limit, told.left, full_in=told.full_in)
@@ -496,7 +514,7 @@ class Cloudflare:
         except cloudflare.APIConnectionError as error:
             if isinstance(error.__cause__, TooMuchError):
                 raise unknown_shape("Cloudflare", what, error.__cause__) from None
-            raise Lost(f"no answer from Cloudflare ({type(error).__name__})") from None
+            raise unreached("Cloudflare", self._host, self._proxy, error) from None
         except (cloudflare.APIError, LookupError, AttributeError, TypeError, ValueError, RecursionError) as error:
             raise unknown_shape("Cloudflare", what, error) from None
 

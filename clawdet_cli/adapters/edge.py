@@ -181,8 +181,8 @@ def edge_addresses(
 class Visitor:
     """Visits one host over connections that `connect` gives: to the edge, or through a tunnel to the server.
 
-    With `pinned_sha256` (hex) the leaf certificate is compared with it, in place of the check against `ca_file` or the
-    system's authorities. `hop` names what is visited, in messages; `timeout` is in seconds.
+    With `pinned_sha256` (hex) the leaf certificate is compared with it, in place of the check against `ca_file` (a
+    folder too) or the system's authorities. `hop` names what is visited, in messages; `timeout` is in seconds.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class Visitor:
         self._pinned = pinned_sha256.lower() if pinned_sha256 else None
         self._hop = hop
         self._timeout = max(1.0, timeout)
-        self._tls = _accepting_all() if pinned_sha256 else _trusting(ca_file.read_text() if ca_file else None)
+        self._tls = _accepting_all() if pinned_sha256 else _trusting(*_authorities(ca_file))
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
         """Get a path over a fresh connection. Raises GuestError that says what broke, and where."""
@@ -345,11 +345,17 @@ def _accepting_all() -> ssl.SSLContext:
 
 
 @functools.cache  # to read the system's authorities takes longer than all else of a visit
-def _trusting(authorities: str | None) -> ssl.SSLContext:
-    """Give the context that trusts these authorities (PEM), or the system's."""
-    context = ssl.create_default_context(cadata=authorities)
+def _trusting(authorities: str | None, folder: str | None) -> ssl.SSLContext:
+    """Give the context that trusts these authorities (PEM), those in a folder, or the system's."""
+    context = ssl.create_default_context(cadata=authorities, capath=folder)
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def _authorities(path: Path | None) -> tuple[str | None, str | None]:
+    if path is None:
+        return None, None
+    return (None, str(path)) if path.is_dir() else (path.read_text(), None)
 
 
 class _Until(io.RawIOBase):

@@ -8,6 +8,7 @@ from clawdet_cli.adapters.cloudflare import PER_PAGE, Cloudflare
 from clawdet_cli.adapters.retry import Watch
 from clawdet_cli.adapters.shared import Flights, Once
 from clawdet_cli.model import Certificate, Deadline, DnsRecord, Zone
+from clawdet_cli.network import DIRECT, Network
 from clawdet_cli.secret import Secret
 
 T = TypeVar("T")
@@ -21,9 +22,16 @@ class FleetCloudflare(Cloudflare):
     """A token's view of Cloudflare, of which one list for each kind tells all runs how their own things stand."""
 
     def __init__(
-        self, url: str, token: Secret, deadline: Deadline, *, watch: Watch | None = None, zone_id: str | None = None
+        self,
+        url: str,
+        token: Secret,
+        deadline: Deadline,
+        *,
+        watch: Watch | None = None,
+        network: Network = DIRECT,
+        zone_id: str | None = None,
     ) -> None:
-        super().__init__(url, token, deadline, watch=watch, zone_id=zone_id)
+        super().__init__(url, token, deadline, watch=watch, network=network, zone_id=zone_id)
         self._once = Once()
         self._record_flights = Flights[_OfRecords, tuple[DnsRecord, ...]]()
         self._certificate_flights = Flights[str, tuple[Certificate, ...]]()

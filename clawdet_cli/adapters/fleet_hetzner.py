@@ -12,6 +12,7 @@ from clawdet_cli.adapters.retry import Watch
 from clawdet_cli.adapters.shared import Flights, Once
 from clawdet_cli.errors import CloudError
 from clawdet_cli.model import Deadline, Server, ServerOffer
+from clawdet_cli.network import DIRECT, Network
 from clawdet_cli.secret import Secret
 
 T = TypeVar("T")
@@ -48,8 +49,10 @@ class FleetHetzner(Hetzner):
     Where fewer ask than the list has pages, each server is read by itself.
     """
 
-    def __init__(self, url: str, token: Secret, deadline: Deadline, *, watch: Watch | None = None) -> None:
-        super().__init__(url, token, deadline, watch=watch)
+    def __init__(
+        self, url: str, token: Secret, deadline: Deadline, *, watch: Watch | None = None, network: Network = DIRECT
+    ) -> None:
+        super().__init__(url, token, deadline, watch=watch, network=network)
         self._flights = Flights[int | str | None, tuple[Server, ...]]()
         self._once = Once()
         self._project = _Project()

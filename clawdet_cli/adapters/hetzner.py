@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from ipaddress import IPv4Address
 from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 from hcloud import APIException, Client
@@ -35,10 +36,14 @@ from clawdet_cli import __version__
 from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unknown_shape
 from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.calling import Calling
+from clawdet_cli.adapters.clock import CloudClock
 from clawdet_cli.adapters.hetzner_refusals import CONSOLE, refusal
-from clawdet_cli.adapters.retry import FIRST_PATIENCE, Lost, NotYet, Watch, ask, change, until
+from clawdet_cli.adapters.proxy import unreached
+from clawdet_cli.adapters.retry import FIRST_PATIENCE, NotYet, Watch, ask, change, until
 from clawdet_cli.errors import CloudError, ConfigError, StateError
 from clawdet_cli.model import Deadline, Firewall, FirewallRule, Server, ServerOffer, ServerOrder, SshKey
+from clawdet_cli.money import Price
+from clawdet_cli.network import DIRECT, Network
 from clawdet_cli.secret import Secret
 
 T = TypeVar("T")
@@ -82,13 +87,18 @@ class Hetzner:
     deadline.
     """
 
-    def __init__(self, url: str, token: Secret, deadline: Deadline, *, watch: Watch | None = None) -> None:
+    def __init__(
+        self, url: str, token: Secret, deadline: Deadline, *, watch: Watch | None = None, network: Network = DIRECT
+    ) -> None:
         self._deadline = deadline
         self._watch = watch
         self._calling = Calling()
+        self._host = urlsplit(url).hostname or ""
+        self._proxy = network.proxy_for(self._host)
         self._described: dict[int, tuple[dict[str, Any], Server]] = {}
         """The servers of lists, and what they were described by."""
         self.budget = Budget("Hetzner")
+        self.clock = CloudClock()
         self._client = Client(
             token.reveal(), api_endpoint=url.rstrip("/"), application_name="clawdet", application_version=__version__
         )
@@ -97,9 +107,13 @@ class Hetzner:
         self._session = inner._session  # noqa: SLF001  # as above
         # Otherwise a ~/.netrc line for the host replaces the token, and proxy variables catch loopback.
         self._session.trust_env = False
+        if self._proxy is not None:
+            self._session.proxies["https"] = self._proxy.url
+        if network.ca is not None:
+            self._session.verify = str(network.ca)
         self._session.max_redirects = 0  # the API sends nobody elsewhere; whoever does is not it
         for scheme in ("https://", "http://"):
-            self._session.mount(scheme, _Bounded(self._calling, self.budget))
+            self._session.mount(scheme, _Bounded(self._calling, self.budget, self.clock))
 
     @property
     def deadline(self) -> Deadline:
@@ -288,7 +302,7 @@ class Hetzner:
         self._await_actions(self._change(f"attach a firewall to server {server_id}", attach, look), "the firewall")
 
     def delete_firewall(self, firewall_id: int) -> None:
-        """Delete a firewall; one that is gone already is no failure. Raises CloudError while it is in use."""
+        """Delete a firewall; one that is gone already is no failure. Raises InUseError while it is in use."""
 
         def look() -> bool | None:
             found = self._ask(
@@ -302,8 +316,8 @@ class Hetzner:
             look,
         )
 
-    def prices(self) -> dict[tuple[str, str], Decimal]:
-        """List what a server costs by type and location, in euro per month without VAT, its IPv4 included."""
+    def prices(self) -> dict[tuple[str, str], Price]:
+        """List what a server costs by type and location, per month without VAT, its IPv4 included."""
         known = self._ask("list server types", self._client.server_types.get_all)
         pricing = self._ask("list prices", lambda: self._client.request("GET", "/pricing"))["pricing"]
         found = {}
@@ -564,15 +578,20 @@ class Hetzner:
         )
 
     def _call(self, what: str, call: Callable[[], T], *, changing: bool) -> T:
-        with self.budget.spent(changing=changing):
-            return _call(what, lambda: self._calling.make(call, self._deadline))
+        try:
+            with self.budget.spent(changing=changing):
+                return _call(what, lambda: self._calling.make(call, self._deadline))
+        except (requests.exceptions.RequestException, TimeoutError) as error:
+            # Not str(error): it may hold the whole request, and reads like a stack trace.
+            raise unreached("Hetzner Cloud", self._host, self._proxy, error) from None
 
 
 class _Bounded(HTTPAdapter):
     """Gives every request a time-out, and none beyond the deadline, and keeps account of the limit of requests."""
 
-    def __init__(self, calling: Calling, budget: Budget) -> None:
+    def __init__(self, calling: Calling, budget: Budget, clock: CloudClock) -> None:
         super().__init__(pool_maxsize=CONNECTIONS, pool_block=True)
+        self._clock = clock
         self._calling = calling
         self._budget = budget
 
@@ -581,6 +600,7 @@ class _Bounded(HTTPAdapter):
         kwargs["timeout"] = (min(CONNECT_SECONDS, left), min(ANSWER_SECONDS, left))
         self._budget.sent()
         answer = super().send(request, *args, **kwargs)
+        self._clock.learn(answer.headers.get("Date"))
         self._read(answer, Deadline.after(left))
         limit = answer.headers.get("RateLimit-Limit")
         per_second = int(limit) / 3600 if limit is not None and limit.isdecimal() else 0.0
@@ -616,9 +636,8 @@ def _call(what: str, call: Callable[[], T]) -> T:
         raise refusal(what, error.code, error.message, error.details, error.correlation_id) from None
     except (TooMuchError, requests.exceptions.TooManyRedirects) as error:
         raise unknown_shape("Hetzner Cloud", what, error) from None
-    except (requests.exceptions.RequestException, TimeoutError) as error:
-        # Not str(error): it may hold the whole request, and reads like a stack trace.
-        raise Lost(f"no answer from Hetzner Cloud ({type(error).__name__})") from None
+    except requests.exceptions.RequestException:
+        raise  # some are ValueErrors too
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise unknown_shape("Hetzner Cloud", what, error) from error
 
@@ -647,7 +666,11 @@ def _firewall(found: BoundFirewall) -> Firewall:
         )
         for rule in found.rules or []
     ]
-    return Firewall(_id(found), str(found.name), dict(found.labels or {}), tuple(rules), bool(found.applied_to))
+    attached: list[FirewallResource] = found.applied_to or []
+    matched = [one for resource in attached for one in resource.applied_to_resources or []]  # by a label selector
+    behind = [one.server for one in attached] + [one.server for one in matched]
+    servers = frozenset(server.id for server in behind if server is not None and server.id is not None)
+    return Firewall(_id(found), str(found.name), dict(found.labels or {}), tuple(rules), bool(attached), servers)
 
 
 def _api_rule(rule: FirewallRule) -> ApiRule:
@@ -713,11 +736,12 @@ def _offer(kind: BoundServerType, location: str, pricing: Mapping[str, Any]) -> 
     )
 
 
-def _monthly(price: Mapping[str, Any], pricing: Mapping[str, Any]) -> Decimal:
+def _monthly(price: Mapping[str, Any], pricing: Mapping[str, Any]) -> Price:
     """Add the price of a primary IPv4 at the same location."""
     address = next(kind["prices"] for kind in pricing["primary_ips"] if kind["type"] == "ipv4")
     address_price = next(item for item in address if item["location"] == price["location"])
-    return (Decimal(price["price_monthly"]["net"]) + Decimal(address_price["price_monthly"]["net"])).quantize(CENT)
+    net = Decimal(price["price_monthly"]["net"]) + Decimal(address_price["price_monthly"]["net"])
+    return Price(net.quantize(CENT), str(pricing["currency"]))
 
 
 def _gone(place: ServerTypeLocation) -> bool:

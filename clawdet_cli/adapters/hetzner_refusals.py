@@ -7,7 +7,7 @@ from typing import Any
 
 from clawdet_cli.adapters.answers import MOST_LINES, MOST_WORDS
 from clawdet_cli.adapters.retry import Lost, NotYet
-from clawdet_cli.errors import ClawdetError, CloudError, ConfigError, SoldOutError, StateError
+from clawdet_cli.errors import ClawdetError, CloudError, ConfigError, InUseError, SoldOutError, StateError
 from clawdet_cli.secret import excerpt
 from clawdet_cli.settings import HETZNER_HOW_TO
 
@@ -49,6 +49,7 @@ _REFUSED: dict[int | str, _Refused] = {
         "a limit of the account is reached: {reason}",
         [f"ask for more at {CONSOLE}/limits", "or remove what is no longer needed: clawdet status lists it"],
     ),
+    "resource_in_use": (InUseError, "it is still in use: nothing was deleted", ["run the command again in a minute"]),
     "protected": (
         StateError,
         "it is protected: nothing was touched",

@@ -18,6 +18,7 @@ import paramiko
 from paramiko.packet import Packetizer
 
 from clawdet_cli import stopping
+from clawdet_cli.adapters.proxy_command import CommandSocket
 from clawdet_cli.adapters.retry import NotYet, Watch, until
 from clawdet_cli.adapters.ssh_keys import (
     fingerprint,
@@ -122,8 +123,9 @@ class Ssh:
         *,
         auth_grace: float = AUTH_GRACE,
         pace: float = 1.0,
+        proxy_command: str | None = None,
     ) -> "Ssh":
-        """Connect as soon as the server lets us in; it may still be booting.
+        """Connect as soon as the server lets us in; it may still be booting. `proxy_command` leads to it, if given.
 
         Only `host_keys` are accepted: one, or two while one takes the other's place. Raises GuestError at once for
         another one, and when our key is still refused `auth_grace` seconds after the server first answered; ConfigError
@@ -137,7 +139,7 @@ class Ssh:
         def attempt() -> Ssh:
             nonlocal refused_since
             try:
-                return cls(_open(address, _public_key(tried[0]), own_key, deadline), address, tried[0])
+                return cls(_open(address, _public_key(tried[0]), own_key, deadline, proxy_command), address, tried[0])
             except paramiko.BadHostKeyException as error:
                 shown = f"{error.key.get_name()} {error.key.get_base64()}"
                 if shown not in host_keys:
@@ -251,7 +253,13 @@ class Ssh:
 
 
 def openssh_command(
-    address: tuple[str, int], key: Path, known_hosts_file: Path, alias: str, command: list[str]
+    address: tuple[str, int],
+    key: Path,
+    known_hosts_file: Path,
+    alias: str,
+    command: list[str],
+    *,
+    proxy_command: str | None = None,
 ) -> list[str]:
     """Give the OpenSSH command line that trusts exactly what clawdet trusts; without a command it is a shell."""
     options = [
@@ -261,6 +269,7 @@ def openssh_command(
         "GlobalKnownHostsFile=/dev/null",
         "StrictHostKeyChecking=yes",
         "IdentitiesOnly=yes",
+        *([f"ProxyCommand={proxy_command}"] if proxy_command else []),
     ]
     flags = [word for option in options for word in ("-o", option)]
     # Nothing of the user's own configuration is read: an IdentityFile or ProxyJump there would come between.
@@ -301,14 +310,25 @@ class _Packetizer(Packetizer):
         return super().read_all(n, check_rekey)
 
 
+def _connected(address: tuple[str, int], proxy_command: str | None, seconds: float) -> socket.socket:
+    if proxy_command is not None:
+        return CommandSocket(proxy_command, address)
+    connection = socket.create_connection(address, timeout=seconds)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
 def _open(
-    address: tuple[str, int], pinned: paramiko.PKey, own_key: paramiko.PKey, deadline: Deadline
+    address: tuple[str, int],
+    pinned: paramiko.PKey,
+    own_key: paramiko.PKey,
+    deadline: Deadline,
+    proxy_command: str | None,
 ) -> paramiko.SSHClient:
     # Short: while the server boots, packets vanish, and a long attempt would find out late that it is up.
-    connection = socket.create_connection(address, timeout=min(1.5, max(0.2, deadline.left())))
+    connection = _connected(address, proxy_command, min(1.5, max(0.2, deadline.left())))
     client = paramiko.SSHClient()
     try:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         left = max(1.0, deadline.left())
         _await_first_byte(connection, min(10.0, left))
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
@@ -347,16 +367,17 @@ def _await_first_byte(connection: socket.socket, seconds: float) -> None:
     except OSError:
         begun = b""
     if not begun:
-        raise paramiko.SSHException("no banner")
+        why = connection.failure() if isinstance(connection, CommandSocket) else ""
+        raise paramiko.SSHException(why or "no banner")
 
 
-def shown_host_key(address: tuple[str, int], deadline: Deadline) -> str:
+def shown_host_key(address: tuple[str, int], deadline: Deadline, proxy_command: str | None = None) -> str:
     """Give the Ed25519 host key that a machine shows, `ssh-ed25519 AAAA...`, to be compared before it is believed.
 
     Raises GuestError when it shows none.
     """
     try:
-        connection = socket.create_connection(address, timeout=min(10.0, max(0.2, deadline.left())))
+        connection = _connected(address, proxy_command, min(10.0, max(0.2, deadline.left())))
         with contextlib.closing(_transport_over(connection)) as transport:
             transport.get_security_options().key_types = ["ssh-ed25519"]
             seconds = min(10.0, max(1.0, deadline.left()))

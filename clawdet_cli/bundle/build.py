@@ -22,6 +22,7 @@ from clawdet_cli.bundle import fetch, manifest, pack, tree
 from clawdet_cli.bundle.manifest import Manifest
 from clawdet_cli.bundle.prune import prune
 from clawdet_cli.errors import ConfigError
+from clawdet_cli.network import from_environment
 from clawdet_cli.pins import Download, Pinned
 
 NPM_SECONDS = 900.0
@@ -103,7 +104,7 @@ def _located(pinned: Pinned, architecture: str, artifacts: Mapping[str, Any]) ->
 
 def _unpack_node(node: Download, folder: Path, scratch: Path) -> None:
     archive = scratch / "download"
-    fetch.file(node.url, archive, dict(node.archive_digests))
+    fetch.file(node.url, archive, dict(node.archive_digests), from_environment(os.environ))
 
     def wanted(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
         _, _, member.name = member.name.partition("/")
@@ -120,7 +121,7 @@ def _unpack_node(node: Download, folder: Path, scratch: Path) -> None:
 
 def _unpack_caddy(caddy: Download, target: Path, scratch: Path) -> None:
     archive = scratch / "download"
-    fetch.file(caddy.url, archive, dict(caddy.archive_digests))
+    fetch.file(caddy.url, archive, dict(caddy.archive_digests), from_environment(os.environ))
     with tarfile.open(archive) as content:
         packed = content.extractfile("caddy")
         if packed is None:

@@ -48,4 +48,20 @@ def configure(
     found = settings.load(
         {**call.setting_flags(), **(flags or {})}, default_openclaw=operations.default_openclaw(), sandbox=sandbox
     )
+    if not local:
+        _tell_the_way(found, view)
     return Configured(found, sandbox)
+
+
+def _tell_the_way(settings: "Settings", view: View) -> None:
+    """Say once what stands between this machine and the clouds: whoever it is sees which hosts are asked."""
+    from urllib.parse import urlsplit  # not above: --help must stay fast
+
+    urls = settings.endpoints.hetzner_url, settings.endpoints.cloudflare_url
+    ways = {host: settings.network.proxy_for(host) for host in (urlsplit(url).hostname or "" for url in urls)}
+    behind = [host for host, proxy in ways.items() if proxy]
+    if behind:
+        who = "both APIs are" if len(behind) == len(urls) else f"{behind[0]} is"
+        view.note(f"{who} talked to through the proxy {ways[behind[0]]}")
+    if settings.ssh_proxy:
+        view.note("SSH goes through the command that ssh_proxy names")

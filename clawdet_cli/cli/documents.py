@@ -1,9 +1,8 @@
 """The JSON documents of `--json`: the contract with scripts, so keys are only ever added."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from decimal import Decimal
 from typing import Any
 
 from clawdet_cli.errors import ClawdetError
@@ -22,6 +21,7 @@ from clawdet_cli.model import (
     Right,
     ServerOffer,
 )
+from clawdet_cli.money import EURO, Price, totals
 
 VERSION = 1
 
@@ -63,7 +63,7 @@ def instance(value: Instance) -> Document:
         "server_type": value.server_type,
         "location": value.location,
         "image": value.image,
-        "monthly_eur": None if value.monthly is None else float(value.monthly),
+        **_price(Price(value.monthly) if value.monthly else None),
         "openclaw_version": value.openclaw_version,
         "installed": dict(item.split("=", 1) for item in (value.installed or "").split() if "=" in item),
         "certificate_id": value.certificate_id,
@@ -105,7 +105,7 @@ def reconciled(value: Reconciled) -> Document:
         ],
         "foreign": dict(value.foreign),
         "busy": dict(value.busy),
-        "orphans_monthly_eur": float(value.orphans_monthly),
+        **{f"orphans_{name}": content for name, content in total(value.orphans_monthly).items()},
     }
 
 
@@ -144,15 +144,21 @@ def pool(values: Sequence[Member]) -> Document:
                 "image": one.instance.image,
                 "ipv4": one.instance.ipv4,
                 "openclaw_version": one.instance.openclaw_version,
-                "monthly_eur": None if one.instance.monthly is None else float(one.instance.monthly),
+                **_price(Price(one.instance.monthly) if one.instance.monthly else None),
                 "created_at": one.instance.created_at,
                 "age_days": round(one.days, 2),
             }
             for one in values
         ],
         "ready": sum(one.unfit is None for one in values),
-        "monthly_eur": float(sum(Decimal(one.monthly or 0) for one in held)),
+        **total(Price(one.monthly) for one in held if one.monthly),
     }
+
+
+def total(prices: Iterable[Price]) -> Document:
+    """Describe what several things cost together; one sum of euro there is only where all is paid in euro."""
+    found = {price.currency: float(price) for price in totals(prices)}
+    return {"monthly_eur": found.get(EURO, 0.0) if found.keys() <= {EURO} else None, "monthly": found}
 
 
 def devices(value: Devices) -> Document:
@@ -208,15 +214,18 @@ def event(value: Event) -> Document:
     return document(**{name: content for name, content in asdict(value).items() if content not in {"", 0.0}})
 
 
+def _price(monthly: Price | None) -> Document:
+    if monthly is None:
+        return {"monthly_eur": None, "monthly": None, "currency": None}
+    return {"monthly_eur": monthly.euro, "monthly": float(monthly), "currency": monthly.currency}
+
+
 def _finding(value: Finding, *, fixed: bool) -> Document:
     content = asdict(value)
-    monthly = content.pop("monthly")
     content["category"] = value.category.value
     texts = {"fix": value.fix or None, "decision": value.decision or None}
-    return {**content, **texts, "monthly_eur": None if monthly is None else float(monthly), "fixed": fixed}
+    return {**content, **texts, **_price(value.monthly), "fixed": fixed}
 
 
 def _offer(value: ServerOffer) -> Document:
-    content = asdict(value)
-    content["monthly_eur"] = float(content.pop("monthly"))
-    return content
+    return asdict(value) | _price(value.monthly)

@@ -1,11 +1,18 @@
 """`clawdet firewall ...`."""
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from clawdet_cli.cli import documents, output, screens
 from clawdet_cli.cli.configure import configure
 from clawdet_cli.cli.help import HelpCommand, HelpGroup
-from clawdet_cli.cli.options import Call, SshFrom, with_call
+from clawdet_cli.cli.networks import asking_for_networks
+from clawdet_cli.cli.options import Call, ReplaceSshFrom, SshFrom, with_call
+
+if TYPE_CHECKING:
+    from clawdet_cli.model import Firewall
+    from clawdet_cli.settings import Settings
 
 app = typer.Typer(cls=HelpGroup, rich_markup_mode=None)
 
@@ -24,7 +31,9 @@ def _firewall() -> None: ...
     help="""Bring the firewall up to date: Cloudflare's networks as they are published now, and every server behind it.
 
 The networks that may reach SSH stay as they are unless --ssh-from (or CLAWDET_SSH_FROM, or ssh_from in the file) says
-otherwise. 'clawdet provision' does the same; this is for cron, and for changing --ssh-from of all servers at once.""",
+otherwise; where that would lock out networks that this state folder has not let in, it asks first, or wants
+--replace-ssh-from where nobody can be asked. 'clawdet provision' does the same; this is for cron, and for changing
+--ssh-from of all servers at once.""",
     epilog="""\b
 Examples:
   clawdet firewall refresh
@@ -32,12 +41,16 @@ Examples:
   clawdet firewall refresh --ssh-from 0.0.0.0/0,::/0           SSH from everywhere again""",
 )
 @with_call
-def refresh(call: Call, ssh_from: SshFrom = None) -> None:
+def refresh(call: Call, *, ssh_from: SshFrom = None, replace_ssh_from: ReplaceSshFrom = False) -> None:
     """Bring the firewall up to date."""
     from clawdet_cli import operations  # not above: --help must stay fast
 
     with output.progress(call) as view:
-        configured = configure(call, view, {"ssh_from": ssh_from})
-        with view.working("Looking at the firewall"):
-            found = operations.refresh_firewall(configured.settings, view.watch)
+        configured = configure(call, view, {"ssh_from": ssh_from, "replace_ssh_from": replace_ssh_from})
+
+        def bring(settings: "Settings") -> "Firewall | None":
+            with view.working("Looking at the firewall"):
+                return operations.refresh_firewall(settings, view.watch)
+
+        found = asking_for_networks(call, view, configured.settings, bring)
     output.result(call, {"firewall": documents.firewall(found)}, screens.firewall(found), label=configured.label)

@@ -45,6 +45,15 @@ Strict = Annotated[
 ]
 
 
+ReplaceSshFrom = Annotated[
+    bool,
+    typer.Option(
+        "--replace-ssh-from",
+        help="With --ssh-from: do not ask before networks are locked out that somebody else has let in.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class LocalCall:
     """What every command line may say."""
@@ -148,6 +157,17 @@ class Call(LocalCall):
             rich_help_panel=SHARED,
         ),
     ] = None
+    ssh_proxy: Annotated[
+        str | None,
+        typer.Option(
+            "--ssh-proxy",
+            metavar="COMMAND",
+            help="Reach the VPS through this command, such as 'ssh -W %h:%p jump.example.com'; 'none' is straight."
+            " Default: $CLAWDET_SSH_PROXY, else straight.",
+            show_default=False,
+            rich_help_panel=SHARED,
+        ),
+    ] = None
     timeout: Annotated[
         float | None,
         typer.Option(
@@ -184,6 +204,7 @@ class Call(LocalCall):
         flags += super().repeated()
         flags += ["--zone", self.zone] if self.zone else []
         flags += ["--ssh-key", str(self.ssh_key)] if self.ssh_key else []
+        flags += ["--ssh-proxy", self.ssh_proxy] if self.ssh_proxy else []
         return flags
 
     def setting_flags(self) -> dict[str, Any]:
@@ -192,6 +213,7 @@ class Call(LocalCall):
             "state": self.state,
             "zone": self.zone,
             "ssh_key": self.ssh_key,
+            "ssh_proxy": self.ssh_proxy,
             "timeout": self.timeout,
             "lock_wait": self.lock_wait,
         }

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from clawdet_cli.cli import screens
 from clawdet_cli.cli.options import LocalCall
 from clawdet_cli.cli.output import Paint, Screen, clean
-from clawdet_cli.cli.summary import monthly
+from clawdet_cli.cli.summary import prices
 from clawdet_cli.errors import ClawdetError
 from clawdet_cli.model import Destroyed, Member, PoolPlan
+from clawdet_cli.money import Price, shown
 
 HEAD = ("NAME", "STATE", "SERVER", "OPENCLAW", "AGE", "PER MONTH", "WHY")
 Failures = Mapping[str, ClawdetError]
@@ -28,9 +29,9 @@ def pool(members: Sequence[Member], call: LocalCall, failures: Failures) -> Scre
             yield ""
         ready = sum(one.unfit is None for one in members)
         yield paint(f"{ready} of {len(members)} wait for a user.", "green" if ready else "yellow")
-        cost = monthly(one.instance for one in members)
+        cost = shown(prices(one.instance for one in members))
         if cost and not call.labelled:
-            yield f"All of them cost {screens.euro(cost)} per month without VAT while they wait."
+            yield f"All of them cost {cost} per month without VAT while they wait."
         yield from _failed(call, failures, paint)
 
     return screen
@@ -47,14 +48,14 @@ def plan(value: PoolPlan, call: LocalCall) -> Screen:
             yield f"  {begun} that were begun before are made ready"
         if value.offers:
             first, *others = value.offers
-            each = f"{first.server_type} in {first.location}, {screens.euro(first.monthly)} per month"
-            total = screens.euro(first.monthly * value.ordered)
+            each = f"{first.server_type} in {first.location}, {first.monthly.shown} per month"
+            total = first.monthly.times(value.ordered).shown
             billed = "in the sandbox nothing is billed" if call.labelled else "billed until they are destroyed"
             yield f"  {value.ordered} are ordered: {each} each without VAT, IPv4 included; in all {total}; {billed}"
             if others:
                 yield "  where that is sold out, the first of these that is not:"
                 for other in others:
-                    yield f"    {other.server_type} in {other.location}, {screens.euro(other.monthly)} per month"
+                    yield f"    {other.server_type} in {other.location}, {other.monthly.shown} per month"
         if value.drain:
             yield f"  {len(value.drain)} are removed, as too old, unwell or not needed"
         yield ""
@@ -82,7 +83,7 @@ def _row(one: Member) -> tuple[str, ...]:
         f"{of.server_type} in {of.location}" if of.server_type else "-",
         of.openclaw_version or "-",
         screens.age(of.created_at),
-        f"EUR {of.monthly}" if of.monthly and of.server_id is not None else "-",
+        Price(of.monthly).shown if of.monthly and of.server_id is not None else "-",
         one.unfit or of.error or "",
     )
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clawdet_cli.cli import documents, output, screens
 from clawdet_cli.cli.configure import Configured, configure
-from clawdet_cli.cli.options import Call, SshFrom, Strict, with_call
+from clawdet_cli.cli.networks import asking_for_networks
+from clawdet_cli.cli.options import Call, ReplaceSshFrom, SshFrom, Strict, with_call
 from clawdet_cli.cli.output import View
 from clawdet_cli.cli.server_options import (
     SERVER,
@@ -23,6 +24,10 @@ from clawdet_cli.cli.server_options import (
 from clawdet_cli.cli.users import PARALLEL, FromFile, Parallel, Users, wanted
 from clawdet_cli.errors import ClawdetError, GuestError
 from clawdet_cli.model import Instance, Plan
+
+if TYPE_CHECKING:
+    from clawdet_cli.operations import Outcome
+    from clawdet_cli.settings import Settings
 
 HELP = """\
 Orders a VPS at Hetzner Cloud, makes USER.ZONE at Cloudflare point to it, installs OpenClaw with strict TLS, and
@@ -68,6 +73,7 @@ def provision(
     location: Location = None,
     image: Image = None,
     ssh_from: SshFrom = None,
+    replace_ssh_from: ReplaceSshFrom = False,
     origin_pull_ca: Annotated[
         str | None,
         typer.Option(
@@ -101,6 +107,7 @@ def provision(
         "locations": location,
         "image": image,
         "ssh_from": ssh_from,
+        "replace_ssh_from": replace_ssh_from,
         "origin_pull_ca": origin_pull_ca,
         "openclaw_version": openclaw_version,
         "bundle": bundle,
@@ -120,9 +127,11 @@ def _provision_one(call: Call, user: str, flags: Flags, *, ask: bool, strict: bo
 
     with output.progress(call) as view:
         configured = configure(call, view, flags, make=True, install_tools=not ask)
-        outcome = operations.provision(
-            configured.settings, user, view.watch, lambda plan: not ask or _approved(plan, call, view)
-        )
+
+        def bring_up(settings: "Settings") -> "Outcome":
+            return operations.provision(settings, user, view.watch, lambda plan: not ask or _approved(plan, call, view))
+
+        outcome = asking_for_networks(call, view, configured.settings, bring_up)
     screen = screens.provisioned(
         outcome.instance,
         call,

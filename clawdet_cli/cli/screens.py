@@ -4,7 +4,6 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
 
 from clawdet_cli.cli.options import LocalCall
 from clawdet_cli.cli.output import Paint, Screen, beside, clean, duration
@@ -27,6 +26,7 @@ from clawdet_cli.model import (
     Status,
     Verdict,
 )
+from clawdet_cli.money import Price, shown
 from clawdet_cli.terminal import harmless
 
 _STATUS_STYLES = {Status.COMPLETE: "green", Status.FAILED: "red", Status.DESTROYING: "yellow"}
@@ -68,11 +68,11 @@ def plan(value: Plan, call: LocalCall) -> Screen:
                 f"{first.architecture}) in {first.location}, {value.image}",
             )
             billed = "in the sandbox nothing is billed" if call.labelled else "billed until you destroy it"
-            yield _row("Price", f"{euro(first.monthly)} per month without VAT, IPv4 included; {billed}")
+            yield _row("Price", f"{first.monthly.shown} per month without VAT, IPv4 included; {billed}")
             if others:
                 yield _row("", "if that is sold out, the first of these that is not:")
                 for other in others:
-                    yield _row("", f"  {other.server_type} in {other.location}, {euro(other.monthly)} per month")
+                    yield _row("", f"  {other.server_type} in {other.location}, {other.monthly.shown} per month")
         yield _row("Name", f"{value.host}, an A record proxied by Cloudflare")
         yield _row("URL", value.url)
         yield _row(
@@ -236,7 +236,7 @@ def reconciled(value: Reconciled, call: LocalCall) -> Screen:
             if all(finding.user != user for finding in differing):
                 yield f"{paint('right    ', 'green')} {user}: {', '.join(kinds)}"
         if value.orphans_monthly and not call.labelled:
-            yield f"Orphans cost {euro(value.orphans_monthly)} per month without VAT."
+            yield f"Orphans cost {shown(value.orphans_monthly)} per month without VAT."
         others = [f"{count} {kind.replace('_', ' ')}" for kind, count in value.foreign.items() if count]
         if others:
             yield f"Not clawdet's, and left alone: {', '.join(others)}."
@@ -246,7 +246,7 @@ def reconciled(value: Reconciled, call: LocalCall) -> Screen:
 
 
 def _found(finding: Finding, call: LocalCall) -> str:
-    price = f", {euro(finding.monthly)} per month" if finding.monthly and not call.labelled else ""
+    price = f", {finding.monthly.shown} per month" if finding.monthly and not call.labelled else ""
     return clean(f"{finding.kind.replace('_', ' ')} {finding.name} (id {finding.id}{price})")
 
 
@@ -350,7 +350,7 @@ def holdings(value: Holdings, call: LocalCall) -> Screen:
         yield from (f"  {clean(line)}" for line in value.found)
         yield ""
         if value.monthly and not call.labelled:
-            yield f"It saves {euro(Decimal(value.monthly))} per month. There is no way back."
+            yield f"It saves {Price(value.monthly).shown} per month. There is no way back."
         else:
             yield "There is no way back."
         yield ""
@@ -406,11 +406,6 @@ def failure(error: ClawdetError, next_steps: Sequence[str], *, sandbox: bool) ->
     return screen
 
 
-def euro(monthly: Decimal) -> str:
-    """Write an amount of money."""
-    return f"EUR {monthly:.2f}"
-
-
 def _style(value: Standing) -> str:
     if value.healthy:
         return "yellow" if value.not_judged else "green"
@@ -422,7 +417,7 @@ def _server(value: Instance, call: LocalCall) -> str:
         return "-"
     price = ""
     if value.monthly and not call.labelled:
-        price = f", {euro(Decimal(value.monthly))} per month without VAT"
+        price = f", {Price(value.monthly).shown} per month without VAT"
     return f"{value.server_name} (id {value.server_id}), {value.server_type} in {value.location}, {value.ipv4}{price}"
 
 

@@ -1,7 +1,6 @@
 """What a command for many users says of all of them: one document, or a line for each and what it comes to."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from clawdet_cli.cli import documents, screens
@@ -9,6 +8,7 @@ from clawdet_cli.cli.options import LocalCall
 from clawdet_cli.cli.output import Paint, Screen, clean
 from clawdet_cli.errors import ClawdetError, StoppedError
 from clawdet_cli.model import Holdings, Instance, Plan, Status
+from clawdet_cli.money import Price, shown
 
 if TYPE_CHECKING:
     from clawdet_cli.fleet import Fleet
@@ -24,7 +24,7 @@ def document(fleet: "Fleet[Any]", call: LocalCall) -> documents.Document:
         "instances": documents.instances(found),
         **failures(fleet.failures, call),
         "not_begun": list(fleet.not_begun),
-        "monthly_eur": float(monthly(found)),
+        **documents.total(prices(found)),
         **documents.calls([fleet.calls]),
     }
 
@@ -61,9 +61,9 @@ def summary(
         counts = [f"{fine} {_DONE[verb]}", *([f"{len(wrong)} failed"] if wrong else [])]
         counts += [f"{len(fleet.not_begun)} not begun"] if fleet.not_begun else []
         yield paint(f"{len(users) + len(fleet.not_begun)} users: {', '.join(counts)}.", "red" if wrong else "green")
-        cost = monthly(fleet.instances.values())
+        cost = shown(prices(fleet.instances.values()))
         if cost and not call.labelled:
-            yield f"What exists of them costs {screens.euro(cost)} per month without VAT."
+            yield f"What exists of them costs {cost} per month without VAT."
         if any(fleet.calls.values()):
             yield "Calls: " + ", ".join(f"{count} to {cloud.capitalize()}" for cloud, count in fleet.calls.items())
         again = [user for user in [*wrong, *fleet.not_begun] if user in fleet.failures or user in fleet.not_begun]
@@ -109,10 +109,10 @@ def plans(values: Sequence[Plan], failures: Mapping[str, ClawdetError], call: Lo
             kinds.setdefault(f"{first.server_type} in {first.location}, {plan.image}", []).append(plan)
         for kind, those in kinds.items():
             each = those[0].candidates[0].monthly
-            yield f"  {len(those):>5} x {kind}: {screens.euro(each)} per month each"
-        total = sum((plan.candidates[0].monthly for plan in new), Decimal(0))
+            yield f"  {len(those):>5} x {kind}: {each.shown} per month each"
+        total = shown(plan.candidates[0].monthly for plan in new) or "nothing"
         billed = "in the sandbox nothing is billed" if call.labelled else "billed until you destroy them"
-        yield f"  in all {screens.euro(total)} per month without VAT, IPv4 included; {billed}"
+        yield f"  in all {total} per month without VAT, IPv4 included; {billed}"
         if any(len(plan.candidates) > 1 for plan in new):
             yield "  where one is sold out, the first other that is not, at its own price"
         kept = len(values) - len(new)
@@ -138,17 +138,17 @@ def holdings(values: Sequence[Holdings], failures: Mapping[str, ClawdetError], c
         for user, error in failures.items():
             yield paint(f"  {user} could not be looked at: {clean(error.what)}", "yellow")
         yield ""
-        saved = sum((Decimal(value.monthly) for value in there if value.monthly), Decimal(0))
-        saves = f"It saves {screens.euro(saved)} per month. " if saved and not call.labelled else ""
+        saved = shown(Price(value.monthly) for value in there if value.monthly)
+        saves = f"It saves {saved} per month. " if saved and not call.labelled else ""
         yield f"{saves}There is no way back."
         yield ""
 
     return screen
 
 
-def monthly(values: Iterable[Instance]) -> Decimal:
-    """Sum up what the servers of these instances cost per month."""
-    return sum((Decimal(one.monthly) for one in values if one.monthly and one.server_id is not None), Decimal(0))
+def prices(values: Iterable[Instance]) -> list[Price]:
+    """List what the servers of these instances cost per month."""
+    return [Price(one.monthly) for one in values if one.monthly and one.server_id is not None]
 
 
 def _kind(error: ClawdetError) -> str:

@@ -1,7 +1,7 @@
 """Brings a prepared bundle to the VPS, or says why OpenClaw comes with npm instead: it never fails for that."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from clawdet_cli import bootstrap, pins
@@ -23,7 +23,11 @@ def check(run: Run) -> None:
     """Refuse a bundle's file that is not there or not whole, before anything is made. Raises ConfigError."""
     given = run.settings.bundle and source.parse(run.settings.bundle)
     if given and given.file is not None:
-        given.manifest(fetch.text)
+        given.manifest(_reader(run.settings))
+
+
+def _reader(settings: Settings) -> Callable[[str], str]:
+    return lambda url: fetch.text(url, settings.network)
 
 
 def lines(settings: Settings, openclaw_version: str, architecture: str) -> tuple[dict[str, str], str]:
@@ -32,7 +36,7 @@ def lines(settings: Settings, openclaw_version: str, architecture: str) -> tuple
         return {}, ""
     given = source.parse(settings.bundle)
     try:
-        manifest = given.manifest(fetch.text)
+        manifest = given.manifest(_reader(settings))
     except ConfigError as error:
         return {}, error.what
     pinned = pins.load().for_openclaw(openclaw_version, architecture)
@@ -61,7 +65,7 @@ def bring(run: Run, openclaw_version: str, architecture: str) -> dict[str, str]:
     elif given.file is None:
         run.note(f"the VPS downloads the bundle {given.shown} by itself, since it is an address")
     else:
-        manifest = given.manifest(fetch.text)
+        manifest = given.manifest(_reader(run.settings))
         if manifest:
             _upload(run, given.file, manifest, given)
     return found

@@ -32,6 +32,7 @@ from clawdet_cli.errors import (
 )
 from clawdet_cli.lease import lease
 from clawdet_cli.model import EffectOutcome, Instance, Server, Status, member_by_labels
+from clawdet_cli.money import Price
 from clawdet_cli.settings import Settings
 from clawdet_cli.stages import preflight
 from clawdet_cli.stages.host_key import LABEL
@@ -188,7 +189,8 @@ def _examined(run: Run, member: Instance, server: Server | None) -> Server:
         raise StateError(f"it is '{server.status}'.")
     address = run.settings.endpoints.dial(server.ipv4, 22)
     patience = run.deadline.within(PATIENCE)
-    run.keep(ssh.Ssh.connect(address, member.host_keys, run.settings.ssh_key, patience))
+    proxy = run.settings.ssh_proxy
+    run.keep(ssh.Ssh.connect(address, member.host_keys, run.settings.ssh_key, patience, proxy_command=proxy))
     with run.effect("claim_server", member.server_name, server=member.server_id) as effect:
         command = bootstrap.installed("claim", run.instance.run_id)
         answer = run.ssh().run(command, timeout=run.deadline.within(PATIENCE).left())
@@ -201,7 +203,7 @@ def _examined(run: Run, member: Instance, server: Server | None) -> Server:
     if wrong is not None:
         raise wrong
     run.prepared = said
-    price = f"EUR {member.monthly} per month" if member.monthly else "its price is not known"
+    price = f"{Price(member.monthly).shown} per month" if member.monthly else "its price is not known"
     run.note(f"{member.server_name} of the pool is taken, prepared {age_days(member):.1f} days ago: {price}")
     return server
 

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 
 from clawdet_cli import public_key
 from clawdet_cli.model import (
@@ -22,6 +21,7 @@ from clawdet_cli.model import (
     member_by_labels,
     zone_by_labels,
 )
+from clawdet_cli.money import Price
 from clawdet_cli.stages.certificates import DASHBOARD, not_judged, not_seen
 from clawdet_cli.stages.claim import is_of_pool
 from clawdet_cli.stages.firewall import NAME, described, is_ours
@@ -46,7 +46,7 @@ class Seen:
     """By user, of the machines that were asked: what is wrong, or nothing."""
     wall: Sequence[FirewallRule] = ()
     """The rules that the project's firewall should have."""
-    prices: Mapping[tuple[str, str], Decimal] = field(default_factory=dict)
+    prices: Mapping[tuple[str, str], Price] = field(default_factory=dict)
     busy: Mapping[str, str] = field(default_factory=dict)
     """Users that another run is working on."""
 
@@ -127,7 +127,7 @@ def _status(instance: Instance, *, anything: bool) -> Finding:
 
 
 def _server(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Finding]:
-    user, price = instance.user, Decimal(instance.monthly) if instance.monthly else None
+    user, price = instance.user, Price(instance.monthly) if instance.monthly else None
     server = next((one for one in seen.servers if one.id == instance.server_id), None)
     if server is not None and instance.pooled and (owner := maker_by_labels(server.labels)):
         what = f"it is {owner[0]}'s by its labels: another database has given it away"

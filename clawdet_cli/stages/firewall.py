@@ -8,17 +8,20 @@ port     from
 """
 
 from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from clawdet_cli.adapters import Clouds
 from clawdet_cli.adapters.retry import until
-from clawdet_cli.errors import CloudError, ConfigError, StateError, WaitError
+from clawdet_cli.errors import CloudError, ConfigError, ForeignNetworksError, InUseError, StateError, WaitError
 from clawdet_cli.model import Firewall, FirewallRule, Server
 from clawdet_cli.settings import Settings
 from clawdet_cli.stages.runner import Run
 
 NAME = "clawdet"
 LABELS = {"managed-by": "clawdet"}
-LAG_SECONDS = 5.0
+RELEASE_SECONDS = 60.0
+"""How long Hetzner may go on counting deleted servers as use of a firewall."""
+POLL_SECONDS, MAX_POLL_SECONDS = 0.5, 8.0
 CLOUDFLARE_NETWORKS_AT = "2026-11-30"
 CLOUDFLARE_NETWORKS = frozenset(
     "173.245.48.0/20 103.21.244.0/22 103.22.200.0/22 103.31.4.0/22 141.101.64.0/18 108.162.192.0/18 190.93.240.0/20"
@@ -52,24 +55,54 @@ def project_firewall(run: Run, *, list_needed: bool = False) -> Firewall:
             next_steps=["rename it in the Hetzner console (Firewalls), then run the command again"],
         )
     ssh_from = _known(run.settings, firewall)
+    if firewall is not None:
+        _refuse_to_lock_out(run, firewall, ssh_from)
     edge, doubt = (run.clouds.cloudflare.edge_ranges(), "") if list_needed else edge_networks(run.clouds, firewall)
     if doubt:
         run.note(doubt)
     rules = rules_for(edge, ssh_from)
     if firewall is None:
-        with run.effect("create_firewall", NAME) as effect:
+        with run.effect("create_firewall", NAME, ssh_from=",".join(sorted(ssh_from))) as effect:
             firewall = hetzner.create_firewall(NAME, rules, LABELS)
             effect.made(firewall.id)
         run.note(f"firewall {NAME}: {described(rules)}")
         # Another run may have made it, a moment ago and with other rules: SSH stays as narrow as that made it.
-        rules = rules_for(edge, _known(run.settings, firewall))
+        ssh_from = _known(run.settings, firewall)
+        rules = rules_for(edge, ssh_from)
     if set(firewall.rules) != set(rules):
-        with run.effect("set_firewall_rules", NAME):
+        with run.effect("set_firewall_rules", NAME, ssh_from=",".join(sorted(ssh_from))):
             hetzner.set_firewall_rules(firewall, rules)
         for rule in set(firewall.rules) - set(rules):
             run.note(f"firewall {NAME}: took out {_described(rule)}")
         run.note(f"firewall {NAME}: {described(rules)}")
     return firewall
+
+
+def _refuse_to_lock_out(run: Run, firewall: Firewall, ssh_from: frozenset[str]) -> None:
+    """Raise ForeignNetworksError for networks that would go and that no run of this database has let in."""
+    if run.settings.replace_ssh_from:
+        return
+    wanted = [ip_network(network) for network in ssh_from]
+    going = [network for network in ssh_sources(firewall) if not any(_is_within(network, one) for one in wanted)]
+    foreign = sorted(set(going) - run.state.ssh_networks()) if going else []
+    if foreign:
+        refresh = "clawdet firewall refresh --ssh-from"
+        own, both = (",".join(sorted(networks)) for networks in (ssh_from, ssh_from | set(foreign)))
+        raise ForeignNetworksError(
+            f"The firewall {NAME} lets in to SSH {', '.join(foreign)}, which nobody here has set: somebody else may"
+            " work in this project, and would be locked out of all its servers. Nothing was changed.",
+            next_steps=[
+                f"{refresh} {both}    (lets in both)",
+                f"{refresh} {own} --replace-ssh-from    (locks them out)",
+            ],
+        )
+
+
+def _is_within(network: str, wanted: IPv4Network | IPv6Network) -> bool:
+    found = ip_network(network, strict=False)
+    if isinstance(found, IPv4Network):
+        return isinstance(wanted, IPv4Network) and found.subnet_of(wanted)
+    return isinstance(wanted, IPv6Network) and found.subnet_of(wanted)
 
 
 def wanted_rules(settings: Settings, clouds: Clouds, firewall: Firewall | None) -> tuple[FirewallRule, ...]:
@@ -132,25 +165,40 @@ def delete_firewall(run: Run) -> None:
     firewall = hetzner.firewall(NAME)
     if firewall is None or not is_ours(firewall) or hetzner.servers("managed-by=clawdet"):
         return
-    if firewall.in_use and not _let_go(run, firewall):
+    if firewall.in_use and _protects_others(run, firewall):
         run.note(f"the firewall {NAME} protects servers that are not clawdet's, and was left there")
         return
-    with run.effect("delete_firewall", str(firewall.id), firewall=NAME):
-        hetzner.delete_firewall(firewall.id)
+
+    def delete() -> bool:
+        with run.effect("delete_firewall", str(firewall.id), firewall=NAME):
+            hetzner.delete_firewall(firewall.id)
+        return True
+
+    try:
+        # Hetzner counts a server as use for a while after it is gone, and nothing but DELETE tells how long.
+        until(
+            delete,
+            deadline=run.deadline.within(RELEASE_SECONDS),
+            what=f"the firewall {NAME} to be released",
+            every=POLL_SECONDS,
+            most=MAX_POLL_SECONDS,
+            catching=(InUseError,),
+        )
+    except WaitError as error:
+        if error.unsettled is not None:
+            raise  # the call itself got no answer
+        run.note(
+            f"Hetzner says that the firewall {NAME} is still in use, although its last server is gone: it was left"
+            " there. It costs nothing, and the next provision uses it; 'clawdet reconcile' says whether it is still"
+            " there."
+        )
+        return
     run.removed.append(f"firewall {NAME} in the Hetzner project")
 
 
-def _let_go(run: Run, firewall: Firewall) -> bool:
-    """Wait for a moment until the firewall is attached to nothing: a deleted server may stay in its list a little."""
-
-    def free() -> bool | None:
-        found = run.clouds.hetzner.firewall(firewall.name)
-        return True if found is None or not found.in_use else None
-
-    try:
-        return until(free, deadline=run.deadline.within(LAG_SECONDS), what=f"the firewall {firewall.name} to be free")
-    except WaitError:
-        return False
+def _protects_others(run: Run, firewall: Firewall) -> bool:
+    """Return whether it is attached to a server that exists: a deleted one may stay in its list for a while."""
+    return any(server.id in firewall.servers for server in run.clouds.hetzner.all_servers())
 
 
 def is_ours(firewall: Firewall) -> bool:

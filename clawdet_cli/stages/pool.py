@@ -15,7 +15,7 @@ Nothing of a user is on it: name, certificate, keys and a new token come with th
 """
 
 from clawdet_cli.model import Status
-from clawdet_cli.stages import bundle, preflight
+from clawdet_cli.stages import bundle, network, preflight
 from clawdet_cli.stages.host_key import replace_host_key
 from clawdet_cli.stages.provision import approve_order, await_ssh, create_server, join_prepare, prepare_vps
 from clawdet_cli.stages.runner import Run, Stage
@@ -24,8 +24,10 @@ from clawdet_cli.stages.runner import Run, Stage
 def check_project(run: Run) -> None:
     """Find out what would fail, before anything is bought."""
     bundle.check(run)
+    outlook = network.look(run)
     run.clouds.hetzner.check()
     if preflight.own_server(run.clouds, run.instance) is None:
+        run.remarks = network.remarks(outlook, run.clouds)
         approve_order(run)
 
 

@@ -29,7 +29,7 @@ from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import CloudError, ConfigError, GuestError, SoldOutError, StateError, StoppedError, WaitError
 from clawdet_cli.model import Certificate, DnsRecord, EffectOutcome, Firewall, Result, Server, ServerOrder, Status, Zone
-from clawdet_cli.stages import bundle, certificates, claim, firewall, preflight, verify, zones
+from clawdet_cli.stages import bundle, certificates, claim, firewall, network, preflight, verify, zones
 from clawdet_cli.stages.host_key import LABEL, label_names, replace_host_key
 from clawdet_cli.stages.phase import Phase
 from clawdet_cli.stages.runner import Run, Stage
@@ -45,6 +45,7 @@ def check_accounts(run: Run) -> None:
     """Find out what would fail, before anything is made; ask for approval where something is to be bought."""
     clouds, settings, instance = run.clouds, run.settings, run.instance
     bundle.check(run)
+    outlook = network.look(run)
     clouds.hetzner.check()
     clouds.cloudflare.check()
     run.zone = zones.usable(clouds.cloudflare, instance.zone)
@@ -61,7 +62,7 @@ def check_accounts(run: Run) -> None:
     if server is not None:
         run.note(f"the server {server.name} (id {server.id}) is there already and is kept")
         return
-    run.remarks = remarks
+    run.remarks = [*remarks, *network.remarks(outlook, clouds)]
     run.exists = [f"DNS record {instance.host} -> {record.content}"] if record else []
     # What waits in the pool is paid for already; if none of it turns out to be well, the order asks.
     if not claim.waiting(run):
@@ -366,7 +367,7 @@ def _order(run: Run, wall: Firewall) -> Server:
             firewall_ids=(wall.id,),
         )
         monthly = str(offer.monthly)
-        run.note(f"ordering {offer.server_type} in {offer.location} for EUR {monthly} per month")
+        run.note(f"ordering {offer.server_type} in {offer.location} for {offer.monthly.shown} per month")
         wanted = {"type": offer.server_type, "location": offer.location, "monthly": monthly}
         try:
             with run.effect("create_server", order.name, labels=labels, **wanted) as effect:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from decimal import Decimal
 
 from clawdet_cli import bootstrap
 from clawdet_cli.adapters import Clouds, ssh
@@ -18,6 +17,7 @@ from clawdet_cli.model import (
     now_text,
     zone_by_labels,
 )
+from clawdet_cli.money import Price
 from clawdet_cli.settings import Settings
 from clawdet_cli.stages import certificates
 from clawdet_cli.stages.host_key import label_names
@@ -69,7 +69,7 @@ def ask_the_machine(run: Run) -> None:
         return
     address = run.settings.endpoints.dial(server.ipv4, 22)
     try:
-        shown = ssh.shown_host_key(address, run.deadline.within(30))
+        shown = ssh.shown_host_key(address, run.deadline.within(30), run.settings.ssh_proxy)
         if not label_names(server, shown):
             run.note(f"{server.name} shows another host key than it was ordered with: nothing on it is believed")
             return
@@ -100,7 +100,7 @@ def _blank(user: str, run: str, zone: str, *, sandbox: bool) -> Instance:
     return Instance(user, zone, run, Status.FAILED, sandbox, now_text(), now_text(), error=ERROR)
 
 
-def _with_server(blank: Instance, server: Server, prices: Mapping[tuple[str, str], Decimal]) -> Instance:
+def _with_server(blank: Instance, server: Server, prices: Mapping[tuple[str, str], Price]) -> Instance:
     monthly = prices.get((server.server_type, server.location))
     return replace(
         blank, **found(server), monthly=str(monthly) if monthly else None, created_at=server.created.isoformat()

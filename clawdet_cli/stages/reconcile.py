@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from decimal import Decimal
 
 from clawdet_cli import bootstrap
 from clawdet_cli.adapters import Clouds
 from clawdet_cli.adapters.ssh import Ssh
 from clawdet_cli.errors import ClawdetError, CloudError, ConfigError
 from clawdet_cli.model import Category, Deadline, Finding, Instance, Server, Status, maker_by_labels, zone_by_labels
+from clawdet_cli.money import Price
 from clawdet_cli.settings import Settings
 from clawdet_cli.stages import firewall
 from clawdet_cli.stages.comparison import Seen
@@ -37,7 +37,7 @@ def look(
                 unlisted[name] = error.what
     recorded = {instance.server_id for instance in instances}
     unknown = any(one.labels.get("managed-by") == "clawdet" and one.id not in recorded for one in servers)
-    prices: Mapping[tuple[str, str], Decimal] = clouds.hetzner.prices() if unknown else {}
+    prices: Mapping[tuple[str, str], Price] = clouds.hetzner.prices() if unknown else {}
     firewalls = clouds.hetzner.all_firewalls()
     ours = next((one for one in firewalls if firewall.is_ours(one)), None)
     return Seen(
@@ -133,7 +133,8 @@ def _machine(settings: Settings, instance: Instance, deadline: Deadline) -> str:
         return "no address or host key of it is recorded"
     address = settings.endpoints.dial(instance.ipv4, 22)
     try:
-        with Ssh.connect(address, instance.host_keys, settings.ssh_key, deadline) as ssh:
+        proxy = settings.ssh_proxy
+        with Ssh.connect(address, instance.host_keys, settings.ssh_key, deadline, proxy_command=proxy) as ssh:
             answer = ssh.run(bootstrap.installed("report"), timeout=max(1.0, deadline.left()))
     except ClawdetError as error:
         return error.what.removesuffix(".")

@@ -37,6 +37,7 @@ from clawdet_cli.model import (
     Zone,
     now_text,
 )
+from clawdet_cli.money import Price
 from clawdet_cli.settings import Settings
 from clawdet_cli.state import State
 
@@ -185,6 +186,7 @@ class Run:
                 self.settings.ssh_key,
                 deadline or self.deadline,
                 pace=self.pace,
+                proxy_command=self.settings.ssh_proxy,
             )
         return self._ssh
 
@@ -332,14 +334,15 @@ def left_behind(instance: Instance, open_effects: Sequence[Effect] = ()) -> tupl
     found = []
     under_way = {effect.kind: effect for effect in open_effects}
     if instance.server_id is not None:
-        price = f"EUR {instance.monthly} per month" if instance.monthly else "it costs money"
+        price = f"{Price(instance.monthly).shown} per month" if instance.monthly else "it costs money"
         line = (
             f"server {instance.server_name} (id {instance.server_id}, {instance.server_type} in {instance.location}):"
             f" {price} until it is destroyed"
         )
         found.append(line + (", which was under way" if "delete_server" in under_way else ""))
     elif order := under_way.get("create_server"):
-        price = f"EUR {order.data.get('monthly')} per month" if order.data.get("monthly") else "it would cost money"
+        monthly = order.data.get("monthly")
+        price = f"{Price(monthly).shown} per month" if monthly else "it would cost money"
         found.append(
             f"perhaps a server {order.name} ({price}): the order may have been accepted;"
             " the next run looks for it and goes on with it"

@@ -15,6 +15,7 @@ from clawdet_cli.adapters.edge import (
     answers_directly,
     edge_addresses,
 )
+from clawdet_cli.adapters.proxy import open_connection
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import ClawdetError, GuestError, WaitError
 from clawdet_cli.model import CHECK_NAMES, Check, Result, now_text
@@ -138,12 +139,15 @@ class _Evidence:
 
             def addresses_now() -> list[str] | None:
                 soon = self.patience.within(30)
-                return (
-                    edge_addresses(
+                try:
+                    found = edge_addresses(
                         host, servers, endpoints.dns_address, soon, system_resolver=ask_anyone, watch=run.note
                     )
-                    or None
-                )
+                except GuestError:
+                    if run.settings.network.proxy_for(host) is None:
+                        raise
+                    found = [host]  # no name server can be asked from here: the proxy finds it
+                return found or None
 
             addresses = until(
                 addresses_now,
@@ -161,10 +165,13 @@ class _Evidence:
         run, endpoints = self.run, self.run.settings.endpoints
         return Visitor(
             run.instance.host,
-            lambda: socket.create_connection(
-                endpoints.dial(self._edge, endpoints.edge_port), timeout=max(1, run.deadline.within(seconds).left())
+            lambda: open_connection(
+                run.settings.network,
+                run.instance.host,
+                endpoints.dial(self._edge, endpoints.edge_port),
+                max(1, run.deadline.within(seconds).left()),
             ),
-            endpoints.ca_file,
+            endpoints.ca_file or run.settings.network.ca,
             timeout=run.deadline.within(seconds).left(),
         )
 
@@ -355,12 +362,22 @@ def _exposed(run: Run) -> list[int]:
     # Several times the way there and back: a firewall that drops says nothing.
     patience = min(3.0, max(0.3, 6 * (time.monotonic() - started)))
 
-    def answers(port: int) -> bool:
-        return answers_directly(dial(ipv4, port), run.instance.host, patience, tls=port == 443)
+    def answering(address: str, ports: Sequence[int]) -> list[int]:
+        def answers(port: int) -> bool:
+            return answers_directly(dial(address, port), run.instance.host, patience, tls=port == 443)
 
-    ports = (443, 80, 18789)
-    with ThreadPoolExecutor(len(ports)) as pool:
-        return [port for port, answered in zip(ports, pool.map(answers, ports), strict=True) if answered]
+        with ThreadPoolExecutor(len(ports)) as pool:
+            return [port for port, answered in zip(ports, pool.map(answers, ports), strict=True) if answered]
+
+    found = answering(ipv4, (443, 80, 18789))
+    # Some networks answer in place of whoever is called: then they do so for an address that nobody has, too.
+    everywhere = answering(run.settings.endpoints.unused_address, found) if found else []
+    if everywhere:
+        run.note(
+            f"this network answers at port {' and '.join(map(str, everywhere))} for every address, as a transparent"
+            f" proxy does: whether {ipv4} itself does, past Cloudflare, cannot be seen from here"
+        )
+    return [port for port in found if port not in everywhere]
 
 
 def _landing_page(evidence: _Evidence) -> str:

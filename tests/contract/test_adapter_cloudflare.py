@@ -169,6 +169,12 @@ class TestToken:
         assert cloud.universal_ssl(cloudflare.zone_id) is None
 
 
+def test_the_clock_of_the_cloud_is_learned_from_an_answer(cloud: Cloudflare) -> None:
+    cloud.check()
+    assert cloud.clock.ahead is not None
+    assert abs(cloud.clock.ahead) < 5
+
+
 class TestZone:
     def test_it_is_found_by_its_name(self, cloud: Cloudflare, zone_id: str) -> None:
         zone = cloud.zone(ZONE)

@@ -12,7 +12,7 @@ from hcloud.servers import BoundServer, ServersClient
 from clawdet_cli.adapters import hetzner as adapter
 from clawdet_cli.adapters import retry
 from clawdet_cli.adapters.hetzner import Hetzner
-from clawdet_cli.errors import CloudError, ConfigError, SoldOutError, StateError, WaitError
+from clawdet_cli.errors import CloudError, ConfigError, InUseError, SoldOutError, StateError, WaitError
 from clawdet_cli.model import Deadline, FirewallRule, ServerOrder
 from clawdet_cli.secret import Secret
 from tests.contract.hetzner_emulator import FOREVER, READ_ONLY, TOKEN, Emulator, eventually, public_key
@@ -91,6 +91,12 @@ class TestToken:
         cloud.check()
 
 
+def test_the_clock_of_the_cloud_is_learned_from_an_answer(cloud: Hetzner) -> None:
+    cloud.check()
+    assert cloud.clock.ahead is not None
+    assert abs(cloud.clock.ahead) < 5
+
+
 class TestOffers:
     def test_come_in_the_order_asked_for_with_the_address_in_the_price(self, cloud: Hetzner) -> None:
         offers = cloud.offers(["cpx22", "cx23"], ["nbg1", "hel1"])
@@ -103,6 +109,12 @@ class TestOffers:
         first = offers[0]
         assert (first.architecture, first.cores, first.memory_gb, first.disk_gb) == ("x86", 2, 4.0, 80)
         assert first.monthly == Decimal("19.99")
+
+    def test_are_in_the_currency_of_the_account(self, cloud: Hetzner, hetzner: Emulator) -> None:
+        hetzner.knobs(currency="USD")
+        (offer,) = cloud.offers(["cpx22"], ["nbg1"])
+        assert offer.monthly.shown == "USD 19.99"
+        assert cloud.prices()["cpx22", "nbg1"].shown == "USD 19.99"
 
     def test_leave_out_what_is_no_longer_sold(self, cloud: Hetzner) -> None:
         assert cloud.offers(["cx22"], ["nbg1"]) == []
@@ -216,8 +228,16 @@ class TestFirewalls:
     def test_one_in_use_is_not_deleted(self, cloud: Hetzner) -> None:
         wall = cloud.create_firewall("clawdet", (), LABELS)
         cloud.create_server(an_order(cloud, firewall_ids=(wall.id,)))
-        with pytest.raises(CloudError, match="delete the firewall"):
+        with pytest.raises(InUseError, match="delete the firewall"):
             cloud.delete_firewall(wall.id)
+
+    def test_the_servers_behind_one_are_told_those_of_a_selector_too(self, cloud: Hetzner, hetzner: Emulator) -> None:
+        wall = cloud.create_firewall("clawdet", (), LABELS)
+        server = cloud.create_server(an_order(cloud, firewall_ids=(wall.id,)))
+        selector = {"type": "label_selector", "label_selector": {"selector": "managed-by=clawdet"}}
+        body = {"name": "by-selector", "apply_to": [selector]}
+        assert hetzner.http("POST", "/v1/firewalls", json=body).status_code == 201
+        assert [one.servers for one in cloud.all_firewalls()] == [frozenset({server.id})] * 2
 
 
 class TestOrder:

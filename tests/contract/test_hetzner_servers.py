@@ -1,8 +1,10 @@
 """Servers after their order: power, names, deletion, and what keeps calls apart."""
 
+from contextlib import suppress
+
 import pytest
 from hcloud import APIException, Client
-from hcloud.firewalls import FirewallRule
+from hcloud.firewalls import Firewall, FirewallRule
 from hcloud.images import Image
 from hcloud.server_types import ServerType
 from hcloud.servers import Server
@@ -61,19 +63,74 @@ def test_the_name_stays_taken_while_the_deletion_runs(hetzner: Emulator) -> None
     assert caught.value.code == "locked"
 
 
-def test_firewalls_and_addresses_leave_later_than_the_server(hetzner: Emulator) -> None:
+def test_addresses_leave_later_than_the_server(hetzner: Emulator) -> None:
+    client = hetzner.client()
+    server = order_running(client).server
+    hetzner.knobs(release_seconds=FOREVER)
+    server.delete().wait_until_finished()
+    assert gone(client, server)
+    assert len(client.primary_ips.get_all()) == 2
+    assert len(hetzner.machines.free) == 199
+
+
+def test_a_firewall_is_in_use_for_a_while_after_its_last_server(hetzner: Emulator) -> None:
+    client = hetzner.client()
+    firewall = behind_a_firewall_and_deleted(hetzner, firewall_release_seconds=FOREVER, applied_to_seconds=0)
+    eventually(lambda: client.firewalls.get_by_id(firewall).applied_to == [])
+    with pytest.raises(APIException) as caught:
+        client.firewalls.delete(Firewall(id=firewall))
+    assert refused(caught.value, "resource_in_use", f"firewall with ID {firewall} is still in use")
+
+
+def test_a_firewall_lists_a_deleted_server_when_it_is_free_already(hetzner: Emulator) -> None:
+    client = hetzner.client()
+    firewall = behind_a_firewall_and_deleted(hetzner, firewall_release_seconds=0, applied_to_seconds=FOREVER)
+    (listed,) = client.firewalls.get_by_id(firewall).applied_to or []
+    assert listed.server is not None
+    assert client.servers.get_all() == []
+
+    def deleted() -> bool:
+        with suppress(APIException):
+            client.firewalls.delete(Firewall(id=firewall))
+        return client.firewalls.get_all() == []
+
+    eventually(deleted)
+
+
+def test_both_end_by_themselves_and_over_a_restart(hetzner: Emulator) -> None:
+    firewall = behind_a_firewall_and_deleted(hetzner, firewall_release_seconds=FOREVER, applied_to_seconds=FOREVER)
+    hetzner.finish_running_actions()
+    client = hetzner.start().client()
+    eventually(lambda: client.firewalls.get_by_id(firewall).applied_to == [])
+    eventually(lambda: not hetzner.state["projects"]["one"]["firewall"][str(firewall)]["_lagging"])
+    assert client.firewalls.delete(Firewall(id=firewall))
+
+
+def behind_a_firewall_and_deleted(hetzner: Emulator, **knobs: float) -> int:
+    """Return the id of a firewall whose only server is gone."""
     client = hetzner.client()
     rule = FirewallRule("in", "tcp", ["0.0.0.0/0"], port="22")
     firewall = client.firewalls.create(name="fw", rules=[rule]).firewall
     server = order_running(client, firewalls=[firewall]).server
-    hetzner.knobs(release_seconds=FOREVER)
+    hetzner.knobs(**knobs)
     server.delete().wait_until_finished()
     assert gone(client, server)
-    with pytest.raises(APIException) as caught:
-        client.firewalls.delete(firewall)
-    assert refused(caught.value, "resource_in_use", f"firewall with ID {firewall.id} is still in use")
-    assert len(client.primary_ips.get_all()) == 2
-    assert len(hetzner.machines.free) == 199
+    return id_of(firewall)
+
+
+def test_a_data_center_is_shown_only_where_a_test_asks_for_it(hetzner: Emulator) -> None:
+    server = order_running(hetzner.client()).server
+    path = f"/v1/servers/{server.id}"
+    assert "datacenter" not in hetzner.http("GET", path).json()["server"]
+    hetzner.knobs(with_datacenter=True)
+    shown = hetzner.http("GET", path).json()["server"]["datacenter"]
+    assert (shown["name"], shown["location"]["name"]) == ("nbg1-dc3", "nbg1")
+
+
+def test_prices_are_in_the_currency_of_the_account(hetzner: Emulator) -> None:
+    assert hetzner.http("GET", "/v1/pricing").json()["pricing"]["currency"] == "EUR"
+    hetzner.knobs(currency="USD")
+    assert hetzner.http("GET", "/v1/pricing").json()["pricing"]["currency"] == "USD"
 
 
 def test_a_server_that_is_initializing_can_be_deleted(hetzner: Emulator) -> None:

@@ -81,7 +81,8 @@ class Operator:
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """Give the environment of a command: nothing of the developer's own settings."""
-        kept = {key: value for key, value in os.environ.items() if not key.endswith(("_TOKEN", "_API_KEY"))}
+        hidden = ("_TOKEN", "_API_KEY", "_PROXY", "_proxy")
+        kept = {key: value for key, value in os.environ.items() if not key.endswith(hidden)}
         own = {"CLAWDET_STATE": str(self.state), "CLAWDET_CACHE": str(self.cache)}
         return kept | own | dict(more or {})
 

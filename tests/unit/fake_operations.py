@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from types import ModuleType
 from typing import Any, cast
 
@@ -33,12 +32,13 @@ from clawdet_cli.model import (
     Watcher,
     now_text,
 )
+from clawdet_cli.money import Price
 from clawdet_cli.secret import Secret
 from clawdet_cli.settings import Settings
 
 OFFERS = (
-    ServerOffer("cpx22", "nbg1", "x86", 2, 4.0, 80, Decimal("19.99"), available=True),
-    ServerOffer("cx23", "nbg1", "x86", 2, 4.0, 40, Decimal("5.99"), available=True),
+    ServerOffer("cpx22", "nbg1", "x86", 2, 4.0, 80, Price("19.99"), available=True),
+    ServerOffer("cx23", "nbg1", "x86", 2, 4.0, 40, Price("5.99"), available=True),
 )
 
 

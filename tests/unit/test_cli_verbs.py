@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from clawdet_cli import cli
+from clawdet_cli.cli import output
+from clawdet_cli.errors import ForeignNetworksError
 from clawdet_cli.model import Devices, Effect, Status
+from clawdet_cli.settings import Settings
 from tests.unit.fake_operations import A_DEVICE, FakeOperations, an_instance
 
 ZONE = ("--zone", "example.com")
@@ -313,3 +316,56 @@ def test_ssh_says_what_to_install_when_openssh_is_missing(
     monkeypatch.setattr(fake, "ssh_command", lambda *_: ["/no/such/ssh"])
     assert cli.main(["ssh", "alice"]) == 3
     assert "apt-get install openssh-client" in capsys.readouterr().err
+
+
+def test_a_proxy_is_told_of_once_and_without_its_password(
+    fake: FakeOperations, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://somebody:correct-horse@proxy.example:3128")
+    assert cli.main(["provision", "alice", *ZONE]) == 0
+    out, err = capsys.readouterr()
+    said = "both APIs are talked to through the proxy http://somebody:***@proxy.example:3128 (HTTPS_PROXY)"
+    assert err.count(said) == 1
+    assert "correct-horse" not in out + err
+    monkeypatch.setenv("NO_PROXY", ".hetzner.cloud")
+    assert cli.main(["verify", "alice", "--ssh-proxy", "nc %h %p"]) == 0
+    err = capsys.readouterr().err
+    assert "api.cloudflare.com is talked to through the proxy" in err
+    assert "SSH goes through the command that ssh_proxy names" in err
+    assert fake.settings[-1].ssh_proxy == "nc %h %p"
+    assert cli.main(["status", "alice"]) == 0
+    assert "proxy" not in capsys.readouterr().err
+
+
+def test_a_proxy_that_cannot_be_used_is_told_of_before_anything_is_asked(
+    fake: FakeOperations, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://somebody:correct-horse@proxy.example:1080")
+    assert cli.main(["provision", "alice", *ZONE]) == 3
+    err = capsys.readouterr().err
+    assert "The proxy that ALL_PROXY names cannot be used" in err
+    assert "correct-horse" not in err
+    assert fake.asked == []
+
+
+def test_whoever_would_be_locked_out_is_asked_about_on_a_terminal_only(
+    fake: FakeOperations, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def refresh(settings: Settings, _watch: Any) -> None:
+        seen.append(settings.replace_ssh_from)
+        if not settings.replace_ssh_from:
+            raise ForeignNetworksError("It lets in 198.51.100.0/24.", next_steps=["clawdet firewall refresh"])
+
+    monkeypatch.setattr(fake, "refresh_firewall", refresh, raising=False)
+    command = ["firewall", "refresh", *ZONE, "--ssh-from", "192.0.2.1"]
+    assert cli.main(command) == 4
+    assert cli.main([*command, "--replace-ssh-from"]) == 0
+    assert seen == [False, True]
+    monkeypatch.setattr(output, "interactive", lambda: True)
+    for answer, code, asked in (("n", 4, [False]), ("y", 0, [False, True])):
+        seen.clear()
+        monkeypatch.setattr(output, "ask", lambda *_, answer=answer: answer)
+        assert (cli.main(command), seen) == (code, asked)
+    assert "198.51.100.0/24" in capsys.readouterr().err

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from clawdet_cli.errors import ConfigError
+from clawdet_cli.network import DIRECT
 from clawdet_cli.settings import (
     CLOUDFLARE_URL,
     HETZNER_URL,
@@ -375,6 +376,7 @@ def test_a_sandbox_never_meets_the_tokens_or_the_zone_of_the_real_clouds(place: 
         dns_address=("127.17.3.53", 53),
         artifacts=SANDBOX["artifacts"],
         sandbox="SANDBOX, real servers",
+        unused_address="127.255.255.254",
     )
 
 
@@ -423,3 +425,25 @@ def test_a_provider_key_that_the_script_would_refuse_is_refused_before_anything_
 @pytest.mark.parametrize("bad", ["_openai/gpt", "openai/.gpt", "openai/gpt/", "openai//gpt", "openai"])
 def test_so_is_a_model(place: Place, bad: str) -> None:
     assert bad in place.refusal({"model": bad}).what
+
+
+def test_a_command_leads_to_the_vps_where_one_is_named(place: Place) -> None:
+    jump = "ssh -W %h:%p jump.example.com"
+    place.write(f'ssh_proxy = "{jump}"\n')
+    assert place.load().ssh_proxy == jump
+    assert place.load(environment={"CLAWDET_SSH_PROXY": "nc %h %p"}).ssh_proxy == "nc %h %p"
+    assert place.load({"ssh_proxy": "none"}, {"CLAWDET_SSH_PROXY": "nc %h %p"}).ssh_proxy is None
+
+
+@pytest.mark.parametrize("bad", [" ", "nc %h\n%p", "nc %n 22", "nc %", "printf 100%%%"])
+def test_a_command_that_is_none_is_refused(place: Place, bad: str) -> None:
+    with pytest.raises(ConfigError, match="--ssh-proxy"):
+        place.load({"ssh_proxy": bad})
+
+
+def test_a_sandbox_is_on_this_machine_so_that_nothing_leads_out_of_it(place: Place) -> None:
+    out = {"HTTPS_PROXY": "http://proxy:3128", "SSL_CERT_FILE": "/nowhere", "CLAWDET_SSH_PROXY": "nc %h %p"}
+    found = place.load(environment=out, sandbox=SANDBOX)
+    assert (found.network, found.ssh_proxy) == (DIRECT, None)
+    assert place.load({"ssh_proxy": "nc %h %p"}, sandbox=SANDBOX).ssh_proxy == "nc %h %p"
+    assert str(place.load(environment=out).network.proxy_for("example.com")) == "http://proxy:3128 (HTTPS_PROXY)"

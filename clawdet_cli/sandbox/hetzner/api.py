@@ -1,38 +1,6 @@
 """The Hetzner Cloud API, version 1, as far as clawdet and the operators' usual tools use it.
 
-BEHAVIOURS: where each rule comes from. `spec` is the vendor's OpenAPI document, `live` was recorded or reported by
-users of the real API, `guess` is ours.
-
-=====================================================================  =======================================
-rule                                                                   source
-=====================================================================  =======================================
-key sets of all answers, action commands                               spec; create, delete, lists also live
-no `datacenter`; `locations[].available/recommended`                   vendor's changelog (2026-04-01, 2026-07-01)
-/datacenters, GET /actions without ids: 410                            changelog; the code is a guess
-public IPs in the answer to POST /servers, `locked` false, `parent_id`  live
-unrouted path 404 before the token is looked at; 401 texts             live
-unknown body field 422, host name and user_data texts                  live
-other field messages                                                   guess, in the style of the live ones
-413 above 4 MiB                                                        guess
-400 json_error, 405, codes of primary IPs, firewalls, change_type      spec; texts are guesses
-SSH key unique by MD5 fingerprint and by name, "SSH key not unique"    live
-"server name is already used"; reserved until the deletion ended       live
-type x location, deprecated, disk size: 422 texts; 412 "placement"     live
-"invalid server type", "image not found"                               live texts, guessed status
-403 server and primary IP limit                                        live
-423 while an action runs, texts of `locked` and "snapshot ... protected"  live
-DELETE accepted while `initializing`; what becomes of its actions      live; guess (they fail)
-shutdown succeeds when sent, `off` later                               live
-firewalls and IPs leave some hundred ms after a deletion               live; the length is a guess
-selector attachments go pending -> applied                             live; the length is a guess
-5 firewalls/server, 50 rules, 100 networks, 10 servers/group, ...      spec; which error is a guess
-DELETE of a firewall is refused by attached servers only               guess
-per_page above 50 is clamped, page 0 refused                           guess
-label_selector ignored where there are no labels                       guess
-must_be_unassigned is 422                                              spec (409 was seen too)
-token bucket of 3600 per project, one refilled per second, 429 text    live
-lengths of actions                                                     reported; see hetzner.state
-=====================================================================  =======================================
+Where each of its rules comes from stands in `sandbox/behaviours.toml`, under ids that begin with `hetzner.`.
 """
 
 import hashlib

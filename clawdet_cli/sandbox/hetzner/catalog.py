@@ -41,6 +41,15 @@ LOCATIONS: tuple[Record, ...] = tuple(
     )
 )
 
+_DATACENTERS = {
+    "nbg1": (2, "nbg1-dc3"),
+    "hel1": (3, "hel1-dc2"),
+    "fsn1": (4, "fsn1-dc14"),
+    "ash": (5, "ash-dc1"),
+    "hil": (6, "hil-dc1"),
+    "sin": (7, "sin-dc1"),
+}
+
 _OLD_CPX = {"announced": "2025-10-16T06:00:00Z", "unavailable_after": "2025-12-31T23:59:59Z"}
 _GONE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("cpx11", "cpx21", "cpx31", "cpx41", "cpx51"), EU + ASIA),
@@ -180,8 +189,8 @@ IMAGES: tuple[Record, ...] = tuple(
 )
 
 
-def pricing() -> Record:
-    """Return the price list."""
+def pricing(currency: str) -> Record:
+    """Return the price list, as an account with that currency sees it; the numbers stay the same."""
     regions = [place["name"] for place in LOCATIONS]
     primary_ips = [
         {
@@ -193,7 +202,7 @@ def pricing() -> Record:
         for version, hourly, monthly in (("ipv4", "0.0008", "0.50"), ("ipv6", "0", "0"))
     ]
     return {
-        "currency": "EUR",
+        "currency": currency,
         "vat_rate": f"{VAT_PERCENT:.6f}",
         "image": {"price_per_gb_month": money("0.0143")},
         "volume": {"price_per_gb_month": money("0.0440")},
@@ -209,6 +218,14 @@ def pricing() -> Record:
 def by_id_or_name(records: tuple[Record, ...], wanted: str | int) -> Record | None:
     """Return the record of that id (also written as text) or name."""
     return next((record for record in records if str(wanted) in (str(record["id"]), record["name"])), None)
+
+
+def datacenter_of(location: Record) -> Record:
+    """Return the data center that servers of a location showed until the vendor removed it."""
+    number, name = _DATACENTERS[location["name"]]
+    kinds: dict[str, list[int]] = {"supported": [], "available": [], "available_for_migration": []}
+    description = f"{location['city']} 1 virtual DC {name.rpartition('-dc')[2]}"
+    return {"id": number, "name": name, "description": description, "location": location, "server_types": kinds}
 
 
 def location_of(server_type: Record, location: str) -> Record | None:

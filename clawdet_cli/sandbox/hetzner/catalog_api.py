@@ -61,8 +61,8 @@ def _get_location(call: Call) -> Response:
     return ok(location=_render_location(location))
 
 
-def _pricing(_call: Call) -> Response:
-    return ok(pricing=pricing())
+def _pricing(call: Call) -> Response:
+    return ok(pricing=pricing(call.cloud.knob("currency")))
 
 
 ROUTES = (

@@ -2,6 +2,8 @@
 
 `rules` is what the API shows, at once; `_active` is what holds, from the end of the action on. `_attached` maps a
 server id to how the firewall came to it (by itself, by a label selector, or both) and whether it holds there yet.
+`_lagging` holds the servers that are deleted already: whether they still count as use, and whether `applied_to` still
+lists them, each for a time of its own.
 """
 
 import copy
@@ -35,10 +37,38 @@ def attachments(project: Project, server_id: int) -> list[Record]:
     ]
 
 
-def detach_everywhere(project: Project, server_id: int) -> None:
-    """Drop a deleted server from all firewalls."""
+def begin_release(project: Project, actions: Actions, server_id: int) -> None:
+    """Start what lets a deleted server go from all firewalls: out of use, and out of `applied_to`."""
+    knob = project.cloud.knob
     for firewall in project.all("firewall"):
-        firewall["_attached"].pop(str(server_id), None)
+        entry = firewall["_attached"].pop(str(server_id), None)
+        if entry is not None:
+            left = {"in_use": True, "listed": entry["by_id"]}
+            firewall.setdefault("_lagging", {})[str(server_id)] = left
+            resources = [("server", server_id), ("firewall", int(firewall["id"]))]
+            actions.begin(project, "_release_firewall", resources, seconds=knob("firewall_release_seconds"))
+            actions.begin(project, "_unlist_server", resources, seconds=knob("applied_to_seconds"))
+
+
+async def _released(run: Run) -> None:
+    await run.pause()
+    _let_go(run, "in_use")
+
+
+async def _unlisted(run: Run) -> None:
+    await run.pause()
+    _let_go(run, "listed")
+
+
+def _let_go(run: Run, mark: str) -> None:
+    firewall = run.project.find("firewall", run.resource("firewall"))
+    if firewall is None:
+        return  # deleted as soon as it was out of use
+    key = str(run.resource("server"))
+    left = firewall["_lagging"][key]
+    left[mark] = False
+    if not any(left.values()):
+        del firewall["_lagging"][key]
 
 
 def follow_selectors(project: Project, actions: Actions) -> list[Record]:
@@ -91,11 +121,16 @@ async def _rules_set(run: Run) -> None:
     firewall["_active"] = copy.deepcopy(firewall["rules"])
 
 
+def _lagging(firewall: Record) -> dict[str, Record]:
+    found: dict[str, Record] = firewall.get("_lagging", {})  # a state saved by an earlier version has none
+    return found
+
+
 def render(project: Project, firewall: Record) -> Record:
     """Return a firewall as the API shows it."""
-    applied_to: list[Record] = [
-        {"type": "server", "server": {"id": int(key)}} for key, entry in firewall["_attached"].items() if entry["by_id"]
-    ]
+    listed = [key for key, entry in firewall["_attached"].items() if entry["by_id"]]
+    listed += [key for key, left in _lagging(firewall).items() if left["listed"]]
+    applied_to: list[Record] = [{"type": "server", "server": {"id": int(key)}} for key in listed]
     for selector in firewall["_selectors"]:
         matching = [s["id"] for s in project.all("server") if matches_selector(selector, s["labels"])]
         applied_to.append(
@@ -194,7 +229,7 @@ def _update(call: Call) -> Response:
 
 def _delete(call: Call) -> Response:
     firewall = call.resource("firewall")
-    if firewall["_attached"]:
+    if firewall["_attached"] or any(left["in_use"] for left in _lagging(firewall).values()):
         raise ApiError(422, "resource_in_use", f"firewall with ID {firewall['id']} is still in use")
     call.project.remove("firewall", firewall["id"])
     return gone()
@@ -250,4 +285,6 @@ EFFECTS: dict[str, Effect] = {
     "apply_firewall": _applied,
     "remove_firewall": _removed,
     "set_firewall_rules": _rules_set,
+    "_release_firewall": _released,
+    "_unlist_server": _unlisted,
 }

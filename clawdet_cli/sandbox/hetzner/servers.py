@@ -8,7 +8,7 @@ from starlette.responses import Response
 from clawdet_cli.sandbox.hetzner import firewalls, placement_groups, primary_ips
 from clawdet_cli.sandbox.hetzner.actions import Actions, Effect, Run, render_action
 from clawdet_cli.sandbox.hetzner.call import Call, Route, ok
-from clawdet_cli.sandbox.hetzner.catalog import LOCATIONS, SERVER_TYPES, Record, by_id_or_name
+from clawdet_cli.sandbox.hetzner.catalog import LOCATIONS, SERVER_TYPES, Record, by_id_or_name, datacenter_of
 from clawdet_cli.sandbox.hetzner.catalog_api import render_type
 from clawdet_cli.sandbox.hetzner.errors import protected, taken
 from clawdet_cli.sandbox.hetzner.images import render as render_image
@@ -54,6 +54,7 @@ def render(project: Project, actions: Actions, server: Record) -> Record:
         "private_net": [],
         "server_type": render_type(project.cloud, server_type_of(server)),
         "location": location_of(server),
+        **({"datacenter": datacenter_of(location_of(server))} if project.cloud.knob("with_datacenter") else {}),
         "image": render_image(server["_image"]),
         "iso": None,
         # Recorded as false while a server is being created, although it refuses other calls by then.
@@ -189,14 +190,13 @@ async def _deleted(run: Run) -> None:
     await run.pause()
     await run.cloud.machines.remove(server["id"])
     run.project.remove("server", server["id"])
+    firewalls.begin_release(run.project, run.actions, server["id"])
     run.actions.begin(run.project, "_detach", [("server", server["id"])], seconds=run.cloud.knob("release_seconds"))
 
 
 async def _detached(run: Run) -> None:
     await run.pause()
-    server_id = run.resource("server")
-    firewalls.detach_everywhere(run.project, server_id)
-    primary_ips.release_of_deleted(run.project, server_id)
+    primary_ips.release_of_deleted(run.project, run.resource("server"))
 
 
 ROUTES = (

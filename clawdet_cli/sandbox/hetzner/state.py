@@ -37,6 +37,8 @@ _SECONDS = {
     "rebuild_server": 7.0,
     "delete_server": 1.0,
     "_detach": 0.5,
+    "_release_firewall": 2.0,
+    "_unlist_server": 3.0,
     "create_image": 60.0,
     "change_server_type": 5.0,
 }
@@ -52,7 +54,11 @@ KNOBS: dict[str, Any] = {
     "no_ipv4": False,  # new servers get no IPv4, silently
     "shutdown_ignored": False,  # guests do not react to ACPI
     "delete_seconds": None,  # deletion takes this long, unscaled; the name stays taken meanwhile
-    "release_seconds": None,  # IPs and firewalls stay attached this long after a deletion, unscaled
+    "release_seconds": None,  # primary IPs stay assigned this long after a deletion, unscaled
+    "firewall_release_seconds": None,  # a firewall counts as used by a deleted server this long, unscaled
+    "applied_to_seconds": None,  # a firewall's `applied_to` lists a deleted server this long, unscaled
+    "currency": "EUR",  # of all prices: the account's
+    "with_datacenter": False,  # servers show `datacenter`, as until 2026-07-01
     "available_inverted": [],  # types whose `available` flags say the opposite
     "requests_per_hour": None,  # the limit of requests; a change starts counting anew
 }
@@ -87,6 +93,10 @@ _KNOB_VALUES: dict[str, Callable[[Any], bool]] = {
     "shutdown_ignored": lambda value: isinstance(value, bool),
     "delete_seconds": _is_length,
     "release_seconds": _is_length,
+    "firewall_release_seconds": _is_length,
+    "applied_to_seconds": _is_length,
+    "currency": lambda value: isinstance(value, str) and len(value) == 3 and value.isalpha() and value.isupper(),
+    "with_datacenter": lambda value: isinstance(value, bool),
     "available_inverted": _are_texts,
     "requests_per_hour": lambda value: value is None or (_is_count(value) and value > 0),
 }
