@@ -219,7 +219,7 @@ def _report(run: Run, broken: Sequence[str], left: Sequence[str]) -> None:
     if left:
         run.say(f"Remove it with: python -m tests.live --clean {run.folder}")
     content = {
-        "verdicts": [vars(one) for one in verdicts],
+        "verdicts": [{"assumption": one.id, "outcome": one.outcome, "evidence": one.evidence} for one in verdicts],
         "steps": run.steps,
         "broken": list(broken),
         "left": list(left),

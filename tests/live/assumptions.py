@@ -65,8 +65,10 @@ ASSUMPTIONS: dict[str, dict[str, str]] = {
         "edge.record-steady": "After a minute all answers for a new record are the same.",
         "edge.silent-origin": "An origin that does not answer is 522.",
         "edge.clawdet-user-agent": "A request with clawdet's User-Agent is not challenged.",
-        "edge.no-user-agent": "With Browser Integrity Check on, a request without a User-Agent is refused.",
-        "edge.urllib-user-agent": "With Browser Integrity Check on, urllib's User-Agent is refused.",
+        "edge.browser-check-bans-no-agent": "With Browser Integrity Check on, no User-Agent is refused: 1010.",
+        "edge.browser-check-bans-signatures": "With Browser Integrity Check on, urllib's User-Agent is refused: 1010.",
+        "edge.error-page-html": "Who is refused and accepts text/html gets an HTML page, everybody else plain text.",
+        "edge.redirect-before-challenge": "Who is refused over https:// is redirected from http:// all the same.",
     },
     "server": {
         "hetzner.unknown-field": "A body field that the API does not know is refused with 422.",
@@ -109,6 +111,11 @@ BEYOND: dict[str, str] = {
     "hetzner.firewall-in-use-by": "it takes a firewall with a label selector",
     "hetzner.firewall-selectors": "it takes a firewall with a label selector",
     "hetzner.action-lengths": "lengths are shown beside each step",
+    "edge.bot-fight-mode-challenges-programs": "Bot Fight Mode can be neither read nor set with README's token",
+    "edge.bot-fight-mode-lets-browsers-pass": "it takes a browser that solves a challenge",
+    "edge.rule-block-1020": "it takes a rule of the zone's owner",
+    "edge.new-record-unsteady": "what was seen is shown as evidence of edge.record-steady",
+    "edge.http2-one-request-a-connection": "it takes an origin that counts connections",
 }
 """Behaviours that are `live` or `guess` and that this program cannot try, and why."""
 

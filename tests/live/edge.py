@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import http.client
+import re
 import socket
 import ssl
 import time
@@ -44,6 +45,7 @@ class Visit:
     """The status, or the name of what went wrong."""
     refused: bool = False
     """Whether the edge itself kept the visitor out."""
+    html: bool = False
     ended: float = 0.0
 
 
@@ -71,18 +73,33 @@ def look(run: Run) -> None:
 
 
 def _user_agents(run: Run, address: str) -> None:
-    judge = run.verdicts.judge
-    ours, none, urllib = (
-        _visit(run, address, agent, label)
-        for agent, label in ((OURS, "our-user-agent"), (None, "no-user-agent"), (URLLIB, "urllib-user-agent"))
-    )
+    judge, on = run.verdicts.judge, run.settings.get("browser_check") == "on"
+    ours = _visit(run, address, OURS, "our-user-agent")
     judge("edge.clawdet-user-agent", not ours.refused and ours.outcome.isdigit(), ours.outcome)
-    for name, visit in (("edge.no-user-agent", none), ("edge.urllib-user-agent", urllib)):
-        if run.browser_check == "on":
-            judge(name, visit.refused, visit.outcome)
+    visits = {
+        "edge.browser-check-bans-no-agent": _visit(run, address, None, "no-user-agent"),
+        "edge.browser-check-bans-signatures": _visit(run, address, URLLIB, "urllib-user-agent"),
+    }
+    for name, visit in visits.items():
+        if on:
+            judge(name, visit.refused and "1010" in visit.outcome, visit.outcome)
         else:
-            why = f"Browser Integrity Check is {run.browser_check or 'not readable'} in this zone"
+            why = f"Browser Integrity Check is {run.settings.get('browser_check', 'not readable')} in this zone"
             run.verdicts.not_tried(name, f"{why}; the answer was {visit.outcome}")
+    plain = next((visit for visit in visits.values() if visit.refused), None)
+    if plain is None:
+        for name in ("edge.error-page-html", "edge.redirect-before-challenge"):
+            run.verdicts.not_tried(name, "no request of this run was refused")
+        return
+    browser = _visit(run, address, URLLIB, "urllib-user-agent-html", accept="text/html")
+    judge(
+        "edge.error-page-html", browser.html and not plain.html, f"HTML if asked for: {browser.html}, else {plain.html}"
+    )
+    if run.settings.get("always_use_https") == "on":
+        redirected = _visit(run, address, URLLIB, "urllib-user-agent-http", tls=False)
+        judge("edge.redirect-before-challenge", redirected.outcome in {"301", "308"}, redirected.outcome)
+    else:
+        run.verdicts.not_tried("edge.redirect-before-challenge", "Always Use HTTPS is off in this zone")
 
 
 def _steady(run: Run, address: str, began: float) -> tuple[str | None, float, collections.Counter[str]]:
@@ -122,18 +139,22 @@ def _addresses(run: Run) -> list[str] | None:
     return None
 
 
-def _visit(run: Run, address: str, agent: str | None, label: str = "") -> Visit:
+def _visit(
+    run: Run, address: str, agent: str | None, label: str = "", *, accept: str | None = None, tls: bool = True
+) -> Visit:
     """Get the host's first page over a fresh connection; the answer is recorded under a label."""
     endpoints = run.place.settings.endpoints
-    context = ssl.create_default_context(cafile=endpoints.ca_file)
+    sent = {name: value for name, value in (("User-Agent", agent), ("Accept", accept)) if value}
     try:
-        with (
-            socket.create_connection(endpoints.dial(address, endpoints.edge_port), timeout=TIMEOUT) as plain,
-            context.wrap_socket(plain, server_hostname=run.host) as stream,
-        ):
+        where = endpoints.dial(address, endpoints.edge_port if tls else 80)
+        with contextlib.ExitStack() as stack:
+            stream = stack.enter_context(socket.create_connection(where, timeout=TIMEOUT))
+            if tls:
+                context = ssl.create_default_context(cafile=endpoints.ca_file)
+                stream = stack.enter_context(context.wrap_socket(stream, server_hostname=run.host))
             connection = http.client.HTTPConnection(run.host)
             connection.sock = stream
-            connection.request("GET", "/", headers={"User-Agent": agent} if agent else {})
+            connection.request("GET", "/", headers=sent)
             answer = connection.getresponse()
             body = answer.read(MAX_BODY).decode(errors="replace")
     except ssl.SSLError as error:
@@ -146,7 +167,7 @@ def _visit(run: Run, address: str, agent: str | None, label: str = "") -> Visit:
             label,
             method="GET",
             path="/",
-            sent={"user-agent": agent},
+            sent=sent,
             status=answer.status,
             headers=headers,
             body=body,
@@ -156,5 +177,6 @@ def _visit(run: Run, address: str, agent: str | None, label: str = "") -> Visit:
     refused = answer.status in {403, 429, 503} and (
         "cf-mitigated" in headers or "error code: 10" in body or "/cdn-cgi/" in body
     )
-    outcome = f"{answer.status}" + (f" ({headers.get('cf-mitigated') or body[:40].strip()})" if refused else "")
-    return Visit(outcome, refused, time.monotonic())
+    number = next(iter(re.findall(r"\b10\d\d\b", body)), "without a number")
+    outcome = f"{answer.status}" + (f" ({headers.get('cf-mitigated') or number})" if refused else "")
+    return Visit(outcome, refused, "text/html" in headers.get("content-type", ""), time.monotonic())

@@ -47,7 +47,8 @@ class Run:
     """What was done, and how many seconds it took."""
     zone_id: str = ""
     name_servers: tuple[str, ...] = ()
-    browser_check: str | None = None
+    settings: dict[str, str] = field(default_factory=dict)
+    """The zone's, as far as the token may read them."""
     offers: list[Offer] = field(default_factory=list)
     currency: str = ""
 

@@ -55,7 +55,7 @@ def _settings(run: Run) -> None:
     answers = {name: call("GET", f"{zone}/settings/{name}", f"setting-{name}") for name in SETTINGS}
     refused = [f"{name}: {answer.said}" for name, answer in answers.items() if answer.status != 200]
     values = {name: answer.content["result"]["value"] for name, answer in answers.items() if answer.status == 200}
-    run.browser_check = values.get("browser_check")
+    run.settings = {name: str(value) for name, value in values.items()}
     judge(
         "cloudflare.zone-settings",
         not refused,
