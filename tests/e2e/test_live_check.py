@@ -220,6 +220,17 @@ def test_a_killed_run_is_cleaned_up_by_another_process(operator: Operator, into:
     assert clean(operator, into).code == 0, "a second time there is nothing to do"
 
 
+def test_a_run_killed_during_provision_is_cleaned_up_after_that_has_ended(operator: Operator, into: Path) -> None:
+    arguments, environment = command(operator, into, "--yes", "--only", "product")
+    with subprocess.Popen(arguments, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL) as process:
+        while not operator.servers():
+            assert process.poll() is None
+        process.kill()
+    cleaned = clean(operator, into)
+    assert cleaned.code == 0, cleaned.out + cleaned.err
+    assert in_clouds(operator) == {}
+
+
 def test_a_run_that_is_told_to_stop_cleans_up_first(operator: Operator, into: Path) -> None:
     code, said = stopped_while_it_waits(operator, into, signal.SIGTERM)
     assert code == 128 + signal.SIGTERM, said

@@ -32,6 +32,7 @@ SUBJECTS: dict[str, Callable[[Run], None]] = {
     "server": server.look,
     "product": product.look,
 }
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SERVERS = ("server", "product")
 """The subjects that order a server."""
 
@@ -50,8 +51,7 @@ class StoppedError(BaseException):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the whole, or clean up."""
     options = _parser().parse_args(arguments)
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, _stop) for number in signals]
+    before = [signal.signal(number, _stop) for number in SIGNALS]
     try:
         return _clean(options.clean) if options.clean else _whole(options)
     except ClawdetError as error:
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"Stopped by {stopped}; nothing was made.")
         return stopped.code
     finally:
-        for number, handler in zip(signals, before, strict=True):
+        for number, handler in zip(SIGNALS, before, strict=True):
             signal.signal(number, handler)
 
 
@@ -92,7 +92,7 @@ def _whole(options: argparse.Namespace) -> int:
         subjects = [name for name in subjects if name not in SERVERS]
         run.say("No server type can be had: the subjects that need a server are left out.")
     _announce(run, subjects)
-    if not options.yes and input("Go on? [y/N] ").strip().lower() not in {"y", "yes"}:
+    if not options.yes and not _agreed():
         _complain("Not confirmed: nothing was made.")
         return 128 + signal.SIGINT
     sandbox = str(options.sandbox.absolute()) if options.sandbox else ""
@@ -150,8 +150,7 @@ def _clean(folder: Path) -> int:
 
 def _clean_up(run: Run) -> list[str]:
     """Remove and prove, whatever signals come; return what is left."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: run.say("Still cleaning up."))
+    _stop_no_more()
     run.recorder.subject = "cleanup"
     run.say("cleanup")
     if not run.zone_id:
@@ -196,6 +195,13 @@ def _announce(run: Run, subjects: Sequence[str]) -> None:
     run.say(f"Scrubbed answers go to {run.folder / 'answers'}.")
 
 
+def _agreed() -> bool:
+    try:
+        return input("Go on? [y/N] ").strip().lower() in {"y", "yes"}
+    except EOFError:
+        return False
+
+
 def _item(what: str, price: str) -> None:
     print(f"  {what:<64} {price}", flush=True)
 
@@ -228,7 +234,14 @@ def _report(run: Run, broken: Sequence[str], left: Sequence[str]) -> None:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
+    _stop_no_more()
     raise StoppedError(number)
+
+
+def _stop_no_more() -> None:
+    """Let nothing but SIGKILL end what now follows: the removal of what was made."""
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: print("Still cleaning up.", flush=True))
 
 
 def _complain(*lines: str) -> None:

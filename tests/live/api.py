@@ -11,6 +11,7 @@ import httpx
 
 from tests.live.recorder import Recorder
 
+ATTEMPTS = 3
 MAX_WAIT = 300.0
 """Seconds that are waited when the limit of requests is reached: Cloudflare blocks for so long."""
 
@@ -69,19 +70,19 @@ class Api:
     ) -> Answer:
         """Send one request, and record what comes under `label`; nothing is recorded without one.
 
-        Reads are repeated when no answer comes, changes never are: whoever cleans up looks for what they made.
+        Reads are repeated when no answer comes, changes never are: whoever cleans up looks for what they made. What
+        the limit of requests refuses is repeated: it had no effect.
         `bare` sends no token at all.
         """
         headers = {} if bare else {"Authorization": f"Bearer {token or self._token}"}
-        attempts = 3 if method == "GET" else 1
-        for left in reversed(range(attempts)):
+        for left in reversed(range(ATTEMPTS)):
             try:
                 answer = self._client.request(method, path, json=body, headers=headers)
             except httpx.TransportError as error:
-                if left:
+                if left and method == "GET":
                     continue
                 raise ApiError(f"{method} got no answer ({type(error).__name__})") from None
-            if answer.status_code != 429:
+            if answer.status_code != 429 or not left:
                 break
             time.sleep(min(MAX_WAIT, float(answer.headers.get("retry-after") or 10)))
         content: Any = answer.text

@@ -4,7 +4,9 @@ What counts as this run's: at Hetzner its name and its label, in the zone its na
 exactly its host name, which no other run has. Of the product's: what it marks as its user's.
 """
 
+import time
 from collections.abc import Callable
+from functools import partial
 
 from tests.live.api import Api, ApiError
 from tests.live.certificates import all_listed
@@ -14,6 +16,9 @@ from tests.live.run import MARK, Run
 
 PATIENCE = 240.0
 """Seconds for each thing: a firewall may be in use for a while after its server."""
+PROOF_PATIENCE = 30.0
+"""Seconds in which a look has to succeed."""
+SETTLE_SECONDS = 5.0
 SHARED = ("firewalls", "ssh_keys")
 """What the product has in a project for all its users."""
 
@@ -21,7 +26,12 @@ SHARED = ("firewalls", "ssh_keys")
 def everything(run: Run) -> list[str]:
     """Remove all that the journal names and prove that it is gone; return what could not be removed, and why."""
     left: list[str] = []
-    for thing in run.journal.things():
+    things = run.journal.things()
+    if not all(thing.id for thing in things):
+        # An order that nobody got an answer to may be carried out a moment later.
+        with run.step("wait for what may be on its way"):
+            time.sleep(SETTLE_SECONDS)
+    for thing in things:
         try:
             with run.step(f"remove the {thing.kind} {thing.name}"):
                 _remove(run, thing)
@@ -36,15 +46,17 @@ def prove(run: Run) -> list[str]:
     left: list[str] = []
     for thing in run.journal.ever():
         try:
-            left += [
-                f"{thing.kind} {thing.name} is still there ({path})" for _, path in _FINDERS[thing.kind](run, thing)
-            ]
+            found = run.until(partial(_looked_for, run, thing), "the look", PROOF_PATIENCE)
+            left += [f"{thing.kind} {thing.name} is still there ({path})" for _, path in found]
         except Exception as error:  # noqa: BLE001  # what cannot be looked for is not proved to be gone
             left.append(f"{thing.kind} {thing.name} cannot be looked for: {error}")
     # What it has for all users goes with the last of them, and was there before if there were others.
     if any(thing.kind == "instance" for thing in run.journal.ever()):
-        new = shared_things(run) - {*run.journal.about["shared"].split()}
-        left += [f"clawdet's own in the Hetzner project: {one}" for one in sorted(new)]
+        try:
+            new = shared_things(run) - {*run.journal.about["shared"].split()}
+        except ApiError as error:
+            new = {f"cannot be looked for: {error}"}
+        left += [f"clawdet's own in the Hetzner project, which costs nothing: {one}" for one in sorted(new)]
     return left
 
 
@@ -80,9 +92,13 @@ def _remove(run: Run, thing: Thing) -> None:
 
     def gone() -> bool | None:
         nonlocal last
-        found = _FINDERS[thing.kind](run, thing)
-        for api, path in found:
-            last = api.call("DELETE", path).said
+        try:
+            found = _FINDERS[thing.kind](run, thing)
+            for api, path in found:
+                last = api.call("DELETE", path).said
+        except ApiError as error:
+            last = str(error)
+            return None
         return None if found else True
 
     try:
@@ -92,6 +108,13 @@ def _remove(run: Run, thing: Thing) -> None:
 
 
 Found = list[tuple[Api, str]]
+
+
+def _looked_for(run: Run, thing: Thing) -> Found | None:
+    try:
+        return _FINDERS[thing.kind](run, thing)
+    except ApiError:
+        return None
 
 
 def _at_hetzner(run: Run, thing: Thing) -> Found:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from clawdet_cli.settings import PROVIDERS
 from tests.live.api import ApiError
 from tests.live.journal import Thing
 from tests.live.run import Run
@@ -70,11 +71,14 @@ def clawdet(run: Run, verb: str, *arguments: str) -> Said:
     """Run a command of clawdet's with the same tokens, in a state folder of its own; keep what it says as JSON."""
     sandbox = ("--sandbox",) if run.place.sandbox else ()
     hetzner_token, cloudflare_token = run.place.tokens
-    environment = os.environ | {
+    environment = {name: value for name, value in os.environ.items() if name not in PROVIDERS} | {
         "HCLOUD_TOKEN": hetzner_token,
         "CLOUDFLARE_API_TOKEN": cloudflare_token,
         "CLAWDET_ZONE": run.place.zone,
-        "CLAWDET_STATE": str(run.place.sandbox or run.folder / "private" / "state"),
+        "CLAWDET_STATE": str(run.place.sandbox or (run.folder / "private" / "state").absolute()),
+        "CLAWDET_CONFIG": str((run.folder / "private" / "none.toml").absolute()),
+        # Where this program was killed, the command that it had started may still be at work.
+        "CLAWDET_LOCK_WAIT": str(TIMEOUT / 2),
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "clawdet_cli", verb, *arguments, "--json", *sandbox],

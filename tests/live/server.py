@@ -12,6 +12,7 @@ from clawdet_cli.adapters import ssh_keys
 from clawdet_cli.stages.user_data import user_data
 from tests.live.accounts import NOBODYS_ID
 from tests.live.api import Answer, ApiError
+from tests.live.journal import Thing
 from tests.live.run import Offer, Run
 
 RUNNING_SECONDS, SSH_SECONDS, GONE_SECONDS, RELEASE_SECONDS = 300.0, 180.0, 120.0, 180.0
@@ -86,7 +87,10 @@ def _refusals(run: Run, public: str) -> None:
 def _refused(run: Run, kind: str, body: dict[str, Any], label: str) -> Answer:
     """Send what should be refused; should it be taken after all, it is cleaned up like everything else."""
     run.journal.intend(kind, body["name"])
-    return run.hetzner.call("POST", f"/{kind}s", label, body=body)
+    answer = run.hetzner.call("POST", f"/{kind}s", label, body=body)
+    if 400 <= answer.status < 500:
+        run.journal.gone(Thing(kind, body["name"]))
+    return answer
 
 
 def _order(run: Run, key_id: str, firewall_id: str, host_key: Any) -> dict[str, Any]:
