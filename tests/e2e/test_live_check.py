@@ -241,6 +241,7 @@ def test_a_run_that_is_told_to_stop_cleans_up_first(operator: Operator, into: Pa
 
 def test_nothing_is_made_without_consent_or_where_a_name_is_taken(operator: Operator, into: Path) -> None:
     assert live(operator, into).code == 2
+    assert live(operator, into, "--yes", "--word", "../up").code == 2
     wall = operator.cloud("hetzner", "/firewalls", "POST", {"name": NAME, "rules": []})["firewall"]
     before = in_clouds(operator)
     said = live(operator, into, "--yes")

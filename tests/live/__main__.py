@@ -7,6 +7,7 @@ happens, it removes what it made, and proves it; `--clean FOLDER` does so after 
 
 import argparse
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -248,6 +249,12 @@ def _complain(*lines: str) -> None:
     print(*lines, sep="\n  ", file=sys.stderr)
 
 
+def _word(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]{1,12}", text, re.ASCII):
+        raise argparse.ArgumentTypeError("a word of a-z and 0-9, 12 at most, is expected")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     about, _, more = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(prog="python -m tests.live", description=about, epilog=more)
@@ -257,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", action="append", choices=ASSUMPTIONS, help="try this subject alone; may be repeated")
     parser.add_argument("--yes", action="store_true", help="do not ask")
-    parser.add_argument("--word", help="what names end in, a-z and 0-9 (default: a random one)")
+    parser.add_argument("--word", type=_word, help="what names end in: a-z, 0-9, 12 at most (default: a random one)")
     parser.add_argument("--sandbox", type=Path, metavar="STATE_DIR", help="a state folder whose sandbox runs")
     parser.add_argument("--clean", type=Path, metavar="FOLDER", help="remove what the run into this folder left")
     return parser

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from clawdet_cli import operations, settings
 from clawdet_cli.errors import ConfigError
-from clawdet_cli.sandbox.info import Files
 from clawdet_cli.settings import Settings
 
 
@@ -42,6 +41,8 @@ def find(environment: Mapping[str, str], *, zone: str | None, sandbox: Path | No
     """Read where the clouds are. Raises ConfigError for what is missing."""
     info = None
     if sandbox is not None:
+        from clawdet_cli.sandbox.info import Files  # noqa: PLC0415  # an extra, which real accounts need not
+
         found = Files(sandbox / "sandbox" / "cloud").read_info()
         if found is None:
             raise ConfigError(f"No sandbox runs in {sandbox}.", next_steps=["clawdet sandbox up"])

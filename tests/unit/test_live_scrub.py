@@ -42,7 +42,7 @@ BODY = {
     },
     "errors": [{"code": 1101, "message": f"server with ID '120704776' in {ACCOUNT_ID} for {OTHER_TOKEN}"}],
     "log": "/home/canary-user/.local/state/clawdet/run.log",
-    "page": "<p>Ray ID: 8c1f0a2b3c4d5e6f</p><p>Your IP: 2a01:4f9:c010:beef::99</p>",
+    "page": "<p>Ray ID: 8c1f0a2b3c4d5e6f</p><p>Your IP: 2a01:4f9:c010:beef::99</p> ask canary.two@canary-mail.net",
     "uuid": "0d9f6f0e-1111-2222-3333-0123456789ab",
     "session": "Zm9vYmFyCanaryCanaryCanary0123456789CanaryCanary",
 }
@@ -101,6 +101,7 @@ def test_what_has_a_shape_keeps_it(scrubber: Scrubber, tmp_path: Path) -> None:
     assert zone["name_servers"] == ["server1.ns.cloudflare.com", "server2.ns.cloudflare.com"]
     assert (zone["requested_validity"], zone["proxied"]) == (7, True)
     assert server["public_net"]["ipv6"]["ip"].endswith("/64")
+    assert found["response"]["body"]["page"].startswith("<p>Ray ID: <ray></p>")
     assert server["labels"] == {"clawdet-live": "word"}
     assert server["public_key"] == "ssh-ed25519 <key-1>"
     assert found["response"]["headers"]["ratelimit-remaining"] == "3599"
