@@ -35,7 +35,13 @@ NOT_YET: set[str] = {
 NOT_YET_TRIED: set[str] = {"edge.error-page-html", "edge.redirect-before-challenge"}
 """What needs a request that the edge refuses."""
 
-SIMULATED: set[str] = {"guest.metadata-ipv4", "guest.metadata-ipv6", "guest.ssh-socket", "guest.needrestart"}
+SIMULATED: set[str] = {
+    "guest.metadata-over-ipv4",
+    "guest.metadata-over-ipv6",
+    "guest.ssh-by-socket",
+    "guest.needrestart-installed",
+    "guest.memory",
+}
 """What a simulated server cannot be asked."""
 
 RELEASE_KNOBS = ("release_seconds", "firewall_release_seconds", "applied_to_seconds")

@@ -1,6 +1,7 @@
 """One small server with everything that an order of clawdet's has: from the order to the firewall's release."""
 
 import io
+import re
 import time
 from functools import partial
 from typing import Any
@@ -24,15 +25,17 @@ MAKE_READ_ONLY = "set HCLOUD_READONLY_TOKEN to a token of the same project with 
 NOT_SIMULATED = "a simulated server does not know this command"
 
 METADATA = {
-    "guest.metadata-ipv4": "curl -s -m 10 -w ' %{http_code}' http://169.254.169.254/hetzner/v1/metadata/instance-id",
-    "guest.metadata-ipv6": "nic=$(ip -o route show default | sed 's/.* dev //;s/ .*//;q'); "
+    "guest.metadata-over-ipv4": "curl -s -m 10 -w ' %{http_code}' http://169.254.169.254/hetzner/v1/metadata/instance-id",
+    "guest.metadata-over-ipv6": "nic=$(ip -o route show default | sed 's/.* dev //;s/ .*//;q'); "
     'curl -g -s -m 10 -w " %{http_code}" "http://[fe80::a9fe:a9fe%25$nic]/hetzner/v1/metadata/instance-id"',
 }
 GUEST = {
-    "guest.ssh-socket": "systemctl is-enabled ssh.socket",
-    "guest.needrestart": "dpkg-query -W -f '${db:Status-Status}' needrestart",
+    "guest.ssh-by-socket": ("systemctl is-enabled ssh.socket ssh.service", r"enabled\s+disabled"),
+    "guest.needrestart-installed": ("dpkg-query -W -f '${db:Status-Status}' needrestart", "installed"),
+    # In KiB: 3.5 to 4 GiB.
+    "guest.memory": ("sed -n 's/^MemTotal: *//p' /proc/meminfo", r"(36[7-9]\d{4}|3[7-9]\d{5}|4[01]\d{5}) kB"),
 }
-WANTED = {"guest.ssh-socket": "enabled", "guest.needrestart": "installed"}
+"""What is asked of the guest, and the whole of the answer, as a pattern."""
 
 
 def look(run: Run) -> None:
@@ -154,7 +157,7 @@ def _running(run: Run, path: str) -> dict[str, Any] | None:
 def _look_inside(run: Run, ipv4: str, key: paramiko.PKey, host_key: str) -> None:
     with run.step("until SSH answers"):
         client, shown = run.until(partial(_connected, run, ipv4, key), "SSH", SSH_SECONDS)
-    with client, run.step("metadata over IPv4 and IPv6, sshd's socket, needrestart"):
+    with client, run.step("metadata over IPv4 and IPv6, sshd's socket, needrestart, memory"):
         run.verdicts.judge("guest.host-key", shown == host_key, "the injected one" if shown == host_key else "another")
         for name, command in METADATA.items():
             code, said = _execute(client, command)
@@ -162,12 +165,13 @@ def _look_inside(run: Run, ipv4: str, key: paramiko.PKey, host_key: str) -> None
                 run.verdicts.not_tried(name, NOT_SIMULATED)
             else:
                 run.verdicts.judge(name, said.endswith(" 200"), said[-80:] or f"curl ended with {code}")
-        for name, command in GUEST.items():
+        for name, (command, wanted) in GUEST.items():
             code, said = _execute(client, command)
             if code == 127:
                 run.verdicts.not_tried(name, NOT_SIMULATED)
             else:
-                run.verdicts.judge(name, said.strip() == WANTED[name], said.strip() or f"ended with {code}")
+                shown = ", ".join(said.split("\n")).strip(", ") or f"nothing, and ended with {code}"
+                run.verdicts.judge(name, re.fullmatch(wanted, said.strip()) is not None, shown)
 
 
 def _connected(run: Run, ipv4: str, key: paramiko.PKey) -> tuple[paramiko.SSHClient, str] | None:
