@@ -254,3 +254,20 @@ def test_nothing_is_made_without_consent_or_where_a_name_is_taken(operator: Oper
     assert (said.code, f"firewalls {NAME}" in said.err) == (4, True)
     assert in_clouds(operator) == before
     operator.cloud("hetzner", f"/firewalls/{wall['id']}", "DELETE")
+
+
+@pytest.mark.real
+def test_a_real_guest_is_asked_over_ssh(real_sandbox: Operator, into: Path) -> None:
+    said = live(real_sandbox, into, "--yes", "--only", "server")
+    found = outcomes(json.loads((into / "table.json").read_text()))
+    asked = {name for name in ASSUMPTIONS["server"] if name.startswith("guest.")}
+    held = {name for name in asked if found[name] == "held"}
+    assert {found[name] for name in asked} <= {"held", "did not hold"}, said.out
+    assert held >= {"guest.host-key", "guest.metadata-over-ipv4"}, said.out
+    # What a guest like Ubuntu has, and Debian has not.
+    like_ubuntu = {"guest.metadata-over-ipv6", "guest.ssh-by-socket", "guest.needrestart-installed", "guest.memory"}
+    if real_sandbox.info().get("guest") == "ubuntu-like":
+        assert held >= like_ubuntu, said.out
+    else:
+        assert held.isdisjoint(like_ubuntu - {"guest.memory"}), said.out
+    assert real_sandbox.holdings() == (0, 0, 0)
