@@ -1,6 +1,8 @@
 """`python -m tests.live`, run whole against the emulated clouds, and killed in the middle."""
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -241,6 +243,24 @@ def test_a_run_that_is_told_to_stop_cleans_up_first(operator: Operator, into: Pa
     code, said = stopped_while_it_waits(operator, into, signal.SIGTERM)
     assert code == 128 + signal.SIGTERM, said
     assert "Stopped by SIGTERM: cleaning up." in said
+    assert in_clouds(operator) == {}
+    assert not (into / "private").exists()
+
+
+def test_who_says_no_at_the_terminal_makes_nothing(operator: Operator, into: Path) -> None:
+    arguments, environment = command(operator, into)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        arguments, cwd=REPOSITORY, env=environment, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        os.close(theirs)
+        os.write(ours, b"n\n")
+        out, err = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == 130
+    assert b"Price: 2.28 cents" in out
+    assert b"Go on? [y/N]" in out + err
+    assert b"nothing was made" in err
     assert in_clouds(operator) == {}
     assert not (into / "private").exists()
 

@@ -65,7 +65,13 @@ def read_offers(run: Run) -> None:
     pricing = run.hetzner.call("GET", "/pricing", "pricing").must(200).content["pricing"]
     run.currency = str(pricing.get("currency", ""))
     run.verdicts.judge("hetzner.currency", bool(run.currency), f"currency {run.currency or 'none'}")
-    types = run.hetzner.call("GET", "/server_types?per_page=50", "server-types").must(200).content["server_types"]
+    types = [
+        kind
+        for name in PREFERRED  # one by one: all together may be more than a page
+        for kind in run.hetzner.call("GET", f"/server_types?name={name}", f"type-{name}")
+        .must(200)
+        .content["server_types"]
+    ]
     addresses = {
         price["location"]: float(price["price_hourly"]["gross"])
         for kind in pricing["primary_ips"]
@@ -78,7 +84,7 @@ def read_offers(run: Run) -> None:
         free = {place["name"] for place in one["locations"] if place.get("available", True)}
         for price in one["prices"]:
             place = price["location"]
-            if one["name"] in PREFERRED and place in PLACES and place in free:
+            if place in PLACES and place in free:
                 hourly = float(price["price_hourly"]["gross"]) + addresses.get(place, 0.0)
                 run.offers.append(Offer(one["name"], place, hourly))
     run.offers.sort(key=lambda offer: (offer.hourly, PLACES.index(offer.location)))
