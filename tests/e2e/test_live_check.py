@@ -21,14 +21,14 @@ CRIPPLED = "crippled-token-of-the-live-check-00000000"
 REPOSITORY = Path(__file__).parents[2]
 
 NOT_YET: set[str] = {
-    "cloudflare.rate-limit-headers",
+    "cloudflare.ratelimit-headers",
     "cloudflare.missing-right",
-    "cloudflare.zone-setting-unknown",
-    "cloudflare.universal-ssl-read",
+    "cloudflare.setting-unknown",
+    "cloudflare.universal-ssl",
     "cloudflare.certificate-read-without-csr",
     "cloudflare.certificate-list-validity-zero",
     "cloudflare.certificate-revoked-twice",
-    "cloudflare.csr-unparsable",
+    "cloudflare.certificate-unparsable-request",
     "edge.browser-check-bans-no-agent",
     "edge.browser-check-bans-signatures",
 }

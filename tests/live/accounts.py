@@ -21,7 +21,7 @@ def look(run: Run) -> None:
         limit, policy = headers.get("ratelimit", ""), headers.get("ratelimit-policy", "")
         older = [name for name in headers if name.startswith("x-ratelimit-")]
         run.verdicts.judge(
-            "cloudflare.rate-limit-headers",
+            "cloudflare.ratelimit-headers",
             bool(LIMIT.fullmatch(limit) and POLICY.fullmatch(policy)),
             f"Ratelimit: {limit or 'none'}; Ratelimit-Policy: {policy or 'none'}; older: {', '.join(older) or 'none'}",
         )

@@ -29,7 +29,7 @@ ASSUMPTIONS: dict[str, dict[str, str]] = {
         "hetzner.location-flags": "Server types say `available` for each location.",
         "hetzner.currency": "The price list names its currency.",
         "hetzner.unknown-ssh-key": "DELETE of an SSH key that cannot exist is 404 not_found, if the token may write.",
-        "cloudflare.rate-limit-headers": "Answers say Ratelimit and Ratelimit-Policy in the documented form.",
+        "cloudflare.ratelimit-headers": "Answers say Ratelimit and Ratelimit-Policy in the documented form.",
     },
     "zone": {
         "cloudflare.zone-by-name": "GET /zones?name= gives the zone, with status, name servers and account.",
@@ -37,26 +37,27 @@ ASSUMPTIONS: dict[str, dict[str, str]] = {
         "cloudflare.record-usage": "dns_records/usage says record_usage and record_quota with README's token.",
         "cloudflare.zone-settings": "ssl, security_level, browser_check, websockets, min_tls_version and"
         " always_use_https can be read one by one with README's token.",
-        "cloudflare.zone-setting-unknown": "An unknown zone setting is 400 with code 1006.",
-        "cloudflare.universal-ssl-read": "ssl/universal/settings and ssl/verification can be read with README's token.",
+        "cloudflare.setting-unknown": "An unknown zone setting is 400 with code 1006.",
+        "cloudflare.universal-ssl": "ssl/universal/settings and ssl/verification can be read with README's token.",
         "cloudflare.missing-right": "Without the right, settings, usage and records are 403 with code 10000 or 9109.",
-        "cloudflare.origin-ca-missing-right": "Without the right, signing is 400 or 403 with code 10000 or 1016.",
+        "cloudflare.certificate-right-lacking": "Without the right, signing is 400 or 403 with code 10000 or 1016.",
     },
     "certificates": {
         "cloudflare.certificate-signed": "The answer to signing has id, expires_on, exactly our host name, and a"
         " certificate with our key.",
+        "cloudflare.certificate-created-with-csr": "The answer to signing repeats `csr`.",
         "cloudflare.certificate-read-without-csr": "Reads by id and lists leave `csr` out.",
         "cloudflare.certificate-list-validity-zero": "Lists say a requested_validity of 0.",
         "cloudflare.certificate-read-pem": "Reads by id and lists have the certificate (PEM).",
         "cloudflare.certificate-list-counted": "Lists say page, per_page and total_count.",
-        "cloudflare.certificate-revoked-read": "A revoked certificate can be read by id and has `revoked_at`.",
-        "cloudflare.certificate-revoked-not-listed": "A revoked certificate is not listed.",
+        "cloudflare.certificate-revoked-still-read": "A revoked certificate is read by id with `revoked_at`, and not"
+        " listed.",
         "cloudflare.certificate-revoked-twice": "A second revocation is refused with code 1014.",
         "cloudflare.certificate-unknown": "An unknown id is refused with code 1101.",
     },
     "rights": {
         "cloudflare.record-unknown": "DELETE of a record that cannot exist is 404 with code 81044.",
-        "cloudflare.csr-unparsable": "A CSR that is none is refused with code 1011.",
+        "cloudflare.certificate-unparsable-request": "A CSR that is none is refused with code 1011.",
         "cloudflare.settings-edit-missing": "Editing a setting is 403 without Zone Settings Edit.",
         "cloudflare.tokens-read-missing": "Listing tokens is 403 without API Tokens Read.",
     },
@@ -100,6 +101,7 @@ ASSUMPTIONS: dict[str, dict[str, str]] = {
 """By subject, in the order in which they are tried."""
 
 BEYOND: dict[str, str] = {
+    "cloudflare.zones-of-one-name": "it takes a second zone of the same name",
     "hetzner.server-name-reserved": "an order that were not refused would be a second server",
     "hetzner.order-refusals": "a type that is sold out cannot be had on demand",
     "hetzner.limits": "it takes as many servers as the account may have",

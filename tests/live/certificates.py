@@ -35,6 +35,8 @@ def look(run: Run) -> None:
         signed.get("hostnames") == [run.host] and bool(signed.get("expires_on")) and _has_key(signed, key.public_key()),
         f"fields: {', '.join(sorted(signed))}",
     )
+    said = "with csr" if signed.get("csr") else "without csr"
+    judge("cloudflare.certificate-created-with-csr", bool(signed.get("csr")), said)
     path = f"/certificates/{signed['id']}"
     with run.step("read it by id and in the list"):
         by_id = call("GET", path, "read").must(200).content["result"]
@@ -68,13 +70,13 @@ def look(run: Run) -> None:
     with run.step("revoke it, read it, revoke it again"):
         call("DELETE", path, "revoke").must(200)
         after = call("GET", path, "read-revoked")
-        judge(
-            "cloudflare.certificate-revoked-read",
-            after.status == 200 and bool(after.content["result"].get("revoked_at")),
-            after.said,
-        )
         still = [one for one in all_listed(run) if str(one["id"]) == str(signed["id"])]
-        judge("cloudflare.certificate-revoked-not-listed", not still, "listed" if still else "not listed")
+        dated = after.status == 200 and bool(after.content["result"].get("revoked_at"))
+        judge(
+            "cloudflare.certificate-revoked-still-read",
+            dated and not still,
+            f"{after.said}, {'with' if dated else 'without'} revoked_at; {'' if still else 'not '}listed",
+        )
         again = call("DELETE", path, "revoke-again")
         judge("cloudflare.certificate-revoked-twice", again.status >= 400 and 1014 in again.codes, again.said)
     with run.step("read an unknown one"):

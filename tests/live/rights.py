@@ -14,7 +14,9 @@ def look(run: Run) -> None:
         judge("cloudflare.record-unknown", record.status == 404 and 81044 in record.codes, record.said)
         order = {"csr": "none", "hostnames": [run.place.zone], "request_type": "origin-ecc", "requested_validity": 7}
         signing = call("POST", "/certificates", "probe-ssl-edit", body=order)
-        judge("cloudflare.csr-unparsable", signing.status >= 400 and 1011 in signing.codes, signing.said)
+        judge(
+            "cloudflare.certificate-unparsable-request", signing.status >= 400 and 1011 in signing.codes, signing.said
+        )
         editing = call("PATCH", f"{zone}/settings/{NO_SETTING}", "probe-settings-edit", body={"value": "on"})
         judge(
             "cloudflare.settings-edit-missing",

@@ -62,21 +62,19 @@ def _settings(run: Run) -> None:
         "; ".join(refused) or ", ".join(f"{name} {value}" for name, value in values.items()),
     )
     unknown = call("GET", f"{zone}/settings/{NO_SETTING}", "setting-unknown")
-    judge("cloudflare.zone-setting-unknown", unknown.status == 400 and 1006 in unknown.codes, unknown.said)
+    judge("cloudflare.setting-unknown", unknown.status == 400 and 1006 in unknown.codes, unknown.said)
     universal = call("GET", f"{zone}/ssl/universal/settings", "universal-ssl")
     verified = call("GET", f"{zone}/ssl/verification", "ssl-verification")
     enabled = universal.status == 200 and isinstance(universal.content["result"].get("enabled"), bool)
     listed = verified.status == 200 and isinstance(verified.content["result"], list)
-    judge(
-        "cloudflare.universal-ssl-read", enabled and listed, f"settings {universal.said}; verification {verified.said}"
-    )
+    judge("cloudflare.universal-ssl", enabled and listed, f"settings {universal.said}; verification {verified.said}")
 
 
 def _crippled(run: Run) -> None:
     token = run.place.crippled_token
     if token is None:
         run.verdicts.not_tried("cloudflare.missing-right", MAKE_CRIPPLED)
-        run.verdicts.not_tried("cloudflare.origin-ca-missing-right", MAKE_CRIPPLED)
+        run.verdicts.not_tried("cloudflare.certificate-right-lacking", MAKE_CRIPPLED)
         return
     zone, call = f"/zones/{run.zone_id}", run.cloudflare.call
     paths = {
@@ -95,7 +93,7 @@ def _crippled(run: Run) -> None:
     order = {"csr": "none", "hostnames": [run.place.zone], "request_type": "origin-ecc", "requested_validity": 7}
     signing = call("POST", "/certificates", "crippled-sign", body=order, token=token)
     run.verdicts.judge(
-        "cloudflare.origin-ca-missing-right",
+        "cloudflare.certificate-right-lacking",
         signing.status in {400, 403} and bool({10000, 1016} & {*signing.codes}),
         signing.said,
     )
