@@ -112,3 +112,9 @@ def test_where_the_system_lacks_that_address_the_edge_passes_for_it_and_nobody_e
         assert net.seen_as(("127.0.0.1", mine[1] - 1)) == "127.0.0.1"
         assert net.seen_as(mine) == net.service_address(1)
     assert net.seen_as(mine) == "127.0.0.1", "the port is somebody else's by now"
+
+
+def test_nothing_is_dialled_outside_of_the_sandbox(net: Network) -> None:
+    for ip in ("192.0.2.1", "2001:db8::1", "8.8.8.8"):
+        with pytest.raises(TimeoutError):
+            net.dial(ip, 443)
