@@ -169,10 +169,10 @@ def test_npm_installs_for_one_folder_and_for_all_and_both_are_found(machine: Mac
     found = f"{HOME}/.npm-global/bin/clawdet-hello"
     assert said[1:] == [found, "hello from npm", "hello from npm", "mine", "/usr/local/bin/openclaw"]
     # The command line of OpenClaw: what its plugins and skills start finds it too.
-    spy = "require('child_process').spawnSync('clawdet-hello', { stdio: 'inherit' }); process.exit()"
-    machine.ssh("cat >/tmp/daily-spy.js", spy)
+    machine.ssh("cat >/tmp/daily-spy.js", "console.log(process.env.PATH); process.exit()")
     user = f"cd {HOME} && setpriv --reuid openclaw --regid openclaw --init-groups env -i HOME={HOME}"
-    assert "hello from npm" in machine.ssh(f"{user} NODE_OPTIONS=--require=/tmp/daily-spy.js /usr/local/bin/openclaw")
+    said = machine.ssh(f"{user} NODE_OPTIONS=--require=/tmp/daily-spy.js /usr/local/bin/openclaw").strip().split(":")
+    assert f"{HOME}/.npm-global/bin" in said
 
 
 def test_python_and_servers_on_high_ports_work_and_root_is_out_of_reach(machine: Machine) -> None:
