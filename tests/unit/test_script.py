@@ -442,6 +442,114 @@ def test_the_units_let_nobody_be_root_and_hold_no_secret() -> None:
     assert "RestartPreventExitStatus=78" in gateway
 
 
+HOME = "/var/lib/openclaw"
+SEARCH_PATH = f"/opt/node/24.21.0/bin:/usr/local/bin:{HOME}/.npm-global/bin:{HOME}/.local/bin:/usr/bin:/bin"
+
+
+def test_the_gateway_finds_what_its_user_installs_and_writes_to_each_temporary_folder() -> None:
+    lines = call("gateway_unit", node_version="24.21.0", openclaw_version="2026.9.6").splitlines()
+    assert f"Environment=PATH={SEARCH_PATH}" in lines
+    environment = f"NPM_CONFIG_PREFIX={HOME}/.npm-global OPENCLAW_SERVICE_REPAIR_POLICY=external"
+    assert f"Environment={environment}" in lines
+    assert f"ReadWritePaths={HOME} -/tmp -/var/tmp" in lines
+
+
+class Wrapper:
+    """The command `openclaw` of a VPS, with programs around it that tell what it does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.home, self.closed = folder, folder / "home", folder / "closed"
+        for one in (self.home, self.closed, folder / "bin"):
+            one.mkdir()
+        text = call("openclaw_wrapper", node_version="24.21.0", openclaw_version="2026.9.6")
+        for old, new in (
+            ("/opt/node/24.21.0/bin/node", f"{folder}/bin/node"),
+            ("/usr/local/bin/openclaw", f"{folder}/bin/openclaw"),
+            (f"cd {HOME}", f"cd {self.home}"),
+            # Root's environment ends where the user's begins.
+            ("$(id -u)", f'$([ "$HOME" = {HOME} ] && echo 999 || echo "$CALLER")'),
+        ):
+            assert old in text
+            text = text.replace(old, new)
+        self._program("openclaw", text)
+        self._program("node", '#!/bin/sh\necho "in $PWD"\nenv\nshift\necho "said $*"\n')
+        self._program("systemctl", '#!/bin/sh\necho "systemctl $*"\n')
+        self._program(
+            "setpriv",
+            "#!/bin/sh\nshift 5\n" + f'case "$1 $3" in "test {self.closed}"*) exit 1;; esac\nexec "$@"\n',
+        )
+
+    def _program(self, name: str, text: str) -> None:
+        (self.folder / "bin" / name).write_text(text)
+        (self.folder / "bin" / name).chmod(0o755)
+
+    def __call__(self, folder: Path, *arguments: str, uid: int = 0) -> tuple[list[str], str]:
+        done = subprocess.run(
+            [self.folder / "bin" / "openclaw", *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=folder,
+            env={"PATH": f"{self.folder}/bin:/usr/bin:/bin", "HOME": "/root", "SECRET": "x", "CALLER": str(uid)},
+            timeout=60,
+        )
+        return done.stdout.splitlines(), done.stderr
+
+
+@pytest.fixture
+def wrapper(tmp_path: Path) -> Wrapper:
+    return Wrapper(tmp_path)
+
+
+def test_the_command_line_of_root_is_the_users_with_his_programs_and_nothing_of_roots(wrapper: Wrapper) -> None:
+    said, error = wrapper(wrapper.folder, "health", "two words")
+    assert error == ""
+    assert {
+        f"in {wrapper.folder}",
+        "said health two words",
+        f"NPM_CONFIG_PREFIX={HOME}/.npm-global",
+        "OPENCLAW_SERVICE_REPAIR_POLICY=external",
+        f"HOME={HOME}",
+    } <= set(said)
+    assert [line for line in said if line.startswith(f"PATH={SEARCH_PATH}:")]
+    assert not [line for line in said if line.startswith("SECRET=")]
+    ours, _ = wrapper(wrapper.folder, "health", uid=999)
+    assert {"SECRET=x", "OPENCLAW_SERVICE_REPAIR_POLICY=external"} <= set(ours)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("config", "patch", "--file", "p.json"), "p.json"),
+        (("config", "patch", "--file=p.json"), "--file=p.json"),
+        (("backup", "create", "--output", "."), "."),
+        (("status",), None),
+        (("config", "patch", "--file", "/srv/p.json"), None),
+    ],
+)
+def test_a_folder_that_is_closed_to_the_user_is_left_and_what_is_looked_for_elsewhere_is_named(
+    wrapper: Wrapper, arguments: tuple[str, ...], named: str | None
+) -> None:
+    for folder in (wrapper.closed, wrapper.folder):
+        (folder / "p.json").write_text("{}")
+    said, error = wrapper(wrapper.closed, *arguments)
+    assert f"in {wrapper.home}" in said
+    note = f"openclaw: the user openclaw cannot enter {wrapper.closed}; it looks for {named} in {HOME}\n"
+    assert error == (note if named else "")
+    said, error = wrapper(wrapper.folder, *arguments)
+    assert (f"in {wrapper.folder}" in said, error) == (True, "")
+
+
+@pytest.mark.parametrize("verb", ["restart", "start", "stop"])
+def test_the_gateway_is_restarted_by_systemd_or_whoever_asks_is_told_so(wrapper: Wrapper, verb: str) -> None:
+    for uid in (0, 999):
+        said, error = wrapper(wrapper.folder, "gateway", verb, uid=uid)
+        assert said == [f"systemctl {verb} openclaw-gateway"]
+        assert error == f"openclaw: root does this with: systemctl {verb} openclaw-gateway\n"
+    said, _ = wrapper(wrapper.folder, "gateway", verb, "--help")
+    assert f"said gateway {verb} --help" in said
+
+
 def test_the_firewall_of_the_machine_is_set_by_a_program_that_can_do_little_else() -> None:
     unit = call("nft() { :; }; metadata_unit")
     for line in ("PrivateTmp=yes", "RestrictSUIDSGID=yes", "MemoryDenyWriteExecute=yes"):
@@ -536,6 +644,7 @@ def test_the_first_configuration_names_the_places_of_its_secrets(plan: Plan) -> 
     key = {"source": "file", "provider": "clawdet", "id": f"/{place}/OPENAI_API_KEY"}
     assert plan.config["models"] == {"providers": {"openai": {"models": [], "apiKey": key}}}
     assert plan.config["meta"] == {"lastTouchedVersion": "2026.9.6"}
+    assert plan.config["browser"] == {"noSandbox": True}
     assert "sk-one" not in (plan.folder / "openclaw.json").read_text()
     assert {one.name: one.stat().st_mode & 0o777 for one in plan.folder.iterdir()} == {
         "openclaw.json": 0o600,
@@ -604,6 +713,7 @@ def test_what_the_user_changed_stays(plan: Plan) -> None:
     config["secrets"]["providers"]["own"] = {"source": "env"}
     config["agents"]["defaults"]["model"]["primary"] = "anthropic/y"
     config["gateway"]["reload"] = {"mode": "off"}
+    del config["browser"]
     plan.write("openclaw.json", config)
     assert plan("plan", model="anthropic/x", last="anthropic/x") == "kept"
     plan.change("ANTHROPIC_API_KEY=sk-ant-4567\n", host="b.test", model="anthropic/x", last="anthropic/x")
