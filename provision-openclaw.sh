@@ -769,6 +769,7 @@ Type=oneshot
 ExecCondition=/bin/sh -c 'grep -q " /usr/lib.*(deleted)\$\$" /proc/\$\$(systemctl show -P MainPID openclaw-gateway)/maps'
 ExecStart=+systemctl try-restart openclaw-gateway
 CapabilityBoundingSet=CAP_SYS_PTRACE
+PrivateNetwork=yes
 $(hardening)
 $(stricter)
 UNIT
@@ -829,9 +830,8 @@ have_units() {
 do_units() {
   local n
   for ((n = 0; n < ${#UNITS[@]}; n += 2)); do "${UNITS[n]}" | put "${UNITS[n + 1]}" 0644; done
-  systemctl enable --quiet --no-reload ${REFRESH##*/}.timer
-  systemctl daemon-reload
-  systemctl start ${REFRESH##*/}.timer
+  # That reads them, too.
+  quiet systemctl enable --now ${REFRESH##*/}.timer
 }
 # Units that were enabled without that make systemd warn at every command that they changed on the disk.
 reload_units() { ! unit_is caddy NeedDaemonReload yes || systemctl daemon-reload; }
@@ -1528,6 +1528,8 @@ configure() {
   [[ -f $RECORD/prepared ]] || die 'the machine is not prepared' 3
   # An older one would not find what this one writes.
   have_tool || do_tool
+  # Nor would one have closed all that this one promises.
+  have_metadata || do_metadata
   # What the gateway does not wait for is made ready meanwhile.
   begin_job aside_steps >"$SCRATCH/aside"
   step gateway-start 'Start the gateway'

@@ -22,6 +22,10 @@ pytestmark = pytest.mark.real
 REINSTALL = "DEBIAN_FRONTEND=noninteractive apt-get install -y --reinstall -o DPkg::Lock::Timeout=120 libtinfo6"
 """Replaces a library that every bash has open, and so makes needrestart look for whom to restart."""
 
+PROVISION = ("provision", "alice", "--sandbox", "--yes")
+KEY = {"ANTHROPIC_API_KEY": "sk-ant-canary-0123456789"}
+"""Handed over again at each provision of a complete instance, and so what makes it configure."""
+
 HOLDS_APT = """\
 [Unit]
 ConditionPathExists=/root/hold-apt
@@ -79,6 +83,11 @@ class Vps:
         self.run(bootstrap.upload("/run/clawdet/again"), bootstrap.package(files))
         self.run(bootstrap.start("prepare", "/run/clawdet/again"))
 
+    def waits_for_the_lock(self, unit: str) -> bool:
+        """Tell whether a phase is at work, and waits for the one before it."""
+        log = f"{bootstrap.LOG_FOLDER}/{unit.removeprefix('clawdet-')}.log"
+        return self.shows(unit, "ActiveState") == "activating" and "waiting for it" in self.run(f"cat {log}")
+
     def prepare_log(self) -> str:
         """Give the log of that phase when it has ended."""
         until(lambda: self.shows("clawdet-prepare", "ActiveState") != "activating")
@@ -107,7 +116,7 @@ def operator(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[
 @pytest.fixture(scope="module")
 def alice(operator: Operator) -> Vps:
     """Her VPS, complete."""
-    said = operator.clawdet("provision", "alice", "--sandbox", "--yes", "--json")
+    said = operator.clawdet(*PROVISION, "--json", env=KEY)
     assert said.code == 0, said.err[-4000:]
     instance = said.document["instance"]
     assert [check["ok"] for check in instance["checks"]] == [True] * 6
@@ -136,14 +145,12 @@ def test_needrestart_leaves_phases_and_gateway_alone(alice: Vps) -> None:
     until(lambda: alice.try_("flock -n /run/clawdet.lock true").returncode == 1)
     alice.begin_prepare()
     said: list[Said] = []
-    key = {"ANTHROPIC_API_KEY": "sk-ant-0123456789"}
-    command = ("provision", "alice", "--sandbox", "--yes")
-    configuring = threading.Thread(target=lambda: said.append(alice.operator.clawdet(*command, env=key)))
+    configuring = threading.Thread(target=lambda: said.append(alice.operator.clawdet(*PROVISION, env=KEY)))
     configuring.start()
     # Both have read and deleted their input, and would not find it a second time.
     units = ("clawdet-prepare", "clawdet-configure")
     for unit in units:
-        until(lambda unit=unit: "waiting for it" in alice.run(f"cat {bootstrap.LOG_FOLDER}/{unit[8:]}.log"))  # type: ignore[misc]  # bound at once
+        until(lambda unit=unit: alice.waits_for_the_lock(unit))  # type: ignore[misc]  # bound at once
     before = [alice.shows(unit, "InvocationID") for unit in (*units, "openclaw-gateway")]
     deferred = alice.run(REINSTALL).partition("deferred")[2]
     assert all(unit in deferred for unit in units)
@@ -181,7 +188,9 @@ def test_the_gateway_is_restarted_at_its_quiet_hour_if_a_library_of_it_was_repla
     service, pid = "systemctl start openclaw-gateway-refresh", alice.shows("openclaw-gateway", "MainPID")
     alice.run(service)
     assert alice.shows("openclaw-gateway", "MainPID") == pid
-    alice.run("cd /usr/lib/*/ && cp -a libstdc++.so.6.0.* new && mv new libstdc++.so.6.0.*")
+    alice.run(
+        "library=$(echo /usr/lib/*/libstdc++.so.6.0.*) && cp -a $library $library.new && mv $library.new $library"
+    )
     alice.run(service)
     assert alice.shows("openclaw-gateway", "MainPID") not in {pid, "0"}
     assert alice.shows("openclaw-gateway", "NRestarts") == "0"

@@ -85,7 +85,7 @@ class TestCommands:
     def test_what_user_data_begins_is_the_same_unit_once_cloud_init_has_written_its_files(self) -> None:
         begun = bootstrap.start_at_boot()
         folders, _, units = begun.partition(" && ")
-        unit, _, ahead = units.partition("; ")
+        unit, _, ahead = units.partition("; systemd-run ")
         assert folders == "mkdir -p -m 700 /run/clawdet /run/clawdet/boot"
         after = ' -p After="cloud-init.service cloud-init-network.service"'
         assert after in unit
