@@ -71,6 +71,8 @@ on_exit() {
   done
   # Before room is made by clearing away; what failed for want of it mostly says so in lines above, or not at all.
   ((code == 0)) || ! disk_is_full || REASON="the disk is full: make room on /, then run this again (${REASON:-exit $code})"
+  # Whatever was ended by that: who follows this begins it anew, as after a power cut.
+  ((code == 0)) || [[ $(systemctl is-system-running 2>/dev/null) != stopping ]] || REASON='the machine is going down'
   [[ -z $INPUT_FILE ]] || rm -f -- "$INPUT_FILE"
   [[ -z $SCRATCH ]] || clear_leftovers
   if ((code != 0)) && [[ $VERB == prepare || $VERB == configure ]]; then

@@ -61,6 +61,10 @@ PACKED_SCRIPT = f"{SCRIPT_NAME}.bz2"
 LOCK_SECONDS = 1500
 """How long that run waits for the npm lock, which is too large for user_data."""
 
+GOING_DOWN = "the machine is going down"
+"""The script's reason where a restart of the machine ended it."""
+SYSTEM_STATE = "systemctl is-system-running"
+
 REBOOT_REQUIRED = "if [ -e /run/reboot-required ]; then echo yes; fi"
 """The mark that Ubuntu and Debian set when an update, mostly of the kernel, waits for a restart of the machine."""
 REBOOT = "if [ -e /run/reboot-required ]; then systemctl reboot; fi"

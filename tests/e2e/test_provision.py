@@ -271,7 +271,8 @@ def test_only_root_may_ask_the_metadata_service(demo: Instance) -> None:
         assert "ed25519_private" in demo.ssh(f"{ask} | base64 -d | gunzip").stdout
         for user in ("openclaw", "caddy", "nobody"):
             refused = demo.ssh(f"setpriv --reuid {user} --clear-groups {ask}")
-            assert (refused.returncode, refused.stdout) == (7, ""), user
+            # By curl's exit codes: refused, or for a link-local address, where nothing can be told, timed out.
+            assert (refused.returncode in {7, 28}, refused.stdout) == (True, ""), user
     assert demo.ssh("systemctl is-enabled clawdet-metadata && systemctl is-active clawdet-metadata").stdout.split() == [
         "enabled",
         "active",

@@ -932,3 +932,17 @@ def test_units_are_read_anew_only_where_they_changed() -> None:
     for changed in ("yes", "no"):
         code = f"systemctl() {{ [[ $1 == show ]] && echo {changed} || echo $1; }}; reload_units"
         assert call(code) == ("daemon-reload\n" if changed == "yes" else "")
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "told"),
+    [(143, "stopping", True), (1, "stopping", True), (143, "running", False), (1, "", False)],
+)
+def test_what_a_restart_of_the_machine_ended_says_so_whatever_failed(code: int, state: str, told: bool) -> None:
+    functions = TEXT[: TEXT.index('\ncase "$VERB')]
+    ended = f"systemctl() {{ echo {state}; }}; VERB=prepare STEP=caddy REASON='something'; exit {code}"
+    done = subprocess.run(
+        ["bash"], input=f"{functions}\n{ended}", capture_output=True, text=True, check=False, timeout=60
+    )
+    reason = bootstrap.GOING_DOWN if told else "something"
+    assert done.stdout.splitlines()[0] == f"@step fail caddy {code} {reason}"
