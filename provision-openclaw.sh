@@ -214,7 +214,7 @@ quiet() {
 }
 
 # needrestart, which Ubuntu runs after every change of a package, would restart a phase in the middle of its work, and the
-# gateway in the middle of a conversation: the phases end soon, and the gateway has a time of its own (see gateway-refresh).
+# gateway in the middle of a conversation. The phases end soon, and refresh_unit restarts the gateway where it has to be.
 readonly NEEDRESTART=/etc/needrestart/conf.d/clawdet.conf
 # shellcheck disable=SC2016  # Perl's variable
 needrestart_rules() { printf '$nrconf{override_rc}{qr(^%s)} = 0;\n' clawdet- 'openclaw-gateway\.'; }
