@@ -51,10 +51,11 @@ readonly WEB=/var/www/clawdet
 readonly TRUST=/etc/ssl/certs/ca-certificates.crt
 readonly GATEWAY_UNIT=/etc/systemd/system/openclaw-gateway.service
 readonly CADDY_UNIT=/etc/systemd/system/caddy.service
+readonly REFRESH=/etc/systemd/system/openclaw-gateway-refresh
 
 # --- failure, input ---------------------------------------------------------------------------------------------------
 
-VERB=${1:-} STEP='' REASON='' INPUT_FILE='' SCRATCH='' JOB='' SEEN='' BUNDLE='' REFUSED='' READY='' CHANGED='' SETTLED='' HEALTH='' LIFE=''
+VERB=${1:-} STEP='' REASON='' INPUT_FILE='' SCRATCH='' JOB='' SEEN='' BUNDLE='' REFUSED='' READY='' CHANGED='' SETTLED='' HEALTH='' LIFE='' SSHD_WAITS='' NO_SWAP=''
 declare -A IN=()
 
 die() { # die TEXT [CODE]
@@ -74,6 +75,8 @@ on_exit() {
   done
   # Before room is made by clearing away; what failed for want of it mostly says so in lines above, or not at all.
   ((code == 0)) || ! disk_is_full || REASON="the disk is full: make room on /, then run this again (${REASON:-exit $code})"
+  # Whatever was ended by that: who follows this begins it anew, as after a power cut.
+  ((code == 0)) || [[ $(systemctl is-system-running 2>/dev/null) != stopping ]] || REASON='the machine is going down'
   [[ -z $INPUT_FILE ]] || rm -f -- "$INPUT_FILE"
   [[ -z $SCRATCH ]] || clear_leftovers
   if ((code != 0)) && [[ $VERB == prepare || $VERB == configure ]]; then
@@ -205,11 +208,25 @@ reason_of_job() { cat "$SCRATCH/reason" 2>/dev/null || echo "$1"; }
 masked() { sed -E 's,(https?://)[^/?#[:space:]"]*@,\1***@,g'; }
 public_url() { printf '%s\n' "${1%%\?*}" | masked; } # public_url URL
 
+last_words() { tail -n 25 "$1" | masked | sed 's/^/  | /'; } # last_words FILE
+
 quiet() {
   local code=0 output=${output:-output}
   "$@" >"$SCRATCH/$output.log" 2>&1 </dev/null || code=$?
-  ((code == 0)) || tail -n 25 "$SCRATCH/$output.log" | masked | sed 's/^/  | /'
+  ((code == 0)) || last_words "$SCRATCH/$output.log"
   return "$code"
+}
+
+# needrestart, which Ubuntu runs after every change of a package, would restart a phase in the middle of its work, and the
+# gateway in the middle of a conversation. The phases end soon, and refresh_unit restarts the gateway where it has to be.
+readonly NEEDRESTART=/etc/needrestart/conf.d/clawdet.conf
+# shellcheck disable=SC2016  # Perl's variable
+needrestart_rules() { printf '$nrconf{override_rc}{qr(^%s)} = 0;\n' clawdet- 'openclaw-gateway\.'; }
+spare_from_needrestart() {
+  [[ "$(needrestart_rules)" == "$(cat $NEEDRESTART 2>/dev/null)" ]] || {
+    install -d -m 0755 "${NEEDRESTART%/*}"
+    needrestart_rules | put $NEEDRESTART 0644
+  }
 }
 
 begin_phase() { # begin_phase STEP...
@@ -217,6 +234,8 @@ begin_phase() { # begin_phase STEP...
   STEP=$1
   [[ -d /run/systemd/system ]] || die 'this machine does not run systemd' 3
   install -d -m 0755 "$RECORD"
+  # Before the lock: who waits for it can be hit too.
+  spare_from_needrestart
   # A second run waits for the first, for example one started by cloud-init, which sees that `configure` waits.
   exec 9>/run/clawdet.lock
   flock -n 9 || {
@@ -300,17 +319,32 @@ missing_packages() {
   [[ ! -v IN[bundle_url] ]] || command -v zstd >/dev/null || echo zstd
 }
 have_packages() { [[ -z $(missing_packages) ]]; }
+readonly APT_PATIENCE=300 # seconds
+# Who has what apt wants for itself, by apt's own word: `process 123 (unattended-upgr)`.
+apt_holder() { sed -n 's/.* held by \(process .*\)/\1/p' "$SCRATCH/output.log" | tail -n 1; }
 apt_update() {
-  local try
+  local deadline=$((SECONDS + APT_PATIENCE)) try=0 holder told=''
   export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
   # The lock of the package lists has no time-out of its own; a fresh machine may be updating them.
-  for try in 1 2 3 4 5 6; do
-    quiet apt-get update -o Acquire::Retries=3 && break
-    ((try < 6)) || die 'apt-get update failed six times'
-    sleep $((try * 3))
+  until apt-get update -o Acquire::Retries=3 >"$SCRATCH/output.log" 2>&1 </dev/null; do
+    holder=$(apt_holder)
+    if [[ -n $holder ]]; then
+      ((SECONDS < deadline)) || die "apt is locked by $holder, for $APT_PATIENCE seconds"
+      [[ $told == "$holder" ]] || echo "Waiting for apt, which is locked by $holder."
+      told=$holder
+    else
+      ((++try < 6)) || { last_words "$SCRATCH/output.log" && die 'apt-get update failed six times'; }
+    fi
+    sleep 3
   done
 }
-apt() { quiet apt-get -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 -o Dpkg::Options::=--force-confold "$@"; }
+apt() {
+  local holder
+  quiet apt-get -y -o DPkg::Lock::Timeout=$APT_PATIENCE -o Acquire::Retries=3 -o Dpkg::Options::=--force-confold "$@" || {
+    holder=$(apt_holder)
+    die "apt-get $1 failed${holder:+: apt is locked by $holder, for $APT_PATIENCE seconds}"
+  }
+}
 do_packages() {
   local packages
   mapfile -t packages < <(missing_packages)
@@ -332,7 +366,12 @@ sshd_rules() {
     'allowagentforwarding no' 'x11forwarding no'
 }
 # Not reloaded: where systemd holds the port (Ubuntu 24.04), sshd has nothing to listen on after that. Open sessions stay.
-restart_sshd() { alone_with_sshd sshd -t && alone_with_sshd systemctl try-restart ssh; }
+restart_sshd() { alone_with_sshd sshd -t && alone_with_sshd sshd_restarted; }
+# systemd refuses the sixth start in ten seconds, for good, and with the socket nobody gets in any more: it is not to count.
+sshd_restarted() {
+  systemctl reset-failed ssh.service ssh.socket 2>/dev/null || true
+  systemctl try-restart ssh
+}
 # A restart takes /run/sshd away for a moment, without which sshd reads nothing, and the host key's switch comes meanwhile.
 alone_with_sshd() {
   (
@@ -348,7 +387,9 @@ alone_with_sshd() {
 have_sshd() { (($(alone_with_sshd sshd -T 2>/dev/null | grep -cxFf <(sshd_rules)) == $(sshd_rules | wc -l))); }
 do_sshd() {
   sshd_rules | put "$SSHD" 0644
-  restart_sshd || { rm -f "$SSHD" && die 'sshd refuses its new configuration'; }
+  alone_with_sshd sshd -t || { rm -f "$SSHD" && die 'sshd refuses its new configuration'; }
+  # The switch of the host key, which comes while the rest is installed, restarts it too.
+  if [[ -f $RECORD/host-key ]]; then restart_sshd; else SSHD_WAITS=yes; fi
 }
 
 readonly UPDATES=/etc/apt/apt.conf.d/52clawdet
@@ -369,14 +410,18 @@ do_updates() {
 }
 
 have_swap() {
-  [[ -n $(swapon --show --noheadings) ]] || systemd-detect-virt --quiet --container || (($(memory_mib) >= 4096))
+  [[ -n $NO_SWAP || -n $(swapon --show --noheadings) ]] || systemd-detect-virt --quiet --container || (($(memory_mib) >= 4096))
 }
 do_swap() {
-  fallocate -l 2G /swapfile.new
-  quiet mkswap /swapfile.new
-  mv -f /swapfile.new /swapfile
-  grep -q '^/swapfile ' /etc/fstab || echo '/swapfile none swap sw 0 0' >>/etc/fstab
-  swapon /swapfile
+  if fallocate -l 2G /swapfile.new && quiet mkswap /swapfile.new && mv -f /swapfile.new /swapfile && quiet swapon /swapfile; then
+    grep -q '^/swapfile ' /etc/fstab || echo '/swapfile none swap sw 0 0' >>/etc/fstab
+  else
+    # A machine without it works, until its memory is full.
+    NO_SWAP=yes
+    rm -f /swapfile.new /swapfile
+    sed -i '\,^/swapfile ,d' /etc/fstab
+    echo 'Warning: no swap could be added; the reason is above.'
+  fi
 }
 
 have_users() {
@@ -393,7 +438,7 @@ do_users() {
 }
 
 # user_data, with whatever a cloud-config may hold, is for root: the service that gives it out asks nobody who he is.
-readonly METADATA=169.254.169.254
+readonly METADATA=("ip daddr 169.254.169.254" "ip6 daddr fe80::a9fe:a9fe")
 readonly METADATA_RULES=/usr/local/lib/clawdet/metadata.nft METADATA_UNIT=/etc/systemd/system/clawdet-metadata.service
 metadata_rules() {
   cat <<RULES
@@ -402,7 +447,7 @@ delete table inet clawdet
 table inet clawdet {
 	chain output {
 		type filter hook output priority filter; policy accept;
-		ip daddr $METADATA meta skuid != 0 reject
+$(printf '\t\t%s meta skuid != 0 reject\n' "${METADATA[@]}")
 	}
 }
 RULES
@@ -434,7 +479,11 @@ have_metadata() {
     systemctl is-enabled --quiet clawdet-metadata && metadata_is_closed
 }
 # No pipe to a grep that stops reading: with pipefail, whoever still writes to it then makes it a failure.
-metadata_is_closed() { [[ $(nft list chain inet clawdet output 2>/dev/null) == *"ip daddr $METADATA meta skuid != 0 reject"* ]]; }
+metadata_is_closed() {
+  local rules family
+  rules=$(nft list chain inet clawdet output 2>/dev/null) || return
+  for family in "${METADATA[@]}"; do [[ $rules == *"$family meta skuid != 0 reject"* ]] || return; done
+}
 do_metadata() {
   install -d -m 0755 "${METADATA_RULES%/*}"
   metadata_rules | put "$METADATA_RULES" 0644
@@ -728,6 +777,37 @@ WantedBy=multi-user.target
 UNIT
 }
 
+# needrestart leaves the gateway alone. At a quiet hour it is restarted if it still has a library open that an update has
+# replaced. Only the restart itself, a command without any choice, is not hardened.
+refresh_unit() {
+  cat <<UNIT
+[Unit]
+Description=Restart the OpenClaw gateway if an update replaced a library that it uses
+
+[Service]
+Type=oneshot
+ExecCondition=/bin/sh -c 'grep -q " /usr/lib.*(deleted)\$\$" /proc/\$\$(systemctl show -P MainPID openclaw-gateway)/maps'
+ExecStart=+systemctl try-restart openclaw-gateway
+CapabilityBoundingSet=CAP_SYS_PTRACE
+PrivateNetwork=yes
+$(hardening)
+$(stricter)
+UNIT
+}
+refresh_timer() {
+  cat <<UNIT
+[Unit]
+Description=The quiet hour of the OpenClaw gateway
+
+[Timer]
+OnCalendar=*-*-* 04:00
+RandomizedDelaySec=1h
+
+[Install]
+WantedBy=timers.target
+UNIT
+}
+
 caddy_unit() {
   cat <<UNIT
 [Unit]
@@ -757,17 +837,24 @@ WantedBy=multi-user.target
 UNIT
 }
 
+readonly UNITS=(gateway_unit "$GATEWAY_UNIT" caddy_unit "$CADDY_UNIT" metadata_unit "$METADATA_UNIT"
+  refresh_unit "$REFRESH.service" refresh_timer "$REFRESH.timer")
 have_units() {
-  [[ -f $GATEWAY_UNIT && -f $CADDY_UNIT && -f $METADATA_UNIT && "$(gateway_unit)" == "$(<$GATEWAY_UNIT)" ]] &&
-    [[ "$(caddy_unit)" == "$(<$CADDY_UNIT)" && "$(metadata_unit)" == "$(<$METADATA_UNIT)" ]]
+  local n
+  for ((n = 0; n < ${#UNITS[@]}; n += 2)); do
+    [[ "$("${UNITS[n]}")" == "$(cat "${UNITS[n + 1]}" 2>/dev/null)" ]] || return
+  done
+  unit_is "${REFRESH##*/}.timer" ActiveState active
 }
 # All of them at once: the daemon takes longer to read its units than all the rest of this takes.
 do_units() {
-  gateway_unit | put "$GATEWAY_UNIT" 0644
-  caddy_unit | put "$CADDY_UNIT" 0644
-  metadata_unit | put "$METADATA_UNIT" 0644
-  systemctl daemon-reload
+  local n
+  for ((n = 0; n < ${#UNITS[@]}; n += 2)); do "${UNITS[n]}" | put "${UNITS[n + 1]}" 0644; done
+  # That reads them, too.
+  quiet systemctl enable --now ${REFRESH##*/}.timer
 }
+# Units that were enabled without that make systemd warn at every command that they changed on the disk.
+reload_units() { ! unit_is caddy NeedDaemonReload yes || systemctl daemon-reload; }
 
 readonly TOOL=/usr/local/lib/clawdet/provision-openclaw.sh
 have_tool() { [[ -x $TOOL ]] && cmp -s -- "${BASH_SOURCE[0]}" "$TOOL"; }
@@ -787,6 +874,8 @@ do_prepared() {
   [[ $(cat <&"$caddy") == "v${IN[caddy_version]} "* ]] || die "caddy $wrong"
   [[ $(cat <&"$openclaw") == *"${IN[openclaw_version]}"* ]] || die "openclaw $wrong"
   systemctl cat openclaw-gateway.service caddy.service >/dev/null
+  [[ -z $SSHD_WAITS || -f $RECORD/host-key ]] || restart_sshd
+  [[ ! -v IN[pool] ]] || reload_units
   lines=$(for key in openclaw_version node_version caddy_version node_executable_sha256 caddy_executable_sha256 lock_sha256; do
     printf '%s=%s\n' "$key" "${IN[$key]}"
   done)
@@ -828,7 +917,7 @@ prepare() {
   printf '@result ok openclaw_version=%s node_version=%s caddy_version=%s node_sha256=%s caddy_sha256=%s lock_sha256=%s script_sha256=%s%s%s\n' \
     "${IN[openclaw_version]}" "${IN[node_version]}" "${IN[caddy_version]}" \
     "${IN[node_executable_sha256]}" "${IN[caddy_executable_sha256]}" "${IN[lock_sha256]}" "$(sha 256 "$TOOL")" \
-    "$(sed 's/^/ bundle_sha256=/' "$RECORD/bundle" 2>/dev/null || true)" "${REFUSED:+ bundle_refused=${REFUSED// /_}}"
+    "$(sed 's/^/ bundle_sha256=/' "$RECORD/bundle" 2>/dev/null || true)" "${REFUSED:+ bundle_refused=${REFUSED// /_}}${NO_SWAP:+ swap=failed}"
 }
 
 # --- certificate-request ----------------------------------------------------------------------------------------------
@@ -1407,11 +1496,12 @@ ask_health() {
 uptime_seconds() { cut -d . -f 1 /proc/uptime; }
 
 do_promises() {
-  local address pin path asked
+  local address pin path asked reloaded
   [[ $LIFE == 0,* ]] || die "the gateway was restarted ${LIFE%,*} times"
   # The gateway is still busy with itself; what does not ask it is looked at meanwhile.
   printf 'header = "Authorization: Bearer %s"\n' "$(gateway_token)" |
     local_get --config - "http://127.0.0.1:$PORT/app/control-ui-config.json" & asked=$!
+  reload_units & reloaded=$!
   [[ $(listeners) =~ ^(127\.0\.0\.1|\[::1\])(,\[::1\])?$ ]] || die "port $PORT listens on $(listeners), not on loopback alone"
   [[ $(listener_owner) == unit && $(listener_pids | wc -l) == 1 ]] || die "port $PORT belongs to another process than the gateway's service"
   # OpenClaw refuses loopback clients behind a proxy (403), hence the machine's own address. Only Cloudflare trusts the
@@ -1430,6 +1520,7 @@ do_promises() {
   wait "$asked" || die 'the gateway does not take its token'
   # Asked early, it may have come with a token that the gateway had not read yet.
   wait "$HEALTH" || { ask_health && wait "$HEALTH"; } || die 'the gateway does not answer its command line'
+  wait "$reloaded"
   [[ $(gateway_life) == "$LIFE" ]] || die 'the gateway does not stay up'
   put "$RECORD/health" 0644 <<<"$LIFE $(uptime_seconds)"
 }
@@ -1459,6 +1550,8 @@ configure() {
   [[ -f $RECORD/prepared ]] || die 'the machine is not prepared' 3
   # An older one would not find what this one writes.
   have_tool || do_tool
+  # Nor would one have closed all that this one promises.
+  have_metadata || do_metadata
   # What the gateway does not wait for is made ready meanwhile.
   begin_job aside_steps >"$SCRATCH/aside"
   step gateway-start 'Start the gateway'
@@ -1536,6 +1629,8 @@ report() {
   print certificate_expires "$(cat <&"$expires")"
   print landing "$landing"
   print origin_pulls "$([[ -s $PULL_CA ]] && echo on || echo off)"
+  print metadata_closed "$(metadata_is_closed && echo yes || echo no)"
+  print reboot_required "$([[ -e /run/reboot-required ]] && echo yes || echo no)"
   [[ -z $asked ]] || ! wait "$asked" || health=ok
   print gateway_ready "$ready"
   print gateway_health "${health:-failed}"

@@ -73,7 +73,7 @@ EFFECTS: Mapping[str, tuple[re.Pattern[str], Mapping[str, Callable[[Any], bool]]
     "approve_device": (_WORD, {}),
     **dict.fromkeys(("create_firewall", "set_firewall_rules", "attach_firewall", "label_server"), (_WORD, {})),
     **dict.fromkeys(("join_boot", "upload", "start", "put_nonce", "make_vps_key"), (_WORD, {})),
-    **dict.fromkeys(("make_host_key", "switch_host_key", "claim_server"), (_WORD, {})),
+    **dict.fromkeys(("make_host_key", "switch_host_key", "claim_server", "reboot_vps"), (_WORD, {})),
 }
 """What an effect may be called, and which of its data the next run reads when it looks what came of it; by kind."""
 

@@ -56,8 +56,19 @@ _TOKEN = re.compile(r"[!-~]{24,512}", re.ASCII)
 BOOT_FOLDER = "/run/clawdet/boot"
 """Where user_data puts what it begins `prepare` with, before anybody can reach the machine."""
 BOOT_MARK = "mark"
+PACKED_SCRIPT = f"{SCRIPT_NAME}.bz2"
+"""How the script travels in user_data: within gzip's short memory it would take a tenth more room."""
 LOCK_SECONDS = 1500
 """How long that run waits for the npm lock, which is too large for user_data."""
+
+GOING_DOWN = "the machine is going down"
+"""The script's reason where a restart of the machine ended it."""
+SYSTEM_STATE = "systemctl is-system-running"
+
+REBOOT_REQUIRED = "if [ -e /run/reboot-required ]; then echo yes; fi"
+"""The mark that Ubuntu and Debian set when an update, mostly of the kernel, waits for a restart of the machine."""
+REBOOT = "if [ -e /run/reboot-required ]; then systemctl reboot; fi"
+"""Nothing when it comes a second time: the mark is in memory."""
 
 LIST_DEVICES = "openclaw devices list --json"
 """OpenClaw's own command line, as the user who owns its state (facts of OpenClaw 2026.9)."""
@@ -150,11 +161,11 @@ def start(verb: str, folder: str) -> str:
 
     A unit outlives the SSH connection and even the operator's machine: who comes back follows its log.
     """
-    unit = f"clawdet-{verb}.service"
+    unit, quoted = f"clawdet-{verb}.service", shlex.quote(folder)
     return (
         f'if [ "$(systemctl show -P ActiveState {unit})" = activating ]; then echo attached; exit; fi; '
         f"systemctl stop {unit} 2>/dev/null; systemctl reset-failed {unit} 2>/dev/null; "
-        f"{_run_unit(verb, folder)} && echo started"
+        f"{_run_unit(verb, f'/bin/bash {quoted}/{SCRIPT_NAME} {verb} {quoted}/input')} && echo started"
     )
 
 
@@ -166,24 +177,28 @@ def start_at_boot() -> str:
     """
     # By either name of cloud-init's network stage; sshd waits for that too.
     after = '-p After="cloud-init.service cloud-init-network.service" '
-    ahead = f"{BOOT_FOLDER}/{SCRIPT_NAME} ahead {BOOT_FOLDER}/input"
+    script = f"{BOOT_FOLDER}/{SCRIPT_NAME}"
+    # By the Python that cloud-init runs on: no other program that unpacks is sure to be there.
+    bunzip = 'python3 -c "import bz2, sys; sys.stdout.buffer.write(bz2.open(sys.argv[1]).read())"'
+    unpack = f"{bunzip} {BOOT_FOLDER}/{PACKED_SCRIPT}"
+    prepare = f"/bin/sh -c '{unpack} >{script} && exec /bin/bash {script} prepare {BOOT_FOLDER}/input'"
+    ahead = f"{unpack} >{script}.ahead && exec /bin/bash {script}.ahead ahead {BOOT_FOLDER}/input"
     return (
-        f"mkdir -p -m 700 /run/clawdet {BOOT_FOLDER} && {_run_unit('prepare', BOOT_FOLDER, after)}; "
+        f"mkdir -p -m 700 /run/clawdet {BOOT_FOLDER} && {_run_unit('prepare', prepare, after)}; "
         # The mark is the last of the files. Nothing of the boot that is still to come matters to it.
         "systemd-run --quiet --no-block --collect --unit=clawdet-ahead.service -p DefaultDependencies=no "
         "-p Type=oneshot -p TimeoutStartSec=20min -p StandardOutput=null -p StandardError=null "
-        f"/bin/sh -c 'until [ -s {BOOT_FOLDER}/{BOOT_MARK} ]; do sleep 0.05; done; exec /bin/bash {ahead}'"
+        f"/bin/sh -c 'until [ -s {BOOT_FOLDER}/{BOOT_MARK} ]; do sleep 0.05; done; {ahead}'"
     )
 
 
-def _run_unit(verb: str, folder: str, properties: str = "") -> str:
+def _run_unit(verb: str, command: str, properties: str = "") -> str:
     log = f"{LOG_FOLDER}/{verb}.log"
     return (
         f"install -d -m 700 {LOG_FOLDER} && rm -f {log} && touch {log} && systemd-run --quiet --no-block"
         f" --unit=clawdet-{verb}.service {properties}"
         f"-p Type=oneshot -p RemainAfterExit=yes -p TimeoutStartSec=30min -p StandardInput=null "
-        f"-p StandardOutput=append:{log} -p StandardError=inherit "
-        f"/bin/bash {shlex.quote(folder)}/{SCRIPT_NAME} {verb} {shlex.quote(folder)}/input"
+        f"-p StandardOutput=append:{log} -p StandardError=inherit {command}"
     )
 
 

@@ -95,12 +95,13 @@ def up(
             show_default=False,
         ),
     ] = None,
-    suite: Annotated[
-        Literal["bookworm", "trixie"] | None,
+    guest: Annotated[
+        Literal["debian12", "debian13", "ubuntu-like"] | None,
         typer.Option(
-            "--suite",
-            metavar="RELEASE",
-            help="Debian release of the real machines: bookworm or trixie. Default: bookworm.",
+            "--guest",
+            metavar="SYSTEM",
+            help="What real machines are: debian12, debian13, or ubuntu-like, which is Debian 13 made to behave like "
+            "Ubuntu 24.04. Default: debian12.",
             show_default=False,
         ),
     ] = None,
@@ -119,7 +120,7 @@ def up(
 ) -> None:
     """Start the sandbox."""
     with output.progress(call) as view:
-        info = _up(call, view, servers=servers, suite=suite, boot_seconds=boot_seconds, install_tools=yes)
+        info = _up(call, view, servers=servers, guest=guest, boot_seconds=boot_seconds, install_tools=yes)
     _show(call, info)
 
 

@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m clawdet_cli.sandbox", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--servers", choices=("real", "simulated"), required=True)
-    parser.add_argument("--suite", required=True)
+    parser.add_argument("--guest", required=True)
     parser.add_argument("--boot-seconds", type=float, required=True)
     parser.add_argument("--base", type=Path)
     parser.add_argument("--downloads", type=Path, required=True)

@@ -51,7 +51,7 @@ class Options:
 
     folder: Path
     servers: str
-    suite: str
+    guest: str
     boot_seconds: float
     base: Path | None  # root folder of the base image; None with simulated servers
     downloads: Path  # the files of the mirror
@@ -154,7 +154,7 @@ async def _run_locked(options: Options, files: Files) -> None:
             dial_file=str(files.dial) if net.maps_server_ports() else "",
             artifacts=_artifacts(files),
             servers=options.servers,
-            suite=options.suite,
+            guest=options.guest,
             boot_seconds=options.boot_seconds,
             pid=os.getpid(),
             folder=str(options.folder),

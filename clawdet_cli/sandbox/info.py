@@ -31,7 +31,7 @@ class SandboxInfo:
     dial_file: str  # JSON {"ip:port": "ip:port"}, rewritten as servers come and go; "" when nothing is mapped
     artifacts: Mapping[str, Any]  # what a server downloads: locations as it sees them, and digests
     servers: str  # "real" or "simulated"
-    suite: str
+    guest: str
     boot_seconds: float
     pid: int
     folder: str

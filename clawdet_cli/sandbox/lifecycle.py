@@ -58,7 +58,7 @@ def up(
     cache: Path,
     *,
     servers: str = "auto",
-    suite: str = "bookworm",
+    guest: str = "debian12",
     boot_seconds: float = 10.0,
     install_tools: bool = False,
     nodes: Sequence[NodeWanted] = (),
@@ -80,15 +80,15 @@ def up(
     with _alone(folder):
         running = files.read_info()
         if running is not None:
-            _check_same(running, {"servers": servers, "suite": suite, "boot_seconds": boot_seconds})
+            _check_same(running, {"servers": servers, "guest": guest, "boot_seconds": boot_seconds})
             return running
         kind = tools.servers_possible(servers, report, install=install_tools)
         _check_same_kind(files, kind)
-        arguments = [f"--servers={kind}", f"--suite={suite}", f"--boot-seconds={boot_seconds}"]
+        arguments = [f"--servers={kind}", f"--guest={guest}", f"--boot-seconds={boot_seconds}"]
         downloads = cache / "artifacts"
         artifacts: Mapping[str, Any] = {}
         if kind == "real":
-            arguments.append(f"--base={images.ensure(suite, cache, report)}")
+            arguments.append(f"--base={images.ensure(guest, cache, report)}")
             if caddy is not None:
                 manifest = build(cache, nodes, caddy, _processor(), report)
                 downloads, artifacts = manifest.folder, manifest.downloads(f"http://{DOWNLOAD_ADDRESS}")

@@ -15,6 +15,8 @@ SHOWN_LINES = 15
 """The last lines of the script's log that an error shows."""
 MOST_RESTARTS = 3
 """How often a phase is begun anew for a VPS that restarts in the middle of it."""
+REACH_SECONDS = 20.0
+"""How long each connecting to a VPS that restarts may take."""
 MOST_STEPS = 100
 """Several times as many as a phase has; a view keeps each of them on the screen."""
 
@@ -123,7 +125,26 @@ class Phase:
                 next_steps=["clawdet ssh USER -- journalctl -b -1 -n 50    (shows what came before the last restart)"],
             )
         self.run.note(f"the VPS restarted in the middle of '{self.verb}': beginning it anew")
+        if self._follower.told_to_stop:
+            self._await_restart()
         self.begin()
+
+    def _await_restart(self) -> None:
+        """Wait until a VPS that said that it goes down is down no more: on its way it starts nothing."""
+        run = self.run
+
+        def is_back() -> bool | None:
+            run.hang_up()
+            state = run.ssh(run.deadline.within(REACH_SECONDS)).run(bootstrap.SYSTEM_STATE, timeout=REACH_SECONDS)
+            return None if state.out.strip() == "stopping" else True
+
+        until(
+            is_back,
+            deadline=run.deadline,
+            what="the VPS to be back after its restart",
+            every=0.5,
+            catching=(ConnectionLost, WaitError),
+        )
 
     def _start(self, *, last: bool) -> bool:
         """Start it; False when the connection broke over that, and it is not the last try."""
@@ -182,8 +203,14 @@ class _Follower:
         return self.ended is not None and self.ended.ok and self.values.get("@result") == "ok"
 
     def cut_off(self) -> bool:
-        """Say whether it neither runs nor ended, as after a restart of the VPS."""
-        return self.ended is not None and self.ended.gone and "@result" not in self.values
+        """Say whether it neither runs nor ended, as after a restart of the VPS, or was ended by that restart."""
+        vanished = self.ended is not None and self.ended.gone and "@result" not in self.values
+        return vanished or self.told_to_stop
+
+    @property
+    def told_to_stop(self) -> bool:
+        """Whether it said itself that the machine is going down."""
+        return self.ended is not None and self.failed is not None and self.failed.text == bootstrap.GOING_DOWN
 
     def failure(self) -> GuestError:
         """Give the error that tells how it ended."""

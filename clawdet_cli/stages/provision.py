@@ -167,6 +167,8 @@ def prepare_vps(run: Run) -> None:
     if phase.restarts:
         run.configuring = None  # it came before there was anything to configure, if it outlived the restart at all
     bundle.tell(run, said)
+    if said.get("swap") == "failed":
+        run.note("no swap could be added to the VPS: OpenClaw runs without it, until the memory is full")
     # Only now, so that a version that cannot be installed does not stick to the instance.
     run.record(openclaw_version=phase.values["openclaw_version"], installed=bootstrap.installed_text(said))
 

@@ -175,6 +175,7 @@ LOOKS: Mapping[str, Callable[[Run, Effect], Seen]] = {
     "label_server": _found_later,
     "switch_host_key": _found_later,
     "claim_server": _found_later,
+    "reboot_vps": _found_later,
     "approve_device": _found_later,
 }
 """One for each kind of effect in the stages; a test compares them with the code."""

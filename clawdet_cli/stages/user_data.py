@@ -1,6 +1,7 @@
 """What a VPS is told before anybody can reach it."""
 
 import base64
+import bz2
 import functools
 import json
 import zlib
@@ -26,9 +27,9 @@ def user_data(host_key: HostKey, prepare: Mapping[str, str]) -> Secret:
     """
     values = {**prepare, "lock_within": str(bootstrap.LOCK_SECONDS)}
     files = {
-        bootstrap.SCRIPT_NAME: bootstrap.script(),
-        "input": bootstrap.input_file(values),
-        bootstrap.BOOT_MARK: bootstrap.boot_mark(prepare).encode(),
+        bootstrap.PACKED_SCRIPT: {"encoding": "b64", "content": _packed_script(bootstrap.script())},
+        "input": {"content": bootstrap.input_file(values).decode()},
+        bootstrap.BOOT_MARK: {"content": bootstrap.boot_mark(prepare)},
     }
     config = {
         "ssh_deletekeys": True,
@@ -36,7 +37,7 @@ def user_data(host_key: HostKey, prepare: Mapping[str, str]) -> Secret:
         "ssh_pwauth": False,
         "package_update": False,
         "write_files": [
-            {"path": f"{bootstrap.BOOT_FOLDER}/{name}", "permissions": "0600", "content": content.decode()}
+            {"path": f"{bootstrap.BOOT_FOLDER}/{name}", "permissions": "0600", **content}
             for name, content in files.items()
         ],
         # Comes before write_files, whose folder it makes; what it starts comes after. bootcmd is for every boot.
@@ -57,6 +58,11 @@ def _packed(config: str, keys: str) -> str:
     rest = packing.copy()
     ending = rest.compress(f", {keys[1:]}\n".encode()) + rest.flush()
     return base64.b64encode(begun + ending).decode()
+
+
+@functools.lru_cache(maxsize=2)
+def _packed_script(script: bytes) -> str:
+    return base64.b64encode(bz2.compress(script)).decode()
 
 
 @functools.lru_cache(maxsize=2)

@@ -304,7 +304,20 @@ def _openclaw(evidence: _Evidence) -> str:
         )
     if owner != "unit":
         raise NotMetError(f"port 18789 on the VPS belongs to '{owner}', not to the unit openclaw-gateway")
-    return f"openclaw {version} on node {report.get('node_version')}, unit openclaw-gateway active, {restarts} restarts"
+    # A script of before this line existed does not say it.
+    if report.get("metadata_closed") == "no":
+        raise NotMetError(
+            "any program on the VPS can read user_data from Hetzner's metadata service:"
+            f" clawdet ssh {evidence.run.instance.user} -- systemctl restart clawdet-metadata"
+        )
+    pending = ""
+    if report.get("reboot_required") == "yes":
+        user = evidence.run.instance.user
+        pending = f"; an update waits for a reboot of the VPS: clawdet ssh {user} -- systemctl reboot"
+    return (
+        f"openclaw {version} on node {report.get('node_version')}, unit openclaw-gateway active, {restarts} restarts"
+        f"{pending}"
+    )
 
 
 def _gateway(evidence: _Evidence) -> str:

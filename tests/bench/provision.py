@@ -104,7 +104,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=5, help="of each variant, in turn (default 5)")
     parser.add_argument("--variants", default=",".join(one.name for one in VARIANTS), help="default: %(default)s")
     parser.add_argument("--servers", choices=["real", "simulated"], default="real")
-    parser.add_argument("--suite", choices=["bookworm", "trixie"], default="bookworm")
+    parser.add_argument("--guest", choices=["debian12", "debian13", "ubuntu-like"], default="debian12")
     parser.add_argument("--boot-seconds", default="10", help="from the order to `running` (default 10)")
     parser.add_argument("--openclaw-version", help="for all variants; default: the product's own")
     parser.add_argument(
@@ -177,7 +177,7 @@ def _conditions(bed: Bed, options: argparse.Namespace, variants: Sequence[Varian
     return {
         "runs": options.runs,
         "servers": options.servers,
-        "suite": options.suite,
+        "guest": options.guest,
         "boot_seconds": float(options.boot_seconds),
         "openclaw": bed.openclaw_version,
         "node": bed.pinned.node_version,
@@ -202,7 +202,7 @@ def _sandbox(options: argparse.Namespace) -> Iterator[Bed]:
             Path(folder), Path(os.environ.get("CLAWDET_CACHE") or platformdirs.user_cache_path("clawdet"))
         )
         up = operator.clawdet(
-            *("sandbox", "up", "--yes", "--servers", options.servers, "--suite", options.suite),
+            *("sandbox", "up", "--yes", "--servers", options.servers, "--guest", options.guest),
             *("--boot-seconds", options.boot_seconds),
         )
         if up.code != 0:

@@ -80,6 +80,8 @@ def test_the_lines_of_the_report_are_the_scripts(tmp_path: Path) -> None:
         bootstrap.installed("certificate-request", "alice.clawdet.test"),
         bootstrap.installed("report"),
         bootstrap.installed("token"),
+        bootstrap.REBOOT_REQUIRED,
+        bootstrap.REBOOT,
         bootstrap.installed("nonce", "0123456789abcdef"),
         CLOUD_INIT_DONE,
         "uname -m",

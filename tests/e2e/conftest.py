@@ -13,10 +13,10 @@ from tests.e2e.operator import Operator
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what needs a real server on the Debian releases that CLAWDET_SUITE names: one of them, or `both`."""
-    if "suite" in metafunc.fixturenames:
-        wanted = os.environ.get("CLAWDET_SUITE", "bookworm")
-        metafunc.parametrize("suite", ["bookworm", "trixie"] if wanted == "both" else [wanted], scope="session")
+    """Run what needs a real server on the guests that CLAWDET_GUEST names, separated by commas."""
+    if "guest" in metafunc.fixturenames:
+        wanted = os.environ.get("CLAWDET_GUEST", "debian12")
+        metafunc.parametrize("guest", wanted.split(","), scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -54,10 +54,10 @@ def operator(simulated_sandbox: Operator) -> Iterator[Operator]:
 
 
 @pytest.fixture(scope="session")
-def real_sandbox(tmp_path_factory: pytest.TempPathFactory, cache: Path, suite: str) -> Iterator[Operator]:
+def real_sandbox(tmp_path_factory: pytest.TempPathFactory, cache: Path, guest: str) -> Iterator[Operator]:
     """A sandbox whose servers are real systemd machines."""
     operator = Operator(tmp_path_factory.mktemp("real"), cache)
-    up = operator.clawdet("sandbox", "up", "--servers", "real", "--suite", suite, "--boot-seconds", "1", "--yes")
+    up = operator.clawdet("sandbox", "up", "--servers", "real", "--guest", guest, "--boot-seconds", "1", "--yes")
     assert up.code == 0, up.err
     yield operator
     down = operator.clawdet("sandbox", "down", "--yes")

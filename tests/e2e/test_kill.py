@@ -58,12 +58,14 @@ COMMANDS = {
     "switch_host_key": r".*provision-openclaw\.sh switch-host-key .*",
     "approve_device": r"openclaw devices approve .*",
     "claim_server": r".*provision-openclaw\.sh claim .*",
+    "reboot_vps": r"if \[ -e /run/reboot-required \]; then systemctl reboot; fi",
     "put_nonce": r".*provision-openclaw\.sh nonce .*",
 }
 READING = (
     r"if grep -qsx lock_sha256=.*",
     *(r"uname -m", r"p=\$\(systemctl show -P MainPID .*", r".*provision-openclaw\.sh (report|token)"),
     r"openclaw devices list --json",
+    r"if \[ -e /run/reboot-required \]; then echo yes; fi",
 )
 """What is asked over SSH and changes nothing; any other command must be one of COMMANDS."""
 
@@ -131,6 +133,10 @@ class Life:
         token = self.operator.clawdet("token", "alice", "--sandbox", "--json").document["token"]
         Device(f"alice.{info['zone']}", info["edge_address"], info["ca_file"]).connect(token)
 
+    def patches_want_a_restart(self) -> None:
+        """Begin with empty clouds, where the patches of a server end with a restart."""
+        self.operator.control("hetzner", "PUT", "servers/knobs", {"reboot_after_patches": True})
+
     def waiting(self) -> None:
         """Begin with a server that waits in the pool."""
         ended = self.run(*FILL)
@@ -159,7 +165,7 @@ SCENES: dict[str, tuple[Callable[[Life], None], tuple[str, ...]]] = {
     "reconcile": (Life.drifted, RECONCILE),
     "approve": (Life.knocked_at, APPROVE),
     "claim": (Life.waiting, PROVISION),
-    "fill": (Life.nothing, FILL),
+    "fill": (Life.patches_want_a_restart, FILL),
     "drain": (Life.waiting, DRAIN),
     "destroy": (Life.complete, DESTROY),
 }
@@ -218,7 +224,7 @@ def numbered(scene: str, ended: Ended) -> list[tuple[int, str]]:
         last = max(number for number, what in effects if what.startswith("switch_host_key"))
         return [(number, what) for number, what in effects if number <= last]
     if scene in ONLY_IN_CLOUDS:
-        return [(number, what) for number, what in effects if what.split()[0] in CALLS]
+        return [(number, what) for number, what in effects if what.split()[0] in {*CALLS, "reboot_vps"}]
     return effects
 
 

@@ -65,7 +65,7 @@ class Box:
 
     folder: Path
     cache: Path
-    suite: str
+    guest: str
     user_key: Key
     host_key: Key
 
@@ -74,7 +74,7 @@ class Box:
             self.folder,
             self.cache,
             servers="real",
-            suite=self.suite,
+            guest=self.guest,
             boot_seconds=0.2,
             install_tools=True,
             report=LOG.info,
@@ -152,10 +152,10 @@ def address_of(server: BoundServer) -> str:
 
 
 @pytest.fixture
-def box(tmp_path: Path, cache: Path, suite: str) -> Iterator[Box]:
+def box(tmp_path: Path, cache: Path, guest: str) -> Iterator[Box]:
     # It logs a traceback for each connection that comes before sshd listens.
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
-    made = Box(tmp_path / "box", cache, suite, Key.new(), Key.new())
+    made = Box(tmp_path / "box", cache, guest, Key.new(), Key.new())
     yield made
     made.down()
 
@@ -206,7 +206,8 @@ def test_a_server_is_a_real_machine_behind_its_pinned_key_until_down_leaves_noth
     assert "status: done" in box.run_when_up(address, "cloud-init status --wait")
     assert box.run(address, "systemctl is-system-running --wait") == "running"
     assert box.run(address, "ls /etc/ssh/*.pub") == "/etc/ssh/ssh_host_ed25519_key.pub"
-    assert box.run(address, "curl -s http://169.254.169.254/hetzner/v1/metadata/hostname") == "clawdet-alice"
+    for metadata in ("169.254.169.254", "[fe80::a9fe:a9fe%25eth0]"):
+        assert box.run(address, f"curl -s http://{metadata}/hetzner/v1/metadata/hostname") == "clawdet-alice"
     # nftables needs a capability that systemd-nspawn does not give by itself.
     assert "table inet closed" in box.run(address, "nft add table inet closed && nft list ruleset")
 

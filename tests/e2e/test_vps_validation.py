@@ -29,7 +29,7 @@ def _run(command: Sequence[str]) -> str:
 @pytest.fixture(scope="module")
 def target(
     request: pytest.FixtureRequest,
-    suite: str,  # noqa: ARG001  # pytest must see that what is asked for below depends on it
+    guest: str,  # noqa: ARG001  # pytest must see that what is asked for below depends on it
 ) -> Iterator[tuple[list[str], list[str]]]:
     """The OpenSSH arguments and the curl arguments that reach the instance."""
     if "CLAWDET_VALIDATE_SSH" in os.environ:

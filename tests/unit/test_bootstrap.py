@@ -1,4 +1,5 @@
 import base64
+import bz2
 import io
 import json
 import os
@@ -22,6 +23,10 @@ from clawdet_cli.settings import Settings, load
 
 ODD_FOLDER = "/run/clawdet/it's; $(id) here"
 KEY = "sk-0123456789abcdef"
+UNPACK = (
+    'python3 -c "import bz2, sys; sys.stdout.buffer.write(bz2.open(sys.argv[1]).read())"'
+    " /run/clawdet/boot/provision-openclaw.sh.bz2"
+)
 
 
 def settings(tmp_path: Path, **keys: str) -> Settings:
@@ -80,18 +85,25 @@ class TestCommands:
     def test_what_user_data_begins_is_the_same_unit_once_cloud_init_has_written_its_files(self) -> None:
         begun = bootstrap.start_at_boot()
         folders, _, units = begun.partition(" && ")
-        unit, _, ahead = units.partition("; ")
+        unit, _, ahead = units.partition("; systemd-run ")
         assert folders == "mkdir -p -m 700 /run/clawdet /run/clawdet/boot"
         after = ' -p After="cloud-init.service cloud-init-network.service"'
         assert after in unit
-        started = f"{unit.replace(after, '')} && echo started"
-        assert bootstrap.start("prepare", "/run/clawdet/boot").endswith(started)
+        script, given = "/run/clawdet/boot/provision-openclaw.sh", "/run/clawdet/boot/input"
+        unpacked = f" /bin/sh -c '{UNPACK} >{script} && exec /bin/bash {script} prepare {given}'"
+        started = unit.replace(after, "").replace(unpacked, f" /bin/bash {script} prepare {given}")
+        assert bootstrap.start("prepare", "/run/clawdet/boot").endswith(f"{started} && echo started")
         # What comes before the boot is over may wait for nothing of it.
         assert "-p DefaultDependencies=no" in ahead
         assert "After=" not in ahead
-        waits = "until [ -s /run/clawdet/boot/mark ]; do sleep 0.05; done; exec /bin/bash "
-        script = "/run/clawdet/boot/provision-openclaw.sh ahead /run/clawdet/boot/input"
-        assert shlex.split(ahead)[-1] == waits + script
+        waits = f"until [ -s /run/clawdet/boot/mark ]; do sleep 0.05; done; {UNPACK} >{script}.ahead && "
+        assert shlex.split(ahead)[-1] == f"{waits}exec /bin/bash {script}.ahead ahead {given}"
+
+    def test_what_unpacks_the_script_at_boot_gives_it_as_it_is(self, tmp_path: Path) -> None:
+        (tmp_path / "script.bz2").write_bytes(bz2.compress(bootstrap.script()))
+        unpack = UNPACK.replace("/run/clawdet/boot/provision-openclaw.sh.bz2", str(tmp_path / "script.bz2"))
+        done = subprocess.run(["sh", "-c", unpack], check=True, capture_output=True, env={"PATH": os.environ["PATH"]})
+        assert done.stdout == bootstrap.script()
 
     @pytest.mark.parametrize(
         "command",

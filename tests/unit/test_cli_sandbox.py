@@ -33,7 +33,7 @@ INFO = SandboxInfo(
     dial_file="",
     artifacts={},
     servers="simulated",
-    suite="trixie",
+    guest="debian13",
     boot_seconds=0.0,
     pid=4711,
     folder="/folder",
@@ -172,9 +172,9 @@ def test_the_kind_of_servers_belongs_to_the_sandbox(fake: FakeOperations, capsys
 def test_up_repeated_without_options_keeps_what_runs(cloud: FakeSandbox) -> None:
     cloud.running = INFO
     assert cli.main(["sandbox", "up"]) == 0
-    assert {"servers": "simulated", "suite": "trixie", "boot_seconds": 0.0}.items() <= cloud.ups[0].items()
-    assert cli.main(["sandbox", "up", "--servers", "real", "--suite", "bookworm", "--boot-seconds", "2", "--yes"]) == 0
-    asked = {"servers": "real", "suite": "bookworm", "boot_seconds": 2.0, "install_tools": True}
+    assert {"servers": "simulated", "guest": "debian13", "boot_seconds": 0.0}.items() <= cloud.ups[0].items()
+    assert cli.main(["sandbox", "up", "--servers", "real", "--guest", "debian12", "--boot-seconds", "2", "--yes"]) == 0
+    asked = {"servers": "real", "guest": "debian12", "boot_seconds": 2.0, "install_tools": True}
     assert asked.items() <= cloud.ups[1].items()
 
 

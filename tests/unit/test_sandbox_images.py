@@ -4,7 +4,8 @@ import pytest
 
 from clawdet_cli.sandbox.errors import SandboxError
 from clawdet_cli.sandbox.real import images
-from clawdet_cli.sandbox.real.images import Recipe
+from clawdet_cli.sandbox.real.recipe import Recipe
+from clawdet_cli.sandbox.real.ubuntu_like import UbuntuLikeRecipe
 
 RECIPE = Recipe(suite="trixie", sources=(), apt_settings=(), certificates=(), npm_settings=())
 
@@ -28,7 +29,12 @@ def test_whatever_goes_into_an_image_names_it(change: dict[str, object]) -> None
     assert dataclasses.replace(RECIPE).digest == RECIPE.digest
 
 
-def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
+def test_what_is_made_like_ubuntu_has_an_image_of_its_own() -> None:
+    like_ubuntu = UbuntuLikeRecipe(**dataclasses.asdict(RECIPE))
+    assert len({RECIPE.digest, like_ubuntu.digest, dataclasses.replace(like_ubuntu, timers="").digest}) == 3
+
+
+def test_an_unknown_guest_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SandboxError, match="buster") as refused:
         images.recipe("buster")
-    assert "bookworm, trixie, noble" in refused.value.next_step
+    assert "debian12, debian13, ubuntu-like" in refused.value.next_step

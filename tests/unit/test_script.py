@@ -895,7 +895,164 @@ sshd() {{
 systemctl() {{ echo "$@"; }}
 restart_sshd 2>&1 || echo failed"""
     assert call(code, text=text) == (
-        "try-restart ssh\n" if times == 1 else "Missing privilege separation directory\nfailed\n"
+        "reset-failed ssh.service ssh.socket\ntry-restart ssh\n"
+        if times == 1
+        else "Missing privilege separation directory\nfailed\n"
     )
     # To restart it again and again would be the end of it: systemd refuses the sixth start in ten seconds.
     assert len((tmp_path / "asked").read_text()) == (2 if times == 1 else 5)
+
+
+@pytest.mark.parametrize("switched", [True, False])
+def test_sshd_is_restarted_once_by_its_rules_and_the_switch_of_the_host_key_together(
+    tmp_path: Path, switched: bool
+) -> None:
+    text = TEXT.replace("SSHD=/etc/ssh/sshd_config.d/00-clawdet.conf", f"SSHD={tmp_path}/rules")
+    text = text.replace("RECORD=/var/lib/clawdet\n", f"RECORD={tmp_path}\n").replace(
+        "/run/clawdet-sshd", f"{tmp_path}/sshd"
+    )
+    text = text.replace("/run/sshd", f"{tmp_path}/run")
+    if switched:
+        (tmp_path / "host-key").touch()
+    code = """
+sshd() { :; }; systemctl() { [[ $1 != try-restart ]] || echo restarted; }
+do_sshd; echo "${SSHD_WAITS:-done}"
+"""
+    assert call(code, text=text) == ("restarted\ndone\n" if switched else "yes\n")
+    assert (tmp_path / "rules").read_text() == call("sshd_rules")
+
+
+@pytest.mark.parametrize("came", [True, False])
+def test_where_no_switch_of_the_host_key_came_sshd_takes_its_rules_at_the_end(tmp_path: Path, came: bool) -> None:
+    text = TEXT.replace("/usr/local/bin/", f"{tmp_path}/").replace("RECORD=/var/lib/clawdet\n", f"RECORD={tmp_path}\n")
+    for name in ("node", "caddy", "openclaw"):
+        (tmp_path / name).write_text("#!/bin/sh\necho v1 1\n")
+        (tmp_path / name).chmod(0o755)
+    if came:
+        (tmp_path / "host-key").touch()
+    given = dict.fromkeys(("node_version", "openclaw_version", "caddy_version"), "1")
+    given |= dict.fromkeys(("node_executable_sha256", "caddy_executable_sha256", "lock_sha256"), "0")
+    code = "systemctl() { :; }; node() { echo v1; }; restart_sshd() { echo restarted; }; SSHD_WAITS=yes; do_prepared"
+    (tmp_path / "node").write_text("#!/bin/sh\necho v1\n")
+    assert call(code, text=text, **given) == ("" if came else "restarted\n")
+
+
+def test_needrestart_is_told_once_and_spares_what_is_ours(tmp_path: Path) -> None:
+    text = TEXT.replace("/etc/needrestart/conf.d", f"{tmp_path}/conf.d")
+    rules = tmp_path / "conf.d/clawdet.conf"
+    call("spare_from_needrestart", text=text)
+    first = rules.stat()
+    call("spare_from_needrestart", text=text)
+    assert (rules.stat().st_ino, rules.stat().st_mode & 0o777) == (first.st_ino, 0o644)
+    if shutil.which("perl") is None:
+        pytest.skip("perl, in which needrestart is written, is not installed")
+    units = ["clawdet-prepare.service", "clawdet-configure.service", "clawdet-ahead.service"]
+    units += ["openclaw-gateway.service", "caddy.service", "ssh.service", "my-clawdet-x.service"]
+    spared = """
+    my %nrconf; eval join "", <STDIN>;
+    for my $unit (@ARGV) { print "$unit\\n" if grep { $unit =~ $_ } keys %{$nrconf{override_rc}} }
+    """
+    with rules.open() as given:
+        done = subprocess.run(
+            ["perl", "-e", spared, *units], stdin=given, capture_output=True, text=True, check=True, timeout=20
+        )
+    assert done.stdout.split() == units[:4]
+
+
+APT = """
+SCRATCH={folder}; SECONDS=0
+sleep() {{ SECONDS=$((SECONDS + $1)); }}
+apt-get() {{
+  echo x >>{folder}/tries
+  (($(wc -l <{folder}/tries) > {fails})) || {{ echo "{words}" >&2; return 100; }}
+}}
+"""
+HELD = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 77 (apt-get)"
+
+
+@pytest.mark.parametrize(
+    ("fails", "words", "told"),
+    [
+        (25, HELD, "Waiting for apt, which is locked by process 77 (apt-get).\ntold: \n"),
+        (999, HELD, "locked by process 77 (apt-get).\ntold: apt is locked by process 77 (apt-get), for 300 seconds\n"),
+        (5, "E: Failed to fetch", "told: \n"),
+        (6, "E: Failed to fetch", "told: apt-get update failed six times\n"),
+    ],
+)
+def test_a_lock_of_apt_is_waited_for_and_its_holder_named(tmp_path: Path, fails: int, words: str, told: str) -> None:
+    text = TEXT.replace("trap on_exit EXIT", """trap 'echo "told: $REASON"; exit 0' EXIT""")
+    said = call(APT.format(folder=tmp_path, fails=fails, words=words) + "apt_update", text=text)
+    assert said.endswith(told)
+    assert said.count("Waiting") == (words == HELD)
+
+
+def test_whoever_holds_dpkg_is_named_too(tmp_path: Path) -> None:
+    text = TEXT.replace("trap on_exit EXIT", """trap 'echo "told: $REASON"; exit 0' EXIT""")
+    stub = APT.format(folder=tmp_path, fails=9, words=HELD.replace("apt/lists/lock", "dpkg/lock-frontend"))
+    said = call(stub + "apt upgrade", text=text)
+    assert said.endswith("told: apt-get upgrade failed: apt is locked by process 77 (apt-get), for 300 seconds\n")
+    (tmp_path / "tries").unlink()
+    said = call(APT.format(folder=tmp_path, fails=9, words="E: dpkg was interrupted") + "apt upgrade", text=text)
+    assert said.endswith("told: apt-get upgrade failed\n")
+
+
+SWAP = """
+SCRATCH={folder}
+memory_mib() {{ echo 3788; }}; systemd-detect-virt() {{ return 1; }}; mkswap() {{ :; }}
+fallocate() {{ : >"$3"; }}
+swapon() {{ if [[ $1 != --show ]]; then {swapon} && : >{folder}/on; elif [[ -e {folder}/on ]]; then echo on; fi; }}
+step swap 'Add swap'; echo "$NO_SWAP"
+"""
+
+
+@pytest.mark.parametrize("swapon", ["true", "false"])
+def test_a_failure_of_swap_is_a_warning(tmp_path: Path, swapon: str) -> None:
+    (tmp_path / "fstab").write_text("LABEL=root / ext4 defaults 0 1\n")
+    text = TEXT.replace("/etc/fstab", f"{tmp_path}/fstab").replace("/swapfile", f"{tmp_path}/swapfile")
+    said = call(SWAP.format(folder=tmp_path, swapon=swapon), text=text).splitlines()
+    assert said[0] == "@step begin swap Add swap"
+    assert said[-2].startswith("@step done swap ")
+    assert ("Warning: no swap could be added; the reason is above." in said) is (swapon == "false")
+    assert said[-1] == ("yes" if swapon == "false" else "")
+    assert [path.name for path in sorted(tmp_path.glob("swapfile*"))] == (["swapfile"] if swapon == "true" else [])
+    assert (tmp_path / "fstab").read_text().count("none swap sw") == (swapon == "true")
+
+
+@pytest.mark.parametrize(("lacks", "closed"), [("", True), ("ip daddr", False), ("ip6 daddr", False), ("skuid", False)])
+def test_the_metadata_service_is_closed_when_it_is_by_both_of_its_addresses(lacks: str, closed: bool) -> None:
+    shown = [
+        f"{line.strip()} with icmp port-unreachable" for line in call("metadata_rules").splitlines() if "daddr" in line
+    ]
+    assert len(shown) == 2
+    kept = "\n".join(line for line in shown if not lacks or lacks not in line)
+    code = f"nft() {{ echo '{kept}'; }}; metadata_is_closed && echo closed || echo open"
+    assert call(code) == ("closed\n" if closed else "open\n")
+
+
+def test_what_restarts_the_gateway_at_its_quiet_hour_can_do_nothing_else() -> None:
+    unit = call("refresh_unit")
+    assert "CapabilityBoundingSet=CAP_SYS_PTRACE\n" in unit
+    for line in ("NoNewPrivileges=yes", "ProtectSystem=strict", "PrivateTmp=yes", "MemoryDenyWriteExecute=yes"):
+        assert f"\n{line}\n" in unit
+    assert re.findall(r"(?m)^ExecStart=(.*)$", unit) == ["+systemctl try-restart openclaw-gateway"]
+    assert "Persistent" not in call("refresh_timer")
+
+
+def test_units_are_read_anew_only_where_they_changed() -> None:
+    for changed in ("yes", "no"):
+        code = f"systemctl() {{ [[ $1 == show ]] && echo {changed} || echo $1; }}; reload_units"
+        assert call(code) == ("daemon-reload\n" if changed == "yes" else "")
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "told"),
+    [(143, "stopping", True), (1, "stopping", True), (143, "running", False), (1, "", False)],
+)
+def test_what_a_restart_of_the_machine_ended_says_so_whatever_failed(code: int, state: str, told: bool) -> None:
+    functions = TEXT[: TEXT.index('\ncase "$VERB')]
+    ended = f"systemctl() {{ echo {state}; }}; VERB=prepare STEP=caddy REASON='something'; exit {code}"
+    done = subprocess.run(
+        ["bash"], input=f"{functions}\n{ended}", capture_output=True, text=True, check=False, timeout=60
+    )
+    reason = bootstrap.GOING_DOWN if told else "something"
+    assert done.stdout.splitlines()[0] == f"@step fail caddy {code} {reason}"

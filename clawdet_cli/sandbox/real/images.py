@@ -2,59 +2,27 @@
 
 import contextlib
 import fcntl
-import hashlib
-import json
 import os
 import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from clawdet_cli.sandbox.errors import SandboxError
 from clawdet_cli.sandbox.process import run
+from clawdet_cli.sandbox.real import ubuntu_like
+from clawdet_cli.sandbox.real.recipe import SLOWLY, Recipe, write
+from clawdet_cli.sandbox.real.ubuntu_like import UbuntuLikeRecipe
 
 Report = Callable[[str], None]
 
-DEBIAN_SUITES = ("bookworm", "trixie")
-SUITES = (*DEBIAN_SUITES, "noble")
-
-PACKAGES = (
-    "ca-certificates",
-    "cloud-init",
-    "curl",
-    "dbus",
-    "iproute2",
-    "locales",
-    "netbase",
-    "nftables",
-    "openssh-server",
-    "openssl",
-    "procps",
-    "sudo",
-    "systemd",
-    "systemd-sysv",
-    "unattended-upgrades",
-    "xz-utils",
-    "zstd",  # as the provider's Ubuntu has it
-)
-
-CLOUD_CONFIG = """\
-# The provider's images log root in by key, and their network is there before cloud-init looks.
-datasource_list: [NoCloud, None]
-disable_root: false
-locale: C.UTF-8
-network: {config: disabled}
-"""
-
-# They would take the package lock at a moment of their own, and so make every run a little different.
-MASKED_UNITS = ("dpkg-db-backup.timer", "e2scrub_all.timer")
-
-# These too, but they must be enabled as in the provider's images: so they wait for longer than any server stays.
-SLOW_TIMERS = ("apt-daily.timer", "apt-daily-upgrade.timer")
-SLOWLY = "[Timer]\nOnCalendar=\nOnBootSec=52w\nPersistent=no\n"
+GUESTS = ("debian12", "debian13", "ubuntu-like")
+"""What a real server can be; the last is Debian 13 made to behave like the provider's Ubuntu 24.04."""
+_SUITES = {"debian12": "bookworm", "debian13": "trixie", "ubuntu-like": "trixie"}
+_NAMES = {"debian12": "bookworm", "debian13": "trixie", "ubuntu-like": "ubuntu-like"}
+"""How the folder of an image begins."""
 
 _HOST_CERTIFICATES = Path("/usr/local/share/ca-certificates")
 _BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
@@ -63,32 +31,12 @@ _APT_SETTINGS_KEPT = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """All that decides what an image contains, so that its digest names the image."""
-
-    suite: str
-    sources: tuple[str, ...]  # lines of sources.list; empty: the tool's own default for the suite
-    apt_settings: tuple[str, ...]
-    certificates: tuple[tuple[str, str], ...]  # (file name, PEM) of the authorities that this machine trusts besides
-    npm_settings: tuple[str, ...]
-    packages: tuple[str, ...] = PACKAGES
-    cloud_config: str = CLOUD_CONFIG
-    masked_units: tuple[str, ...] = MASKED_UNITS
-    slow_timers: tuple[str, ...] = SLOW_TIMERS
-    revision: int = 4  # count up when `_finish` does something else
-
-    @property
-    def digest(self) -> str:
-        """Twelve hexadecimal digits that change with anything in the recipe."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
-
-
-def recipe(suite: str) -> Recipe:
-    """Return the recipe for a suite on this machine: package sources and trust as this machine has them."""
-    if suite not in SUITES:
-        raise SandboxError(f"there is no base image for {suite!r}", f"choose one of {', '.join(SUITES)}")
-    return Recipe(
+def recipe(guest: str) -> Recipe:
+    """Return the recipe for a guest on this machine: package sources and trust as this machine has them."""
+    if guest not in GUESTS:
+        raise SandboxError(f"there is no base image for {guest!r}", f"choose one of {', '.join(GUESTS)}")
+    suite = _SUITES[guest]
+    plain = Recipe(
         suite=suite,
         sources=_sources(suite),
         apt_settings=tuple(
@@ -97,30 +45,41 @@ def recipe(suite: str) -> Recipe:
         certificates=tuple((path.name, path.read_text()) for path in sorted(_HOST_CERTIFICATES.glob("**/*.crt"))),
         npm_settings=_npm_settings(),
     )
+    if guest != "ubuntu-like":
+        return plain
+    return UbuntuLikeRecipe(
+        suite=suite,
+        sources=plain.sources,
+        apt_settings=plain.apt_settings,
+        certificates=plain.certificates,
+        npm_settings=plain.npm_settings,
+        packages=(*plain.packages, *ubuntu_like.PACKAGES),
+        slow_timers=(),
+    )
 
 
-def ensure(suite: str, cache: Path, report: Report) -> Path:
+def ensure(guest: str, cache: Path, report: Report) -> Path:
     """Return the root folder of the base image, building it where the cache has none; takes about a minute."""
-    wanted = recipe(suite)
+    wanted, name = recipe(guest), _NAMES[guest]
     images = cache / "images"
     images.mkdir(parents=True, exist_ok=True)
-    image = images / f"{suite}-{wanted.digest}"
+    image = images / f"{name}-{wanted.digest}"
     if image.is_dir():
         return image
-    with _locked(images / f"{suite}.lock", lambda: report(f"waiting for another process that builds {suite}")):
+    with _locked(images / f"{name}.lock", lambda: report(f"waiting for another process that builds {name}")):
         if not image.is_dir():
-            report(f"building the base image {suite} (once, about a minute)")
+            report(f"building the base image {name} (once, about a minute)")
             began = time.monotonic()
-            _build(wanted, image)
-            report(f"base image {suite} built in {time.monotonic() - began:.0f} s")
+            _build(wanted, image, name)
+            report(f"base image {name} built in {time.monotonic() - began:.0f} s")
     return image
 
 
-def _build(wanted: Recipe, image: Path) -> None:
+def _build(wanted: Recipe, image: Path, name: str) -> None:
     # Beside the image, so that the rename is atomic; what a killed build left is cleared first.
-    for stale in image.parent.glob(f".build-{wanted.suite}-*"):
+    for stale in image.parent.glob(f".build-{name}-*"):
         _remove_tree(stale)
-    scratch = Path(tempfile.mkdtemp(prefix=f".build-{wanted.suite}-", dir=image.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=f".build-{name}-", dir=image.parent))
     try:
         root = scratch / "root"
         run(
@@ -141,37 +100,36 @@ def _build(wanted: Recipe, image: Path) -> None:
 
 def _finish(wanted: Recipe, root: Path) -> None:
     for name, pem in wanted.certificates:
-        _write(root / "usr/local/share/ca-certificates" / name, pem)
+        write(root / "usr/local/share/ca-certificates" / name, pem)
     if wanted.certificates:
         run(["chroot", str(root), "update-ca-certificates"])
     if wanted.npm_settings:
         # Once for an npm below /usr/local, and once for root's whichever npm.
         for name in ("usr/local/etc/npmrc", "root/.npmrc"):
-            _write(root / name, "\n".join(wanted.npm_settings) + "\n")
-    _write(root / "etc/cloud/cloud.cfg.d/90-clawdet-sandbox.cfg", wanted.cloud_config)
+            write(root / name, "\n".join(wanted.npm_settings) + "\n")
+    write(root / "etc/cloud/cloud.cfg.d/90-clawdet-sandbox.cfg", wanted.cloud_config)
     # Said here and not by cloud-init's `ssh_pwauth`, which would restart sshd under the first connections.
-    _write(root / "etc/ssh/sshd_config.d/10-clawdet-sandbox.conf", "PasswordAuthentication no\n")
+    write(root / "etc/ssh/sshd_config.d/10-clawdet-sandbox.conf", "PasswordAuthentication no\n")
     for unit in wanted.masked_units:
         link = root / "etc/systemd/system" / unit
         link.unlink(missing_ok=True)
         link.symlink_to("/dev/null")
     for timer in wanted.slow_timers:
-        _write(root / f"etc/systemd/system/{timer}.d/clawdet-sandbox.conf", SLOWLY)
+        write(root / f"etc/systemd/system/{timer}.d/clawdet-sandbox.conf", SLOWLY)
     # Every server makes its own; a shared one would let one server pass for another.
     for key in (root / "etc/ssh").glob("ssh_host_*"):
         key.unlink()
-    _write(root / "etc/machine-id", "")
+    write(root / "etc/machine-id", "")
     (root / "var/lib/dbus/machine-id").unlink(missing_ok=True)
     resolver = root / "etc/resolv.conf"
     resolver.unlink(missing_ok=True)
-    _write(resolver, "nameserver 10.0.2.3\n")  # slirp4netns answers there as this machine's resolver would
+    write(resolver, "nameserver 10.0.2.3\n")  # slirp4netns answers there as this machine's resolver would
     (root / "etc/hostname").unlink(missing_ok=True)
+    wanted.finish(root)
 
 
 def _sources(suite: str) -> tuple[str, ...]:
     """Return the package sources by which this machine reaches Debian, for another of its suites."""
-    if suite not in DEBIAN_SUITES:
-        return ()
     found = run(
         ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"]
     ).splitlines()
@@ -183,10 +141,6 @@ def _sources(suite: str) -> tuple[str, ...]:
     if security:
         lines.append(f"deb {security[0]} {suite}-security main")
     return tuple(lines)
-
-
-def _apt_settings() -> tuple[str, ...]:
-    return tuple(f"{name} {value}" for name, value in _APT_SETTINGS_KEPT.findall(run(["apt-config", "dump"])))
 
 
 def _npm_settings() -> tuple[str, ...]:
@@ -202,12 +156,6 @@ def _npm_settings() -> tuple[str, ...]:
         # npm brings its own list of authorities, and so knows nothing of this machine's.
         settings.append(f"cafile={_BUNDLE}")
     return tuple(settings)
-
-
-def _write(path: Path, content: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-    path.chmod(0o644)
 
 
 def _remove_tree(folder: Path) -> None:

@@ -23,7 +23,13 @@ from clawdet_cli.sandbox.network import AddressPool
 from clawdet_cli.sandbox.real import cgroups
 from clawdet_cli.sandbox.real.disks import Disk
 from clawdet_cli.sandbox.real.metadata import download_app, metadata_app
-from clawdet_cli.sandbox.real.namespace import DOWNLOAD_ADDRESS, METADATA_ADDRESS, ServerNetwork
+from clawdet_cli.sandbox.real.namespace import (
+    DOWNLOAD_ADDRESS,
+    HAS_IPV6,
+    METADATA_ADDRESS,
+    METADATA_ADDRESS_6,
+    ServerNetwork,
+)
 from clawdet_cli.sandbox.serve import serve
 
 MEMORY_BYTES = 4 * 1024**3  # cx23 and cpx22, which clawdet orders
@@ -139,6 +145,7 @@ class RealMachines:
     async def _serve_inside(self, running: _Running, spec: MachineSpec) -> None:
         for address, app in (
             (METADATA_ADDRESS, metadata_app(spec)),
+            *([(METADATA_ADDRESS_6, metadata_app(spec))] if HAS_IPV6 else []),
             (DOWNLOAD_ADDRESS, download_app(self._downloads)),
         ):
             sock = await running.network.listen(address, 80)

@@ -20,10 +20,12 @@ from clawdet_cli.sandbox.errors import SandboxError
 from clawdet_cli.sandbox.process import run, run_async
 
 METADATA_ADDRESS = "169.254.169.254"
+METADATA_ADDRESS_6 = "fe80::a9fe:a9fe"  # link-local: a guest names its interface with it
 DOWNLOAD_ADDRESS = "169.254.169.253"
 EDGE_RANGE_INSIDE = "192.0.2.0/24"  # how a server sees the edge: 127.17.S.x as 192.0.2.x
 _VISITOR = "198.51.100.254"  # how a server sees everybody else
 _GATEWAY = "172.31.1.1"  # Hetzner's
+HAS_IPV6 = Path("/proc/net/if_inet6").exists()  # a kernel can be without
 _RUN = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
 
@@ -68,7 +70,7 @@ class ServerNetwork:
 
     async def listen(self, ip: str, port: int) -> socket.socket:
         """Return a socket that listens in the router, where the guest reaches it."""
-        return await self._run_inside(lambda: socket.create_server((ip, port)))
+        return await self._run_inside(lambda: _listening(ip, port))
 
     async def connect(self, peer: str, port: int) -> socket.socket:
         """Connect to a port of the guest, which will see a public address for `peer`."""
@@ -103,6 +105,7 @@ route add local {EDGE_RANGE_INSIDE} dev lo
 link add guest0 type veth peer name eth0 netns {self.guest}
 link set guest0 up
 addr add {_GATEWAY}/32 dev guest0
+{f"addr add {METADATA_ADDRESS_6}/64 dev guest0 nodad" if HAS_IPV6 else ""}
 route add {self.guest_address}/32 dev guest0
 """
 
@@ -146,6 +149,21 @@ def delete(name: str) -> bool:
     for one in there:
         run(["ip", "netns", "delete", one])
     return bool(there)
+
+
+def _listening(ip: str, port: int) -> socket.socket:
+    if ":" not in ip:
+        return socket.create_server((ip, port))
+    # Of every interface's link-local addresses, the one towards the guest.
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((ip, port, 0, socket.if_nametoindex("guest0")))
+        sock.listen()
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _set(settings: dict[str, str]) -> None:

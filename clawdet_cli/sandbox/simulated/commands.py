@@ -20,17 +20,23 @@ _Run = Callable[[Guest, re.Match[str], Stdin], Awaitable[Said]]
 LOGS = "/var/log/clawdet"
 BOOT_FOLDER = "/run/clawdet/boot"
 BOOT_MARK = "mark"
+_UNPACK = (
+    'python3 -c "import bz2, sys; sys.stdout.buffer.write(bz2.open(sys.argv[1]).read())"'
+    " /run/clawdet/boot/provision-openclaw.sh.bz2"
+)
 START_AT_BOOT = (
     "mkdir -p -m 700 /run/clawdet /run/clawdet/boot && install -d -m 700 /var/log/clawdet && "
     "rm -f /var/log/clawdet/prepare.log && touch /var/log/clawdet/prepare.log && systemd-run --quiet --no-block "
     '--unit=clawdet-prepare.service -p After="cloud-init.service cloud-init-network.service" -p Type=oneshot '
     "-p RemainAfterExit=yes -p TimeoutStartSec=30min -p StandardInput=null "
     "-p StandardOutput=append:/var/log/clawdet/prepare.log -p StandardError=inherit "
-    "/bin/bash /run/clawdet/boot/provision-openclaw.sh prepare /run/clawdet/boot/input; "
+    f"/bin/sh -c '{_UNPACK} >/run/clawdet/boot/provision-openclaw.sh && "
+    "exec /bin/bash /run/clawdet/boot/provision-openclaw.sh prepare /run/clawdet/boot/input'; "
     "systemd-run --quiet --no-block --collect --unit=clawdet-ahead.service -p DefaultDependencies=no "
     "-p Type=oneshot -p TimeoutStartSec=20min -p StandardOutput=null -p StandardError=null "
     "/bin/sh -c 'until [ -s /run/clawdet/boot/mark ]; do sleep 0.05; done; "
-    "exec /bin/bash /run/clawdet/boot/provision-openclaw.sh ahead /run/clawdet/boot/input'"
+    f"{_UNPACK} >/run/clawdet/boot/provision-openclaw.sh.ahead && "
+    "exec /bin/bash /run/clawdet/boot/provision-openclaw.sh.ahead ahead /run/clawdet/boot/input'"
 )
 """What clawdet has cloud-init begin with."""
 _NEWS_SECONDS = 5.0
@@ -84,6 +90,8 @@ _PATTERNS = {
     "verb_of": "/bin/bash /usr/local/lib/clawdet/provision-openclaw.sh {named} {value}",
     "cloud_init": "cloud-init status --wait",
     "architecture": "uname -m",
+    "reboot_required": "if [ -e /run/reboot-required ]; then echo yes; fi",
+    "reboot": "if [ -e /run/reboot-required ]; then systemctl reboot; fi",
     "devices": "openclaw devices list --json",
     "approve": "openclaw devices approve {request} --json",
     "openclaw": "openclaw --version && systemctl is-active openclaw-gateway",
@@ -269,6 +277,16 @@ async def _architecture(_guest: Guest, _match: re.Match[str], _stdin: Stdin) -> 
     return Said(out=f"{ARCHITECTURE}\n".encode())
 
 
+async def _reboot_required(guest: Guest, _match: re.Match[str], _stdin: Stdin) -> Said:
+    return Said(out=b"yes\n" if guest.reboot_required else b"")
+
+
+async def _reboot(guest: Guest, _match: re.Match[str], _stdin: Stdin) -> Said:
+    if guest.reboot_required:
+        guest.restart()
+    return Said()
+
+
 async def _openclaw(guest: Guest, _match: re.Match[str], _stdin: Stdin) -> Said:
     version = guest.values(at.PREPARED).get("openclaw_version")
     if not version:
@@ -313,6 +331,8 @@ _RUN: dict[str, _Run] = {
     "verb_of": _verb_of,
     "cloud_init": _cloud_init,
     "architecture": _architecture,
+    "reboot_required": _reboot_required,
+    "reboot": _reboot,
     "devices": _devices,
     "approve": _approve,
     "openclaw": _openclaw,

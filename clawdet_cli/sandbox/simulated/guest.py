@@ -81,6 +81,8 @@ class Guest:
         self.first_boot_over = asyncio.Event()
         self.joined = asyncio.Event()
         """Set when somebody has brought the files for which the phase that was begun at boot waits."""
+        self.reboot_required = False
+        """Whether an update waits for a restart; gone with the power."""
         self.not_simulated = ""
         """What of user_data would have had an effect that a simulated server does not have."""
         self.drop_connections: Callable[[], None] = lambda: None

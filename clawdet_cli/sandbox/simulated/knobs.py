@@ -16,6 +16,7 @@ KNOBS: dict[str, Any] = {
     "says": {},  # {command or verb: text}: what it answers in place of the truth; {end} is how far a log may be read
     "drop_connection_in_phase": {},  # {phase: n}: the SSH connections break when it is followed, n times
     "hold_step": {},  # {phase: step}: it stays at this step until a restart, the last of which ends the knob too
+    "reboot_after_patches": False,  # the patches of a server of the pool want a restart
     "restart_in_phase": {},  # {phase: n}: the server restarts when it is followed at work, n times
 }
 PATH = "/_sandbox/servers/knobs"

@@ -5,6 +5,7 @@ Each speaks real SSH and real TLS, and understands what clawdet asks of a server
 
 import asyncio
 import base64
+import bz2
 import gzip
 import json
 import re
@@ -280,12 +281,22 @@ def _begun_at_boot(config: str) -> dict[str, dict[str, bytes]]:
     try:
         content = json.loads(config.partition("\n")[2])
         begun, written = content["bootcmd"], content["write_files"]
-        files = {PurePosixPath(file["path"]): file["content"].encode() for file in written}
-    except (ValueError, TypeError, KeyError, AttributeError):
+        files = dict(_written(file) for file in written)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError):
         return {}
     if begun != _BEGUN_AT_BOOT or {str(path.parent) for path in files} != {BOOT_FOLDER}:
         return {}
     return {BOOT_FOLDER: {path.name: text for path, text in files.items()}}
+
+
+def _written(file: dict[str, str]) -> tuple[PurePosixPath, bytes]:
+    """Return a file of `write_files`, without the packing that the command at boot takes off."""
+    path, content = PurePosixPath(file["path"]), file["content"].encode()
+    if file.get("encoding") == "b64":
+        content = base64.b64decode(content, validate=True)
+    if path.suffix == ".bz2":
+        return path.with_suffix(""), bz2.decompress(content)
+    return path, content
 
 
 def _injected_host_key(config: str) -> str | None:

@@ -366,6 +366,7 @@ class _Prepare(_Phase):
 
     def _patches(self) -> None:
         self.disk.write(at.PATCHES, "")
+        self.guest.reboot_required = self.guest.knobs.all()["reboot_after_patches"]
 
     def _gateway_is_there(self) -> bool:
         return "configure" in self.guest.waiting or (

@@ -96,6 +96,8 @@ async def _report(guest: Guest) -> str:
         "certificate_expires": expires,
         "landing": "present" if disk.exists(at.LANDING_PAGE) else "missing",
         "origin_pulls": "on" if disk.exists(at.PULL_CA) else "off",
+        "metadata_closed": "yes" if disk.exists(f"{at.INSTALLED}/metadata") else "no",
+        "reboot_required": "yes" if guest.reboot_required else "no",
         "gateway_ready": "true" if ready else "false",
         "gateway_health": "ok" if ready else "failed",
     }
