@@ -20,21 +20,10 @@ NAME = f"clawdet-live-{WORD}"
 CRIPPLED = "crippled-token-of-the-live-check-00000000"
 REPOSITORY = Path(__file__).parents[2]
 
-NOT_YET: set[str] = {
-    "cloudflare.ratelimit-headers",
-    "cloudflare.missing-right",
-    "cloudflare.setting-unknown",
-    "cloudflare.universal-ssl",
-    "cloudflare.certificate-read-without-csr",
-    "cloudflare.certificate-list-validity-zero",
-    "cloudflare.certificate-revoked-twice",
-    "cloudflare.certificate-unparsable-request",
-    "edge.browser-check-bans-no-agent",
-    "edge.browser-check-bans-signatures",
-}
+NOT_YET: set[str] = set()
 """What the emulators do not do as the vendors do."""
 
-NOT_YET_TRIED: set[str] = {"edge.error-page-html", "edge.redirect-before-challenge"}
+NOT_YET_TRIED: set[str] = set()
 """What needs a request that the edge refuses."""
 
 SIMULATED: set[str] = {

@@ -17,13 +17,13 @@ import dns.message
 import dns.query
 import dns.rdatatype
 
-from clawdet_cli import __version__
+from clawdet_cli import USER_AGENT
 from tests.live.api import ApiError
 from tests.live.run import Run
 
 ORIGIN = "192.0.2.1"
 """TEST-NET-1 (RFC 5737): nothing answers there."""
-OURS = f"clawdet/{__version__}"
+OURS = USER_AGENT
 URLLIB = "Python-urllib/3.12"
 
 ROUND = 50
