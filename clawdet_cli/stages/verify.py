@@ -354,8 +354,9 @@ def _gateway(evidence: _Evidence) -> str:
 
 
 def _gateway_from_outside(evidence: _Evidence) -> None:
-    visitor, host, token = evidence.visitor(), evidence.run.instance.host, evidence.token()
+    visitor, host = evidence.visitor(), evidence.run.instance.host
     _served(evidence, "/healthz")
+    token = evidence.token()
 
     def pages() -> None:
         with visitor.visit() as visit:
