@@ -9,7 +9,8 @@ from clawdet_cli.model import Verdict
 
 HELP = """\
 Each right is tried with a request that changes nothing, whatever the answer: deleting what cannot exist, signing what
-cannot be signed. What a token has too much of works, and is what a thief would get: make a narrower one.
+cannot be signed. What a token has too much of works, and is what a thief would get: make a narrower one. The network is
+looked at too: the way out over IPv4, SSH to your servers, proxies, and this machine's clock.
 
 The exit code is 0 unless a right is lacking that clawdet cannot do without (3), or no answer told of one (7)."""
 

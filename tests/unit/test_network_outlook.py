@@ -15,8 +15,8 @@ import pytest
 
 from clawdet_cli.adapters import Clouds
 from clawdet_cli.adapters.clock import CloudClock
-from clawdet_cli.errors import ConfigError
-from clawdet_cli.model import Verdict
+from clawdet_cli.errors import ClawdetError, ConfigError
+from clawdet_cli.model import Deadline, Verdict
 from clawdet_cli.network import Network
 from clawdet_cli.settings import Endpoints, Settings, load
 from clawdet_cli.stages import verify
@@ -196,3 +196,23 @@ class TestExposed:
         with listening(b"HTTP/1.1 308 Permanent Redirect\r\n\r\n") as web:
             assert self.ask({(SERVER, 80): web}, closed, notes) == [80]
         assert notes == []
+
+
+def test_where_no_name_server_can_be_asked_the_proxy_finds_the_edge(make: Callable[..., Settings], closed: int) -> None:
+    proxied = Network(proxy="http://127.0.0.1:1", proxy_variable="HTTPS_PROXY")
+    settings = make(closed, network=proxied)
+    settings = replace(settings, endpoints=replace(settings.endpoints, dns_address=("127.0.0.1", closed)))
+    zone = SimpleNamespace(name_servers=())
+    run = SimpleNamespace(
+        settings=settings,
+        deadline=Deadline.after(30),
+        clouds=SimpleNamespace(cloudflare=SimpleNamespace(zone=lambda _: zone)),
+        instance=SimpleNamespace(zone="example.com", host="alice.example.com", ipv4=SERVER),
+        note=print,
+    )
+    found = verify._Evidence(cast(Run, run), 20)
+    found.visitor()
+    assert found._edge == "alice.example.com"
+    run.settings = replace(settings, network=Network())
+    with pytest.raises(ClawdetError):
+        verify._Evidence(cast(Run, run), 0).visitor()
