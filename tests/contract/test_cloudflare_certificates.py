@@ -106,6 +106,14 @@ def test_what_is_refused(cloud: Emulator, changes: dict[str, Any], code: int) ->
     assert refusal(cloud, **changes) == [code]
 
 
+@pytest.mark.parametrize("code", [1000, 1016])
+def test_signing_can_be_refused_as_the_vendor_may(cloud: Emulator, code: int) -> None:
+    cloud.control("PATCH", "refusals", signing=code)
+    assert refusal(cloud) == [code]
+    cloud.control("PATCH", "refusals", signing=0)
+    assert order(cloud).id
+
+
 def test_certificates_are_listed_by_zone(cloud: Emulator) -> None:
     first, second = order(cloud), order(cloud, hostnames=["bob.clawdet.test"], requested_validity=7)
     order(cloud, hostnames=[f"alice.{PENDING}"])

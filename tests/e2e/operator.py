@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 from clawdet_cli.cli import main
-from clawdet_cli.sandbox.cloudflare.state import CERTIFICATE_READS, DEFAULT_SETTINGS
+from clawdet_cli.sandbox.cloudflare.state import CERTIFICATE_READS, DEFAULT_SETTINGS, REFUSALS
 
 WORKING_ZONE = {
     **DEFAULT_SETTINGS,
@@ -114,7 +114,7 @@ class Operator:
         self.control("cloudflare", "DELETE", "faults")
         self.control("cloudflare", "PATCH", f"zones/{self.info()['zone']}", WORKING_ZONE)
         self.control("cloudflare", "PATCH", "certificate_reads", {kind: [*f] for kind, f in CERTIFICATE_READS.items()})
-        self.control("cloudflare", "PATCH", "refusals", {"zones": "empty"})
+        self.control("cloudflare", "PATCH", "refusals", REFUSALS)
         self.control("cloudflare", "DELETE", "edge/knobs")
 
     def unlimited(self) -> None:

@@ -2,7 +2,7 @@
 
 What a revocation leaves behind is not documented. Here a revoked certificate can still be read by its id, with
 `revoked_at`, and is no longer listed; the Terraform provider reads that field to tell a revoked certificate. Numbers of
-refusals: Cloudflare's own older list, as clients quote it (1010 host name, 1011 CSR, 1012 zone id missing, 1014 already
+refusals: Cloudflare's own older list, as clients quote it (1000 general error, on request; 1010 host name, 1011 CSR, 1012 zone id missing, 1014 already
 revoked, 1101 not readable); the others are guesses.
 """
 
@@ -20,6 +20,7 @@ VALIDITIES = (7, 30, 90, 365, 730, 1095, 5475)  # days
 KEY_TYPES: dict[str, type] = {"origin-ecc": ec.EllipticCurvePublicKey, "origin-rsa": rsa.RSAPublicKey}
 HOSTNAME = re.compile(r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}")
 MOST_NAMES = 200
+SIGNING_REFUSALS = {1000: "General error", 1016: "User is not authorized to perform this action"}
 OPTIONAL = ("csr", "certificate", "requested_validity")
 """What an answer may leave out: `certificate_reads` in the account's state says for each kind what it holds.
 
@@ -29,6 +30,8 @@ A validity is not left out, but said to be 0.
 
 def create(state: dict[str, Any], authority: Authority, body: dict[str, Any]) -> dict[str, Any]:
     """Sign a CSR for host names of the account's zones."""
+    if code := state["refusals"]["signing"]:
+        raise ApiError(400, code, SIGNING_REFUSALS.get(code, "Error"))
     hostnames, csr = body.get("hostnames"), body.get("csr")
     if not isinstance(hostnames, list) or not 0 < len(hostnames) <= MOST_NAMES:
         raise ApiError(400, 1005, f"The hostnames field must hold between 1 and {MOST_NAMES} host names")

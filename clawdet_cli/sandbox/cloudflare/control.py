@@ -1,6 +1,6 @@
 """Control routes of the emulated Cloudflare: what an account's owner does in the dashboard, and the rate limit."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -71,11 +71,8 @@ def control_routes(state: dict[str, Any], bucket: Bucket, on_change: Callable[[]
         return JSONResponse(state["certificate_reads"])
 
     async def refusals(request: Request) -> Response:
-        """Change how a token without the right to `zones` is answered: `empty` or `forbidden`."""
-        body = await read_object(request)
-        if body not in ({"zones": "empty"}, {"zones": "forbidden"}):
-            raise ValueError("zones is 'empty' or 'forbidden'")
-        state["refusals"].update(body)
+        """Change how a token without the right to `zones` is answered, or the code of all `signing`."""
+        state["refusals"].update(_checked(await read_object(request), {"zones", "signing"}, fits=_REFUSALS))
         on_change()
         return JSONResponse(state["refusals"])
 
@@ -89,14 +86,20 @@ def control_routes(state: dict[str, Any], bucket: Bucket, on_change: Callable[[]
     ]
 
 
-def _checked(body: dict[str, Any], known: set[str], *, needed: str | None = None) -> dict[str, Any]:
+def _checked(
+    body: dict[str, Any],
+    known: set[str],
+    *,
+    needed: str | None = None,
+    fits: Mapping[str, Callable[[Any], bool]] | None = None,
+) -> dict[str, Any]:
     """Return the body; raise ValueError for what would break the account, now or at some later call."""
     if needed is not None and needed not in body:
         raise ValueError(f"{needed} is missing")
     for key, value in body.items():
         if key not in known:
             raise ValueError(f"{key} cannot be changed")
-        if not _fits(key, value):
+        if not (fits[key](value) if fits else _fits(key, value)):
             raise ValueError(f"{value!r} is no value of {key}")
     return body
 
@@ -145,6 +148,12 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "requests": _is_amount,
     "seconds": _is_amount,
     "block_seconds": _is_amount,
+}
+
+
+_REFUSALS: dict[str, Callable[[Any], bool]] = {
+    "zones": lambda value: value in ("empty", "forbidden"),
+    "signing": lambda value: type(value) is int and 0 <= value < 100_000,
 }
 
 

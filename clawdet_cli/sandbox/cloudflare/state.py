@@ -12,7 +12,8 @@ The state is plain data, so that the daemon can save it as JSON:
     certificate_reads    {create, get, list} -> which of `csr`, `certificate` (the PEM) and `requested_validity`
                          such an answer holds
     limits        {requests, seconds, block_seconds, headers}; headers is `documented`, `old` or `both`
-    refusals      {zones}: how a list of zones answers a token without the right: `empty` or `forbidden`
+    refusals      {zones, signing}: how a list of zones answers a token without the right, `empty` or `forbidden`; the
+                         code with which the Origin CA refuses to sign anything, such as 1000, or 0
 """
 
 import datetime as dt
@@ -37,6 +38,7 @@ SETTINGS = {
     "security_level": ("off", "essentially_off", "low", "medium", "high", "under_attack"),
     "browser_check": ("on", "off"),
 }
+REFUSALS = {"zones": "empty", "signing": 0}
 CERTIFICATE_READS = {
     "create": ("csr", "certificate", "requested_validity"),
     "get": ("certificate",),
@@ -59,7 +61,7 @@ def seed(state: dict[str, Any], zone: str, tokens: Iterable[str]) -> None:
         "headers", "documented"
     )
     state.setdefault("certificate_reads", {kind: list(fields) for kind, fields in CERTIFICATE_READS.items()})
-    state.setdefault("refusals", {"zones": "empty"})
+    state.setdefault("refusals", dict(REFUSALS))
     state.setdefault("certificates", {})
     state.setdefault("tokens", {})
     if "zones" not in state:
