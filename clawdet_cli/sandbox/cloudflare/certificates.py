@@ -2,8 +2,8 @@
 
 What a revocation leaves behind is not documented. Here a revoked certificate can still be read by its id, with
 `revoked_at`, and is no longer listed; the Terraform provider reads that field to tell a revoked certificate. Numbers of
-refusals: Cloudflare's own older list, as clients quote it (1000 general error, on request; 1010 host name, 1011 CSR, 1012 zone id missing, 1014 already
-revoked, 1101 not readable); the others are guesses.
+refusals: Cloudflare's own older list, as clients quote it (1000 general error, on request; 1010 host name, 1011 CSR,
+1012 zone id missing, 1014 already revoked, 1101 not readable); the others are guesses.
 """
 
 import re
