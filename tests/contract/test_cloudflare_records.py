@@ -314,7 +314,7 @@ def test_caa_and_srv_are_written_as_fields(cloud: Emulator) -> None:
         assert answer.status_code == 400
 
 
-SRV = {"priority": 10, "weight": 5, "port": 5061, "target": "sip.example.com"}
+SRV: dict[str, Any] = {"priority": 10, "weight": 5, "port": 5061, "target": "sip.example.com"}
 
 
 def test_fields_may_be_written_as_text(cloud: Emulator) -> None:
