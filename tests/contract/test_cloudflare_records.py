@@ -312,3 +312,42 @@ def test_caa_and_srv_are_written_as_fields(cloud: Emulator) -> None:
             json={"name": ZONE, "type": "CAA", "ttl": 1, "data": data},
         )
         assert answer.status_code == 400
+
+
+SRV: dict[str, Any] = {"priority": 10, "weight": 5, "port": 5061, "target": "sip.example.com"}
+
+
+def test_fields_may_be_written_as_text(cloud: Emulator) -> None:
+    """As lexicon writes them."""
+    for kind, data, content in (
+        ("CAA", {"flags": "0", "tag": "issue", "value": "pki.goog"}, '0 issue "pki.goog"'),
+        ("SRV", {name: str(value) for name, value in SRV.items()}, "5 5061 sip.example.com"),
+    ):
+        body = {"name": "alice", "type": kind, "content": None, "data": data, "ttl": 3600}
+        answer = cloud.call("POST", f"/zones/{cloud.zone_id()}/dns_records", json=body)
+        assert answer.json()["result"]["content"] == content
+    assert [record["data"] for record in cloud.records().values()][1] == SRV
+    for number in ("", "-1", "65536", "1e3", "٣", "9" * 5000):
+        body = {"name": "bob", "type": "SRV", "data": {**SRV, "port": number}, "ttl": 1}
+        assert cloud.call("POST", f"/zones/{cloud.zone_id()}/dns_records", json=body).status_code == 400
+
+
+def test_a_srv_record_is_found_by_its_older_content(cloud: Emulator) -> None:
+    """As Ansible looks for it."""
+    records: Any = cloud.sdk.dns.records
+    made = records.create(zone_id=cloud.zone_id(), name=f"_sip._tcp.{ZONE}", type="SRV", ttl=1, data=SRV)
+    query = {"type": "SRV", "name": made.name, "content": "5\t5061\tsip.example.com"}
+    found = cloud.call("GET", f"/zones/{cloud.zone_id()}/dns_records", params=query).json()["result"]
+    assert [record["id"] for record in found] == [made.id]
+
+
+def test_a_replaced_record_has_its_fields_written_anew(cloud: Emulator) -> None:
+    records: Any = cloud.sdk.dns.records
+    made = records.create(zone_id=cloud.zone_id(), name=f"_sip._tcp.{ZONE}", type="SRV", ttl=1, data=SRV)
+    path = f"/zones/{cloud.zone_id()}/dns_records/{made.id}"
+    body = {"name": made.name, "type": "SRV", "content": "6 5061 sip.example.com", "ttl": 1}
+    answer = cloud.call("PUT", path, json=body)
+    assert answer.status_code == 400
+    assert "priority is a required data field" in answer.text
+    assert cloud.call("PATCH", path, json={"ttl": 300}).json()["result"]["data"] == SRV
+    assert cloud.call("PUT", path, json=body | {"data": SRV | {"weight": 6}}).json()["result"]["data"]["weight"] == 6

@@ -138,3 +138,15 @@ def test_the_edges_certificate_may_be_on_its_way_or_switched_off(
 def test_an_unknown_setting_is_not_recognised(cloud: Emulator) -> None:
     answer = cloud.call("GET", f"/zones/{cloud.zone_id()}/settings/nothing")
     assert [error["code"] for error in answer.json()["errors"]] == [1006]
+
+
+def test_a_zone_has_no_page_rules(cloud: Emulator) -> None:
+    """OctoDNS asks for them, and a token needs a right of its own."""
+    path = f"/zones/{cloud.zone_id()}/pagerules?status=active"
+    assert cloud.call("GET", path).json()["result"] == []
+    cloud.token("without", rights=["zone:read", "dns:edit"])
+    refused = cloud.call("GET", path, token="without")
+    assert (refused.status_code, refused.json()["errors"][0]["code"]) == (403, 9109)
+    cloud.token("of-the-account", owner="account")
+    refused = cloud.call("GET", path, token="of-the-account")
+    assert refused.json()["errors"][0]["code"] == 1011

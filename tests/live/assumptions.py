@@ -102,6 +102,10 @@ ASSUMPTIONS: dict[str, dict[str, str]] = {
 
 BEYOND: dict[str, str] = {
     "cloudflare.zones-of-one-name": "it takes a second zone of the same name",
+    "cloudflare.srv-content": "clawdet makes no such record: other clients do",
+    "cloudflare.srv-content-filter": "clawdet makes no such record: other clients do",
+    "cloudflare.data-numbers-as-text": "clawdet makes no such record: other clients do",
+    "cloudflare.page-rules-right": "clawdet has no use for page rules: other clients have",
     "hetzner.server-name-reserved": "an order that were not refused would be a second server",
     "hetzner.order-refusals": "a type that is sold out cannot be had on demand",
     "hetzner.limits": "it takes as many servers as the account may have",

@@ -112,6 +112,7 @@ class _Api:
             route("GET", "/zones/{zone_id}/ssl/universal/settings", self.universal_ssl),
             route("GET", "/zones/{zone_id}/ssl/verification", self.verify_ssl),
             route("GET", "/zones/{zone_id}/ssl/certificate_packs", self.list_certificate_packs),
+            route("GET", "/zones/{zone_id}/pagerules", self.list_page_rules),
             route("GET", records, self.list_records),
             route("POST", records, self.create_record),
             route("GET", f"{records}/usage", self.record_usage),
@@ -221,6 +222,17 @@ class _Api:
             rows = [row for row in rows if row["status"] == "active"]
         part, info = page_of(request, rows, default=20, largest=50)
         return success(part, info=info)
+
+    async def list_page_rules(self, request: Request) -> Response:
+        """Return no rules, as of a zone without any: octoDNS asks for them."""
+        token = access.authenticate(self._state, request)
+        if token["owner"] != "user":
+            raise ApiError(400, 1011, "Page Rules endpoint does not support account owned tokens.")
+        access.require_active(token)
+        if not access.has_right(token, "pagerules:read"):
+            raise ApiError(403, 9109, "Unauthorized to access requested resource")
+        self._zone(request, token, "pagerules:read")
+        return success([])
 
     async def list_records(self, request: Request) -> Response:
         zone = self._zone(request, access.authenticate(self._state, request), "dns:read")

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from typing import Any
 
 ACCOUNT_ID = "01a7362d577a6c3019a474fd6f485823"
-RIGHTS = ("zone:read", "dns:edit", "ssl:edit", "settings:read", "settings:edit")
+RIGHTS = ("zone:read", "dns:edit", "ssl:edit", "settings:read", "settings:edit", "pagerules:read")
 ADVISED = ("zone:read", "dns:edit", "ssl:edit", "settings:read")
 """What the sandbox's own token may do: what users are told to give theirs, so that every run proves it is enough."""
 PROXIABLE = ("A", "AAAA", "CNAME")
