@@ -39,7 +39,7 @@ def destroy(
     names = wanted(users, file)
     if not yes:
         asked = " ".join([*(users or ()), *(["--file", file] if file else [])])
-        output.need_consent(call, f"clawdet destroy {asked}", "removes anything")
+        output.need_consent(f"clawdet destroy {asked}", "removes anything")
     if len(names) == 1:
         _destroy_one(call, names[0], ask=not yes, zone_gone=zone_gone)
     else:

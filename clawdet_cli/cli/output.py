@@ -170,12 +170,12 @@ def ask(view: View, screen: Screen, question: str) -> str:
         return answer.strip()
 
 
-def need_consent(call: LocalCall, command: str, effect: str) -> None:
+def need_consent(command: str, effect: str) -> None:
     """Raise UsageError where a question would have to be asked and nobody is there."""
     if not interactive():
         raise UsageError(
             f"'{command}' asks before it {effect}, and there is no terminal to ask on.",
-            next_steps=[call.pasteable(f"{command} --yes")],
+            next_steps=[f"{command} --yes"],
         )
 
 

@@ -157,7 +157,7 @@ def drain(
 
     wanted = _checked(names or [])
     if not yes:
-        output.need_consent(call, " ".join(["clawdet pool drain", *wanted]), "removes anything")
+        output.need_consent(" ".join(["clawdet pool drain", *wanted]), "removes anything")
     with output.progress(call, users=True) as view:
         configured = configure(call, view)
         members = operations.pool(configured.settings)

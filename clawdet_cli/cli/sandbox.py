@@ -144,7 +144,7 @@ def down(
     folder = _folder(call)
     ask = folder.exists() and not yes
     if ask:
-        output.need_consent(call, "clawdet sandbox down", "removes the sandbox")
+        output.need_consent("clawdet sandbox down", "removes the sandbox")
     with output.progress(call) as view:
         if ask:
             question = f"Remove the sandbox in {folder} with everything in it? [y/N]"

@@ -211,3 +211,10 @@ def test_secrets_have_no_flags(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"clawdet {clawdet_cli.__version__}\n"
+
+
+def test_what_a_script_has_to_add_is_said_with_each_flag_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli.main(["destroy", "alice", "--sandbox", "--state", str(tmp_path)]) == 2
+    assert f"  clawdet destroy alice --yes --sandbox --state {tmp_path}\n" in capsys.readouterr().err
