@@ -10,8 +10,8 @@ from clawdet_cli.model import Verdict
 HELP = """\
 Each right is tried with a request that changes nothing, whatever the answer: deleting what cannot exist, signing what
 cannot be signed. What a token has too much of works, and is what a thief would get: make a narrower one. The zone's
-settings and its certificate at Cloudflare are looked at too, and the network: the way out over IPv4, SSH to your servers,
-proxies, and this machine's clock.
+settings and its certificate at Cloudflare are looked at too, and the network: the way out over IPv4, SSH to your
+servers, proxies, and this machine's clock.
 
 The exit code is 0 unless something is lacking that clawdet cannot do without (3), or no answer told of a right (7)."""
 
