@@ -207,7 +207,7 @@ class TestZone:
     def test_of_several_of_one_name_it_is_the_active_one_or_the_one_that_is_set(
         self, connect: Connect, cloudflare: Account
     ) -> None:
-        first, token = cloudflare.zone_id, Secret(TOKEN)
+        first = cloudflare.zone_id
         moved = account.add_zone(cloudflare.state, ZONE, status="moved")["id"]
         # The moved one comes first, as the real list may have it.
         cloudflare.state["zones"] = {key: cloudflare.state["zones"][key] for key in (moved, first)}
@@ -218,7 +218,7 @@ class TestZone:
         with pytest.raises(ConfigError, match="2 active zones") as caught:
             connect().zone(ZONE)
         assert "CLAWDET_ZONE_ID" in caught.value.next_steps[0]
-        chosen = Cloudflare(cloudflare.url, token, Deadline.after(5), zone_id=moved).zone(ZONE)
+        chosen = connect(zone_id=moved).zone(ZONE)
         assert chosen is not None
         assert chosen.id == moved
 

@@ -122,7 +122,7 @@ class Life:
         (record,), (first,) = self.operator.records(), self.operator.certificates()
         path = f"/zones/{self.operator.zone_id()}/dns_records/{record['id']}"
         self.operator.cloud("cloudflare", path, "PATCH", {"content": "203.0.113.9"})
-        (row,) = rows(self.operator, "SELECT csr FROM instances")
+        (row,) = rows(self.operator, "SELECT csr FROM instances WHERE status = 'complete'")
         body = {"csr": row["csr"], "hostnames": first["hostnames"], "request_type": "origin-ecc"}
         self.operator.cloud("cloudflare", "/certificates", "POST", {**body, "requested_validity": 5475})
 
