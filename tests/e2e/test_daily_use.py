@@ -66,7 +66,7 @@ require('http').createServer((request, answer) => {
     const [block, delta] = result
       ? [{ type: 'text', text: '' }, { type: 'text_delta', text: said }]
       : [{ type: 'tool_use', id: 'toolu_1', name: 'exec', input: {} },
-         { type: 'input_json_delta', partial_json: JSON.stringify({ command }) }];
+         { type: 'input_json_delta', partial_json: JSON.stringify({ command, yieldMs: 120000 }) }];
     const usage = { input_tokens: 1, output_tokens: 1 };
     const message = { id: 'msg_1', type: 'message', role: 'assistant', model: asked.model, content: [], usage };
     answer.writeHead(200, { 'content-type': 'text/event-stream' }).end([
@@ -238,7 +238,7 @@ def test_openclaw_finds_and_starts_a_browser_that_the_operator_installed(machine
     assert '"noSandbox": true' in machine.ssh(f"cat {HOME}/.openclaw/openclaw.json")
     assert "running: true" in machine.documented("clawdet ssh alice openclaw browser start")
     assert "browser: chromium" in machine.documented("clawdet ssh alice openclaw browser status")
-    assert "opened: data:text/html" in machine.ssh("openclaw browser open 'data:text/html,<title>seen</title>'")
+    assert "opened: about:blank" in machine.ssh("openclaw browser open about:blank")
     # Within the unit, with all that keeps the rest of it from the machine.
     pids = "pgrep -u openclaw -f '^/usr/lib/chromium/chromium'"
     assert (
