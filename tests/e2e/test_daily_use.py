@@ -186,17 +186,14 @@ def test_python_and_servers_on_high_ports_work_and_root_is_out_of_reach(machine:
 
 
 def test_the_agent_finds_in_its_own_shell_what_npm_installed(machine: Machine) -> None:
-    machine.ssh("cat >/run/agent.sh", "clawdet-hello; npm config get prefix; openclaw gateway restart")
+    machine.ssh("cat >/run/agent.sh", "clawdet-hello; npm config get prefix")
     machine.ssh("cat >/run/provider.js", PROVIDER)
     machine.ssh("systemd-run --quiet --unit=daily-provider /usr/local/bin/node /run/provider.js")
     patch = '{"models": {"providers": {"anthropic": {"baseUrl": "http://127.0.0.1:9999"}}}}'
     machine.documented("clawdet ssh alice openclaw config patch --stdin <patch.json", patch)
-    pid = machine.main_pid
     said = machine.ssh("openclaw agent --agent main --message 'say hi'")
     assert "hello from npm" in said
     assert f"{HOME}/.npm-global" in said
-    assert "openclaw: root does this with: systemctl restart openclaw-gateway" in said
-    assert machine.main_pid == pid
 
 
 def test_relative_paths_are_the_callers_where_openclaw_may_enter_and_else_it_says_so(machine: Machine) -> None:
