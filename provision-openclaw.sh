@@ -643,7 +643,7 @@ set -eu
 case "\$*" in
   'gateway restart' | 'gateway start' | 'gateway stop')
     echo "openclaw: root does this with: systemctl \$2 openclaw-gateway" >&2
-    exec systemctl "\$2" openclaw-gateway ;;
+    exec systemctl --no-ask-password "\$2" openclaw-gateway ;;
 esac
 if [ "\$(id -u)" = 0 ]; then
   user="setpriv --reuid openclaw --regid openclaw --init-groups"

@@ -66,7 +66,7 @@ require('http').createServer((request, answer) => {
     const [block, delta] = result
       ? [{ type: 'text', text: '' }, { type: 'text_delta', text: said }]
       : [{ type: 'tool_use', id: 'toolu_1', name: 'exec', input: {} },
-         { type: 'input_json_delta', partial_json: JSON.stringify({ command }) }];
+         { type: 'input_json_delta', partial_json: JSON.stringify({ command, yieldMs: 120000 }) }];
     const usage = { input_tokens: 1, output_tokens: 1 };
     const message = { id: 'msg_1', type: 'message', role: 'assistant', model: asked.model, content: [], usage };
     answer.writeHead(200, { 'content-type': 'text/event-stream' }).end([
@@ -186,17 +186,14 @@ def test_python_and_servers_on_high_ports_work_and_root_is_out_of_reach(machine:
 
 
 def test_the_agent_finds_in_its_own_shell_what_npm_installed(machine: Machine) -> None:
-    machine.ssh("cat >/run/agent.sh", "clawdet-hello; npm config get prefix; openclaw gateway restart")
+    machine.ssh("cat >/run/agent.sh", "clawdet-hello; npm config get prefix")
     machine.ssh("cat >/run/provider.js", PROVIDER)
     machine.ssh("systemd-run --quiet --unit=daily-provider /usr/local/bin/node /run/provider.js")
     patch = '{"models": {"providers": {"anthropic": {"baseUrl": "http://127.0.0.1:9999"}}}}'
     machine.documented("clawdet ssh alice openclaw config patch --stdin <patch.json", patch)
-    pid = machine.main_pid
     said = machine.ssh("openclaw agent --agent main --message 'say hi'")
     assert "hello from npm" in said
     assert f"{HOME}/.npm-global" in said
-    assert "openclaw: root does this with: systemctl restart openclaw-gateway" in said
-    assert machine.main_pid == pid
 
 
 def test_relative_paths_are_the_callers_where_openclaw_may_enter_and_else_it_says_so(machine: Machine) -> None:
@@ -238,7 +235,7 @@ def test_openclaw_finds_and_starts_a_browser_that_the_operator_installed(machine
     assert '"noSandbox": true' in machine.ssh(f"cat {HOME}/.openclaw/openclaw.json")
     assert "running: true" in machine.documented("clawdet ssh alice openclaw browser start")
     assert "browser: chromium" in machine.documented("clawdet ssh alice openclaw browser status")
-    assert "opened: data:text/html" in machine.ssh("openclaw browser open 'data:text/html,<title>seen</title>'")
+    assert "opened: about:blank" in machine.ssh("openclaw browser open about:blank")
     # Within the unit, with all that keeps the rest of it from the machine.
     pids = "pgrep -u openclaw -f '^/usr/lib/chromium/chromium'"
     assert (
