@@ -8,11 +8,16 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
+import h2.config
+import h2.connection
+import h11
 import httpx
 import pytest
 import websockets
 
+from clawdet_cli.sandbox.edge.http2 import Http2Stream
 from clawdet_cli.sandbox.edge.knobs import EdgeKnobs
 from tests.contract.edge_world import HOST, ORIGIN, WAIT, World, answering, assert_error, read_head, run, running
 
@@ -153,6 +158,37 @@ def test_an_answer_that_is_broken_off_is_not_passed_off_as_whole(world: World) -
                 await world.get("/half")
 
     run(story())
+
+
+def test_what_came_before_a_reset_is_passed_on_also_when_both_came_at_once() -> None:
+    class Sent:
+        data = b""
+
+        def write(self, data: bytes) -> None:
+            self.data += data
+
+        async def drain(self) -> None:
+            pass
+
+    async def story() -> list[Any]:
+        reader, sent = asyncio.StreamReader(), Sent()
+        stream = Http2Stream(reader, cast(asyncio.StreamWriter, sent))
+        await stream.send(h11.Request(method="GET", target="/", headers=[("host", "a.test")]))
+        await stream.send(h11.EndOfMessage())
+        origin = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        origin.initiate_connection()
+        origin.receive_data(sent.data)
+        origin.send_headers(1, [(":status", "200"), ("content-length", "1000")])
+        origin.send_data(1, b"half")
+        origin.reset_stream(1)
+        reader.feed_data(origin.data_to_send())
+        found: list[Any] = [await stream.next_event(5), await stream.next_event(5)]
+        with pytest.raises(ConnectionResetError):
+            await stream.next_event(5)
+        return found
+
+    head, body = run(story())
+    assert (head.status_code, bytes(body.data)) == (200, b"half")
 
 
 def test_an_origin_that_breaks_off_before_its_answer_is_a_520(world: World) -> None:

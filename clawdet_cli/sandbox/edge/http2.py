@@ -27,12 +27,15 @@ class Http2Stream(Stream):
         self._http.initiate_connection()
         self._stream_id = self._http.get_next_available_stream_id()
         self._events: deque[h11.Event] = deque()
+        self._given_up = False
         self._room = asyncio.Event()
         """Set when the origin may have made room for more of a body."""
 
     async def next_event(self, seconds: float) -> h11.Event | type[h11.PAUSED]:
         """Return the next event of the answer; raises TimeoutError, OSError or h11.RemoteProtocolError."""
         while not self._events:
+            if self._given_up:
+                raise ConnectionResetError("the origin gave the request up")
             async with asyncio.timeout(seconds):
                 data = await self.reader.read(CHUNK)
             if not data:
@@ -90,7 +93,8 @@ class Http2Stream(Stream):
                 case h2.events.StreamEnded():
                     self._events.append(h11.EndOfMessage())
                 case h2.events.StreamReset() | h2.events.ConnectionTerminated() if not self._ended:
-                    raise ConnectionResetError("the origin gave the request up")
+                    # After what came before it, also when both came at once.
+                    self._given_up = True
                 case _:
                     pass
         self._room.set()
