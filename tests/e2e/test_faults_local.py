@@ -159,7 +159,14 @@ def test_a_connection_that_breaks_for_ever_is_told_and_gone_on_with(phase: str, 
     leave_nothing(operator)
 
 
-NOT_ASKED = {"approve_device", "claim_server", r"if grep -qsx lock_sha256=.*", r"openclaw devices list --json"}
+NOT_ASKED = {
+    "approve_device",
+    "claim_server",
+    "reboot_vps",
+    r"if grep -qsx lock_sha256=.*",
+    r"if \[ -e /run/reboot-required \]; then echo yes; fi",
+    r"openclaw devices list --json",
+}
 """What no provision of a new server asks the VPS."""
 ASKED = {*COMMANDS, *READING} - NOT_ASKED
 
