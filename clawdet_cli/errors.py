@@ -45,6 +45,14 @@ class ForeignNetworksError(StateError):
     """Networks that somebody else may have let in would be locked out; whoever wants that has to say so."""
 
 
+class LeaseLostError(StateError):
+    """Another run has taken the instance over while this one slept: this one changes nothing more."""
+
+
+class ForeignError(StateError):
+    """What was to be changed is not provably clawdet's: it was not touched."""
+
+
 class RecordError(StateError):
     """The local database or disk failed: what was done just before may not be recorded."""
 

@@ -4,7 +4,8 @@ Where machines share it, `State` keeps the database with locks alone: its transa
 
 A lease falls to the next run when its owner is dead. On the same machine the owner's process itself is looked at, so
 one that merely sleeps keeps it; of another machine there is only the heartbeat. Whoever lost a lease makes no further
-change: `State` compares the owner in the same transaction as each intent.
+change: `State` compares owner and number in the same transaction as each intent and each result, and they are asked for
+before each sending of a change, the repeated ones too.
 """
 
 import os
@@ -66,17 +67,17 @@ def lease(state: State, user: str, verb: str, *, wait: float = 0.0, tell: Callab
         # obeyed then.
         _held_here.add(owner)
         try:
-            _acquire(state, user, owner, verb, Patience(wait, tell))
+            number = _acquire(state, user, owner, verb, Patience(wait, tell))
         except StateError:
             taken = False
             raise
-        state.owners[user] = owner
+        state.held[user] = (owner, number)
         _heart.add(state.path, owner)
         yield
     finally:
         _heart.remove(state.path, owner)
-        if state.owners.get(user) == owner:
-            del state.owners[user]
+        if state.held.get(user, ("", 0))[0] == owner:
+            del state.held[user]
         _held_here.discard(owner)
         # A lease that stays falls to whoever comes after this process; a failure on its way must not be hidden.
         if taken:
@@ -120,21 +121,29 @@ class Patience:
         return time.monotonic() - self._watched[1] >= WATCH_SECONDS
 
 
-def _acquire(state: State, user: str, owner: str, verb: str, patience: Patience) -> None:
+def _acquire(state: State, user: str, owner: str, verb: str, patience: Patience) -> int:
+    """Take the lease, and return its number: each one on a user has a greater one than those before it."""
     while True:
         with state.transaction() as connection:
             held = _held(connection, user)
             dead = held is None or _dead(held, patience)
             if dead:
                 connection.execute(
-                    "INSERT OR REPLACE INTO leases (user, owner, verb, host, pid, process, machine, since, heartbeat)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (user, owner, verb, *_own_identity(), now_text(), now_text()),
+                    "INSERT INTO fences (user, number) VALUES (?, 1)"
+                    " ON CONFLICT (user) DO UPDATE SET number = number + 1",
+                    (user,),
+                )
+                number = int(connection.execute("SELECT number FROM fences WHERE user = ?", (user,)).fetchone()[0])
+                connection.execute(
+                    "INSERT OR REPLACE INTO leases"
+                    " (user, owner, number, verb, host, pid, process, machine, since, heartbeat)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (user, owner, number, verb, *_own_identity(), now_text(), now_text()),
                 )
         if dead:
             if held is not None:
                 patience.tell(f"taking over from {held}, which is dead")
-            return
+            return number
         assert held is not None  # noqa: S101 - said above, for the type checker
         doubtful = held.machine != _machine() and not _beats(held) and not patience.saw_it_beat
         if doubtful:

@@ -330,6 +330,8 @@ class EffectOutcome(StrEnum):
     """Looked for after an interruption, and not there."""
     LEFT = "left"
     """Looked at after an interruption: a later step finds by itself how it stands, or it is not ours to touch."""
+    ORPHANED = "orphaned"
+    """Done, and known only after another run had taken the instance over: it is not recorded as the instance's."""
 
 
 @dataclass(frozen=True)

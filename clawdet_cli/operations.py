@@ -648,7 +648,10 @@ def _run(
     def tell(text: str) -> None:
         run.note(text)
 
-    clouds = common.clouds.of_run(deadline, tell) if common else connect(settings, deadline, watch=tell)
+    def fence() -> None:
+        run.fence()
+
+    clouds = (common.clouds if common else connect(settings, deadline)).of_run(deadline, tell, fence)
     run = Run(
         instance,
         settings,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from clawdet_cli import filesystem, stopping
-from clawdet_cli.errors import RecordError, StateError
+from clawdet_cli.errors import LeaseLostError, RecordError, StateError
 from clawdet_cli.model import POOL, Check, Effect, EffectOutcome, Instance, Result, StageRun, Standing, Status, now_text
 from clawdet_cli.private import new_private_file, private_folder
 from clawdet_cli.secret import hide
@@ -68,6 +68,10 @@ MIGRATIONS: Sequence[str] = (
     ALTER TABLE checks ADD COLUMN result TEXT NOT NULL DEFAULT 'failed';
     UPDATE checks SET result = 'ok' WHERE ok = 1;
     ALTER TABLE checks DROP COLUMN ok;
+    """,
+    """
+    CREATE TABLE fences (user TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT;
+    ALTER TABLE leases ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
     """,
 )
 """Append only: a released migration is never edited, because databases exist that ran it."""
@@ -143,8 +147,8 @@ class State:
         self.path = path
         self._lock = threading.RLock()
         """Many runs of one command share the connection: with one each, they would wait for each other by polling."""
-        self.owners: dict[str, str] = {}
-        """The leases that this run took, by user; `lease` keeps it."""
+        self.held: dict[str, tuple[str, int]] = {}
+        """The owner and the number of the leases that this process took, by user; `lease` keeps it."""
         self._typical: dict[str, float] = {}
         """How long stages take, as far as it was asked for."""
         with self._translated():
@@ -234,6 +238,7 @@ class State:
         """Record a new instance, in the place of a destroyed one of the same user."""
         values = [getattr(instance, name) for name in _COLUMNS]
         with self.transaction() as connection:
+            self._refuse_without_lease(connection, instance.user)
             connection.execute("DELETE FROM checks WHERE user = ?", (instance.user,))
             connection.execute(
                 f"INSERT OR REPLACE INTO instances ({', '.join(_COLUMNS)})"  # noqa: S608 - the column names are ours
@@ -250,6 +255,7 @@ class State:
     def condemn(self, member: Instance, status: Status, why: str) -> None:
         """Take a server of the pool out of what is given away, unless it was given meanwhile."""
         with self.transaction() as connection:
+            self._refuse_without_lease(connection, member.user)
             connection.execute(
                 "UPDATE instances SET status = ?, error = ?, updated_at = ?"
                 " WHERE user = ? AND status = ? AND server_id = ?",
@@ -277,7 +283,7 @@ class State:
         """Write what is about to be done; durable when this returns, and only then may it be done."""
         begun_at = now_text()
         with self.transaction() as connection:
-            self._still_ours(connection, instance.user)
+            self._refuse_without_lease(connection, instance.user)
             cursor = connection.execute(
                 "INSERT INTO effects (user, run_id, stage, kind, name, data, begun_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (instance.user, instance.run_id, stage, kind, name, json.dumps(data, sort_keys=True), begun_at),
@@ -286,14 +292,53 @@ class State:
         return Effect(number, instance.user, instance.run_id, stage, kind, name, dict(data), begun_at)
 
     def end_effect(self, effect: Effect, outcome: EffectOutcome, result: str, changes: Mapping[str, Any]) -> None:
-        """Write what came of an effect, and with it, in one step, what that changes in the instance."""
+        """Write what came of an effect, and with it, in one step, what that changes in the instance.
+
+        Raises LeaseLostError when another run has taken the instance over: then what was done is kept as an orphan.
+        """
         with self.transaction() as connection:
-            connection.execute(
-                "UPDATE effects SET outcome = ?, result = ?, ended_at = ? WHERE id = ?",
-                (outcome, result, now_text(), effect.id),
-            )
-            if changes:
-                self._update(connection, effect.user, changes)
+            lost = self._lost(connection, effect.user)
+            if lost is not None:
+                self._end_without_lease(connection, effect, outcome, result)
+            else:
+                self._end(connection, effect, outcome, result, changes)
+        if lost is not None:
+            if outcome is EffectOutcome.DONE:
+                thing = f"{effect.kind} {effect.name}" + (f" ({result})" if result else "")
+                lost.details = (f"{thing} was answered only after that: it is not recorded as {effect.user}'s",)
+                lost.next_steps = (*lost.next_steps, "clawdet reconcile    (names what is in no database)")
+            raise lost
+
+    def _end_without_lease(
+        self, connection: sqlite3.Connection, effect: Effect, outcome: EffectOutcome, result: str
+    ) -> None:
+        """Write what came of an effect of which the run that took over may have written something already."""
+        if outcome is EffectOutcome.DONE:
+            outcome = EffectOutcome.ORPHANED
+        connection.execute(
+            "UPDATE effects SET outcome = ?, result = ?, ended_at = ?"
+            " WHERE id = ? AND (outcome IS NULL OR (? = ? AND outcome IN (?, ?)))",
+            (
+                *(outcome, result, now_text(), effect.id),
+                # It was looked for before it came: what the look found is not what came of it.
+                *(outcome, EffectOutcome.ORPHANED, EffectOutcome.ABSENT, EffectOutcome.LEFT),
+            ),
+        )
+
+    def _end(
+        self,
+        connection: sqlite3.Connection,
+        effect: Effect,
+        outcome: EffectOutcome,
+        result: str,
+        changes: Mapping[str, Any],
+    ) -> None:
+        connection.execute(
+            "UPDATE effects SET outcome = ?, result = ?, ended_at = ? WHERE id = ?",
+            (outcome, result, now_text(), effect.id),
+        )
+        if changes:
+            self._update(connection, effect.user, changes)
 
     def open_effects(self, user: str) -> list[Effect]:
         """Give what was begun for a user and is not known to have ended, in the order in which it was begun."""
@@ -328,6 +373,7 @@ class State:
     def save_checks(self, instance: Instance, checks: Sequence[Check]) -> None:
         """Replace the recorded checks of an instance by newer ones."""
         with self.transaction() as connection:
+            self._refuse_without_lease(connection, instance.user)
             connection.execute("DELETE FROM checks WHERE user = ?", (instance.user,))
             connection.executemany(
                 "INSERT INTO checks (user, run_id, name, position, result, evidence, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -337,24 +383,37 @@ class State:
                 ],
             )
 
-    def _still_ours(self, connection: sqlite3.Connection, user: str) -> None:
-        """Refuse to go on for a run that slept while another one took its lease over."""
-        if user not in self.owners:
-            return
-        held = connection.execute("SELECT owner, verb, host, pid FROM leases WHERE user = ?", (user,)).fetchone()
-        if held is None or held["owner"] != self.owners[user]:
-            by = f"clawdet {held['verb']} (process {held['pid']} on {held['host']})" if held else "a run that has ended"
-            raise StateError(
-                f"{user} was taken over by {by} while this run slept: this one changes nothing more.",
-                next_steps=[f"clawdet status {user}"],
-            )
+    def refuse_without_lease(self, user: str) -> None:
+        """Raise LeaseLostError when a lease that this process took on a user is not its own any more."""
+        if user in self.held:
+            with self._translated(), self._lock:
+                self._refuse_without_lease(self._connection, user)
+
+    def _refuse_without_lease(self, connection: sqlite3.Connection, user: str) -> None:
+        lost = self._lost(connection, user)
+        if lost is not None:
+            raise lost
+
+    def _lost(self, connection: sqlite3.Connection, user: str) -> LeaseLostError | None:
+        """Return the error for a run that slept while another one took its lease over; None while it has it."""
+        if user not in self.held:
+            return None
+        owner, number = self.held[user]
+        row = connection.execute("SELECT owner, number, verb, host, pid FROM leases WHERE user = ?", (user,)).fetchone()
+        if row is not None and (row["owner"], row["number"]) == (owner, number):
+            return None
+        by = f"clawdet {row['verb']} (process {row['pid']} on {row['host']})" if row else "a run that has ended"
+        return LeaseLostError(
+            f"{user} was taken over by {by} while this run slept: this one changes nothing more.",
+            next_steps=["clawdet pool status" if user.startswith(POOL) else f"clawdet status {user}"],
+        )
 
     def _update(self, connection: sqlite3.Connection, user: str, changes: Mapping[str, Any]) -> bool:
         """Change an instance's row, and say whether there is one."""
         unknown = set(changes) - set(_COLUMNS)
         if unknown:
             raise ValueError(f"no such fields: {unknown}")
-        self._still_ours(connection, user)
+        self._refuse_without_lease(connection, user)
         values = {**changes, "updated_at": now_text()}
         assignments = ", ".join(f"{name} = ?" for name in values)
         changed = connection.execute(

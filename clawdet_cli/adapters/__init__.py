@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from clawdet_cli.adapters.fleet_cloudflare import FleetCloudflare
     from clawdet_cli.adapters.fleet_hetzner import FleetHetzner
     from clawdet_cli.adapters.hetzner import Hetzner
-    from clawdet_cli.adapters.retry import Watch
+    from clawdet_cli.adapters.retry import Fence, Watch
     from clawdet_cli.adapters.shared import Once
     from clawdet_cli.model import Deadline
     from clawdet_cli.settings import Settings
@@ -23,6 +23,13 @@ class Clouds:
 
     hetzner: "Hetzner"
     cloudflare: "Cloudflare"
+
+    def of_run(self, deadline: "Deadline", watch: "Watch", fence: "Fence") -> "Clouds":
+        """Return them for a run with its own deadline; `watch` is told when a call has to wait.
+
+        `fence` is asked before each sending of a change.
+        """
+        return Clouds(self.hetzner.within(deadline, watch, fence), self.cloudflare.within(deadline, watch, fence))
 
     def once(self, name: str, find: Callable[[], T]) -> T:  # noqa: ARG002 - runs that share need it
         """Give what `find` gives; runs that share the clouds have one of them find it for all."""
@@ -62,9 +69,14 @@ class SharedClouds:
     cloudflare: "FleetCloudflare"
     known: "Once"
 
-    def of_run(self, deadline: "Deadline", watch: "Watch") -> Clouds:
-        """Give them to a run with its own deadline; `watch` is told when one of its calls has to wait."""
-        return _RunsClouds(self.hetzner.within(deadline, watch), self.cloudflare.within(deadline, watch), self.known)
+    def of_run(self, deadline: "Deadline", watch: "Watch", fence: "Fence") -> Clouds:
+        """Return them for a run with its own deadline; `watch` is told when a call has to wait.
+
+        `fence` is asked before each sending of a change.
+        """
+        return _RunsClouds(
+            self.hetzner.within(deadline, watch, fence), self.cloudflare.within(deadline, watch, fence), self.known
+        )
 
     def calls(self) -> dict[str, int]:
         """Give how many calls all runs made to each cloud."""

@@ -33,7 +33,7 @@ from clawdet_cli.adapters.cloudflare_rights import (
     ZONE_READ,
 )
 from clawdet_cli.adapters.proxy import unreached
-from clawdet_cli.adapters.retry import FIRST_PATIENCE, Lost, NotYet, Watch, ask, change
+from clawdet_cli.adapters.retry import FIRST_PATIENCE, Fence, Lost, NotYet, Watch, ask, change
 from clawdet_cli.errors import CloudError, ConfigError, StateError
 from clawdet_cli.model import Certificate, Deadline, DnsRecord, EdgeCertificate, Zone
 from clawdet_cli.network import DIRECT, Network
@@ -86,6 +86,7 @@ class Cloudflare:
         self._deadline = deadline
         self._zone_id = zone_id
         self._watch = watch
+        self._fence: Fence | None = None
         self._calling = Calling()
         self.budget = Budget("Cloudflare")
         self.clock = CloudClock()
@@ -113,10 +114,10 @@ class Cloudflare:
         self._client.api_key = None
         self._client.user_service_key = None
 
-    def within(self, deadline: Deadline, watch: Watch) -> Self:
-        """Give the same client, with its connections and its budget, to a run with a deadline of its own."""
+    def within(self, deadline: Deadline, watch: Watch, fence: Fence) -> Self:
+        """Return the same client, with its connections and its budget, for a run with a deadline and leases."""
         own = copy.copy(self)
-        vars(own).update(_deadline=deadline, _watch=watch)
+        vars(own).update(_deadline=deadline, _watch=watch, _fence=fence)
         return own
 
     def close(self) -> None:
@@ -479,6 +480,7 @@ class Cloudflare:
             deadline=self._deadline,
             what=f"Cloudflare to {what}",
             watch=self._watch,
+            fence=self._fence,
         )
 
     def _send(self, request: httpx.Request) -> None:

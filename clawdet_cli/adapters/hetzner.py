@@ -39,7 +39,7 @@ from clawdet_cli.adapters.calling import Calling
 from clawdet_cli.adapters.clock import CloudClock
 from clawdet_cli.adapters.hetzner_refusals import CONSOLE, refusal
 from clawdet_cli.adapters.proxy import unreached
-from clawdet_cli.adapters.retry import FIRST_PATIENCE, NotYet, Watch, ask, change, until
+from clawdet_cli.adapters.retry import FIRST_PATIENCE, Fence, NotYet, Watch, ask, change, until
 from clawdet_cli.errors import CloudError, ConfigError, StateError
 from clawdet_cli.model import Deadline, Firewall, FirewallRule, Server, ServerOffer, ServerOrder, SshKey
 from clawdet_cli.money import Price
@@ -92,6 +92,7 @@ class Hetzner:
     ) -> None:
         self._deadline = deadline
         self._watch = watch
+        self._fence: Fence | None = None
         self._calling = Calling()
         self._host = urlsplit(url).hostname or ""
         self._proxy = network.proxy_for(self._host)
@@ -120,10 +121,10 @@ class Hetzner:
         """Give the deadline of the run that this is for."""
         return self._deadline
 
-    def within(self, deadline: Deadline, watch: Watch) -> Self:
-        """Give the same client, with its connections and its budget, to a run with a deadline of its own."""
+    def within(self, deadline: Deadline, watch: Watch, fence: Fence) -> Self:
+        """Return the same client, with its connections and its budget, for a run with a deadline and leases."""
         own = copy.copy(self)
-        vars(own).update(_deadline=deadline, _watch=watch)
+        vars(own).update(_deadline=deadline, _watch=watch, _fence=fence)
         return own
 
     def close(self) -> None:
@@ -575,6 +576,7 @@ class Hetzner:
             deadline=self._deadline,
             what=f"Hetzner Cloud to {what}",
             watch=self._watch,
+            fence=self._fence,
         )
 
     def _call(self, what: str, call: Callable[[], T], *, changing: bool) -> T:

@@ -21,6 +21,9 @@ FIRST_PATIENCE = 15.0
 AGAIN = ("run the command again: it goes on where it stopped", "or give it more time with --timeout")
 """What to do after a wait that ended."""
 
+Fence = Callable[[], None]
+"""Raises an error when the run that wants to change something has lost the right to."""
+
 Watch = Callable[[str], None]
 """Is told in a few words what a wait saw, whenever that changes."""
 
@@ -89,11 +92,18 @@ def ask(
 
 
 def change(
-    act: Callable[[], T], look: Callable[[], T | None], *, deadline: Deadline, what: str, watch: Watch | None = None
+    act: Callable[[], T],
+    look: Callable[[], T | None],
+    *,
+    deadline: Deadline,
+    what: str,
+    watch: Watch | None = None,
+    fence: Fence | None = None,
 ) -> T:
     """Make a call that changes something, and `look` before making it again when its outcome is unknown.
 
-    `look` gives what the call would have given, or None when it had no effect yet. Raises as `ask` does.
+    `look` gives what the call would have given, or None when it had no effect yet. `fence` is asked before each call,
+    since any time may pass before one. Raises as `ask` does, and what `fence` raises.
     """
     look_first = unknown = False
 
@@ -104,6 +114,8 @@ def change(
             if found is not None:
                 return (found,)
         look_first = False
+        if fence is not None:
+            fence()
         try:
             return (act(),)
         except NotYet as reason:

@@ -19,7 +19,7 @@ from paramiko.packet import Packetizer
 
 from clawdet_cli import stopping
 from clawdet_cli.adapters.proxy_command import CommandSocket
-from clawdet_cli.adapters.retry import NotYet, Watch, until
+from clawdet_cli.adapters.retry import Fence, NotYet, Watch, until
 from clawdet_cli.adapters.ssh_keys import (
     fingerprint,
     is_host_key,
@@ -105,10 +105,13 @@ class CommandResult:
 class Ssh:
     """An open connection as root; a context manager that closes it."""
 
-    def __init__(self, client: paramiko.SSHClient, address: tuple[str, int], host_key: str) -> None:
+    def __init__(
+        self, client: paramiko.SSHClient, address: tuple[str, int], host_key: str, fence: Fence | None = None
+    ) -> None:
         self.host_key = host_key
         """The one that the server proved to have."""
         self._client = client
+        self._fence = fence
         self._transport = _transport(client)
         self._where = f"{address[0]}:{address[1]}"
 
@@ -124,12 +127,14 @@ class Ssh:
         auth_grace: float = AUTH_GRACE,
         pace: float = 1.0,
         proxy_command: str | None = None,
+        fence: Fence | None = None,
     ) -> "Ssh":
         """Connect as soon as the server lets us in; it may still be booting. `proxy_command` leads to it, if given.
 
         Only `host_keys` are accepted: one, or two while one takes the other's place. Raises GuestError at once for
         another one, and when our key is still refused `auth_grace` seconds after the server first answered; ConfigError
-        when our key cannot be used; WaitError at the deadline. Pauses between attempts are `pace` times PAUSE.
+        when our key cannot be used; WaitError at the deadline. Pauses between attempts are `pace` times PAUSE. `fence`
+        is asked before each command, since any time may pass before one.
         """
         operator_key(key)  # says what is wrong with the file, in words of ours
         own_key = paramiko.PKey.from_path(key)
@@ -139,7 +144,8 @@ class Ssh:
         def attempt() -> Ssh:
             nonlocal refused_since
             try:
-                return cls(_open(address, _public_key(tried[0]), own_key, deadline, proxy_command), address, tried[0])
+                opened = _open(address, _public_key(tried[0]), own_key, deadline, proxy_command)
+                return cls(opened, address, tried[0], fence)
             except paramiko.BadHostKeyException as error:
                 shown = f"{error.key.get_name()} {error.key.get_base64()}"
                 if shown not in host_keys:
@@ -185,6 +191,8 @@ class Ssh:
         Raises ConnectionLost when the connection ends first, GuestError when a signal ended the command or it said
         more than MOST_OUTPUT, WaitError when it did not end in time.
         """
+        if self._fence is not None:
+            self._fence()
         end = Deadline.after(max(1.0, timeout))
         streams = _Streams(self._transport, end)
         try:

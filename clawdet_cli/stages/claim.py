@@ -107,7 +107,9 @@ def from_pool(run: Run) -> Server | None:
     for member in waiting(run):
         try:
             with lease(run.state, member.user, "provision", tell=run.note):
-                return hand_over(run, _take(run, member))
+                with run.holding(member.user):
+                    server = _take(run, member)
+                return hand_over(run, server)
         except (StoppedError, RecordError, ConfigError):
             raise
         except ClawdetError as error:
@@ -190,7 +192,9 @@ def _examined(run: Run, member: Instance, server: Server | None) -> Server:
     address = run.settings.endpoints.dial(server.ipv4, 22)
     patience = run.deadline.within(PATIENCE)
     proxy = run.settings.ssh_proxy
-    run.keep(ssh.Ssh.connect(address, member.host_keys, run.settings.ssh_key, patience, proxy_command=proxy))
+    run.keep(
+        ssh.Ssh.connect(address, member.host_keys, run.settings.ssh_key, patience, proxy_command=proxy, fence=run.fence)
+    )
     with run.effect("claim_server", member.server_name, server=member.server_id) as effect:
         command = bootstrap.installed("claim", run.instance.run_id)
         answer = run.ssh().run(command, timeout=run.deadline.within(PATIENCE).left())

@@ -16,6 +16,7 @@ from clawdet_cli.errors import (
     ClawdetError,
     CloudError,
     ConfigError,
+    LeaseLostError,
     RecordError,
     StateError,
     StoppedError,
@@ -121,6 +122,8 @@ class Run:
         """Set once Cloudflare has refused to show them: what is said of those that could not be looked at."""
         self.open_effects = state.open_effects(instance.user)
         """What is not known to have ended: of this run, and of one before that was cut off."""
+        self.also_holds: tuple[str, ...] = ()
+        """Set by a claim: the server of the pool that it holds beside its user."""
         self._ssh: Ssh | None = None
 
     def record(self, **changes: Any) -> None:
@@ -163,6 +166,20 @@ class Run:
             self.state.end_effect(effect, outcome, result, changes)
             self.open_effects = [other for other in self.open_effects if other.id != effect.id]
 
+    def fence(self) -> None:
+        """Raise LeaseLostError when another run has taken over what this one works on, as while it slept."""
+        for user in (self.instance.user, *self.also_holds):
+            self.state.refuse_without_lease(user)
+
+    @contextmanager
+    def holding(self, user: str) -> Iterator[None]:
+        """Ask for the lease on another user too before each change."""
+        self.also_holds = (user,)
+        try:
+            yield
+        finally:
+            self.also_holds = ()
+
     def note(self, text: str) -> None:
         """Tell the watcher something."""
         self.emit("note", text=text)
@@ -187,6 +204,7 @@ class Run:
                 deadline or self.deadline,
                 pace=self.pace,
                 proxy_command=self.settings.ssh_proxy,
+                fence=self.fence,
             )
         return self._ssh
 
@@ -288,6 +306,11 @@ class _Attempt:
         run, seconds = self.run, time.monotonic() - self.started
         failure = shaped(error, self.stage.title)
         failure.stage = self.stage.name
+        if isinstance(failure, LeaseLostError):
+            # What exists, and how to go on, is the other run's to say.
+            run.emit("stage_finished", text=failure.what, status="failed", seconds=seconds)
+            run.stage = ""
+            return failure
         failure.left_behind = left_behind(run.instance, run.open_effects)
         # Adapters know no users, and say USER.
         failure.next_steps = tuple(addressed(step, run.instance.user) for step in failure.next_steps)

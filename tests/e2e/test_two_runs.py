@@ -77,7 +77,7 @@ def test_who_looks_at_an_instance_does_not_disturb_the_run_that_makes_it(
     def and_somebody_looks(evidence: Any) -> str:
         nonlocal looks
         nonce = publish(evidence)
-        if evidence.run.state.owners:
+        if evidence.run.state.held:
             looks += 1
             operator.clawdet("status", "alice", "--live", "--sandbox")
         return nonce

@@ -6,7 +6,7 @@ import pytest
 from clawdet_cli.adapters import retry
 from clawdet_cli.adapters.answers import unknown_shape
 from clawdet_cli.adapters.retry import Lost, NotYet, ask, change, until
-from clawdet_cli.errors import ClawdetError, CloudError, WaitError
+from clawdet_cli.errors import ClawdetError, CloudError, LeaseLostError, WaitError
 from clawdet_cli.model import Deadline
 
 Step = Exception | object
@@ -115,3 +115,28 @@ class TestChange:
         with pytest.raises(ClawdetError) as caught:
             change(script(Lost("cut"), *repeated), script(None), deadline=Deadline.after(1), what="x")
         assert caught.value.unsettled
+
+    def test_the_fence_is_asked_before_each_call_and_each_repeat(self) -> None:
+        asked: list[str] = []
+
+        def fence() -> None:
+            asked.append("fence")
+            if len(asked) == 3:
+                raise LeaseLostError("taken over")
+
+        def act() -> str:
+            assert asked[-1] == "fence"
+            raise Lost("cut")
+
+        with pytest.raises(LeaseLostError) as caught:
+            change(act, script(None, None), deadline=Deadline.after(5), what="x", fence=fence)
+        assert asked == ["fence"] * 3
+        assert caught.value.unsettled, "the calls before may have been carried out"
+
+    def test_what_the_fence_refuses_was_never_sent(self) -> None:
+        def fence() -> None:
+            raise LeaseLostError("taken over")
+
+        with pytest.raises(LeaseLostError) as caught:
+            change(script(), script(), deadline=Deadline.after(5), what="x", fence=fence)
+        assert not caught.value.unsettled

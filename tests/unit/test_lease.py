@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 import pytest
 
 from clawdet_cli import lease as module
-from clawdet_cli.errors import CloudError, RecordError, StateError
+from clawdet_cli.errors import CloudError, LeaseLostError, RecordError, StateError
 from clawdet_cli.lease import holder_of, lease
-from clawdet_cli.model import Instance, Status, now_text
+from clawdet_cli.model import Check, EffectOutcome, Instance, Result, Status, now_text
 from clawdet_cli.state import State
 
 HOLDER = """
@@ -280,6 +281,67 @@ def test_who_lost_it_changes_nothing_more(finished: bool, state: State, path: Pa
     after = state.instance("alice")
     assert after is not None
     assert after.status == Status.PENDING
+
+
+def test_each_lease_has_a_greater_number_than_those_before_it(state: State, path: Path) -> None:
+    numbers = []
+    for _ in range(3):
+        with lease(state, "alice", "provision", tell=print):
+            numbers.append(state.held["alice"][1])
+            assert ask(path, "SELECT number FROM leases") == [(numbers[-1],)]
+    with lease(state, "bob", "provision", tell=print):
+        assert state.held["bob"][1] == 1
+    assert numbers == [1, 2, 3]
+
+
+def test_an_owner_with_an_older_number_has_lost_it(state: State, path: Path) -> None:
+    with lease(state, "alice", "provision", tell=print):
+        state.refuse_without_lease("alice")
+        ask(path, "UPDATE leases SET number = number + 1")
+        with pytest.raises(LeaseLostError, match="was taken over by"):
+            state.refuse_without_lease("alice")
+
+
+def outcome_of(state: State, path: Path, recovered_as: str | None) -> list[Any]:
+    """Lose the lease between the sending of an order and its answer, and return what the journal says of it."""
+    alice = Instance("alice", "example.com", "abcdef012345", Status.PENDING, False, now_text(), now_text())
+    state.add(alice)
+    with lease(state, "alice", "provision", tell=print):
+        begun = state.begin_effect(alice, "create_server", "create_server", "clawdet-alice", {})
+        held_elsewhere(path, silent=0)
+        if recovered_as is not None:
+            ask(path, "UPDATE effects SET outcome = ?, result = 'seen'", recovered_as)
+        with pytest.raises(LeaseLostError) as caught:
+            state.end_effect(begun, EffectOutcome.DONE, "4711", {"server_id": 4711})
+        assert "create_server clawdet-alice (4711) was answered only after that" in caught.value.details[0]
+        assert any("clawdet reconcile" in step for step in caught.value.next_steps)
+    after = state.instance("alice")
+    assert after is not None
+    assert after.server_id is None
+    return ask(path, "SELECT outcome, result FROM effects")
+
+
+@pytest.mark.parametrize("recovered_as", [None, "absent", "left"])
+def test_an_answer_after_the_loss_is_kept_as_an_orphan(recovered_as: str | None, state: State, path: Path) -> None:
+    assert outcome_of(state, path, recovered_as) == [("orphaned", "4711")]
+
+
+def test_what_the_run_that_took_over_has_adopted_stays_its_own(state: State, path: Path) -> None:
+    assert outcome_of(state, path, "done") == [("done", "seen")]
+
+
+def test_who_lost_it_records_no_checks_and_no_instance(state: State, path: Path) -> None:
+    alice = Instance("alice", "example.com", "abcdef012345", Status.PENDING, False, now_text(), now_text())
+    state.add(alice)
+    with lease(state, "alice", "provision", tell=print):
+        held_elsewhere(path, silent=0)
+        with pytest.raises(LeaseLostError):
+            state.save_checks(alice, [Check("server", Result.OK, "it runs", now_text())])
+        with pytest.raises(LeaseLostError):
+            state.add(replace(alice, run_id="b" * 12))
+    after = state.instance("alice")
+    assert after is not None
+    assert (after.checks, after.run_id) == ((), alice.run_id)
 
 
 def test_the_heart_beats_while_it_is_held(state: State, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

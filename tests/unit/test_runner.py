@@ -15,6 +15,7 @@ from clawdet_cli.errors import (
     CloudError,
     ConfigError,
     GuestError,
+    LeaseLostError,
     RecordError,
     StateError,
     StoppedError,
@@ -324,6 +325,30 @@ def test_after_a_break_in_the_order_there_may_be_a_server(story: Story, error: B
     (line,) = failure.left_behind
     assert line.startswith("perhaps a server clawdet-alice (EUR 7.99 per month): the order may have been accepted;")
     assert [effect.kind for effect in story.state.open_effects("alice")] == ["create_server"]
+
+
+def take_over(story: Story) -> None:
+    story.state.held["alice"] = ("this run", 1)
+
+
+@pytest.mark.parametrize("at", ["before it is sent", "before its answer"])
+def test_who_lost_the_lease_within_an_effect_records_nothing_and_claims_nothing(at: str, story: Story) -> None:
+    def act(run: Run) -> None:
+        with run.effect("create_server", "clawdet-alice", monthly="7.99") as effect:
+            take_over(story)
+            if at == "before it is sent":
+                run.fence()
+            effect.made(4711, **WITH_SERVER)
+
+    failure = story.failure([story.stage("only", Status.CREATING_VPS, act)])
+    assert type(failure) is LeaseLostError
+    assert failure.left_behind == ()
+    assert not any("clawdet provision" in step for step in failure.next_steps)
+    story.state.held.clear()
+    assert (story.recorded.status, story.recorded.server_id) == (Status.CREATING_VPS, None)
+    with story.state.transaction() as connection:
+        (outcome,) = connection.execute("SELECT outcome FROM effects").fetchone()
+    assert outcome == ("refused" if at == "before it is sent" else "orphaned")
 
 
 def test_what_an_earlier_run_left_open_is_told_until_it_is_looked_at(story: Story) -> None:

@@ -155,7 +155,8 @@ class TestFile:
             "stage_runs": "id user run_id name status started_at seconds",
             "checks": "user run_id name position evidence at result",
             "effects": "id user run_id stage kind name data begun_at outcome result ended_at",
-            "leases": "user owner verb host pid process machine since heartbeat",
+            "leases": "user owner verb host pid process machine since heartbeat number",
+            "fences": "user number",
         }
 
     def test_a_folder_that_may_not_be_written_is_a_failure_with_a_next_step(self) -> None:
