@@ -52,6 +52,9 @@ class LeaseLostError(StateError):
 class ForeignError(StateError):
     """What was to be changed is not provably clawdet's: it was not touched."""
 
+    recorded_as: str = ""
+    """The field of the instance that holds its id, and should not."""
+
 
 class RecordError(StateError):
     """The local database or disk failed: what was done just before may not be recorded."""

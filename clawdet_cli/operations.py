@@ -124,7 +124,7 @@ def plan(settings: Settings, user: str, watch: Watcher, common: Common | None = 
         clouds.cloudflare.check()
         zone = zones.usable(clouds.cloudflare, instance.zone)
         remarks = zones.check(clouds, zone, settings)
-        server = preflight.own_server(clouds, instance)
+        server = preflight.own_server(run)
         record = preflight.own_record(clouds, zone, instance)
         if record is None and (remark := zones.check_room(clouds.cloudflare, zone)):
             remarks.append(remark)
@@ -199,7 +199,7 @@ def status(settings: Settings, users: Sequence[str], *, live: bool, watch: Watch
     return [verify(settings, instance.user, watch) for instance in wanted]
 
 
-def holdings(settings: Settings, user: str, common: Common | None = None) -> Holdings:
+def holdings(settings: Settings, user: str, common: Common | None = None, *, forget_foreign: bool = False) -> Holdings:
     """Find what a destroy would remove, also when the local database knows nothing of it."""
     from clawdet_cli.stages import destroy as way_back
 
@@ -210,6 +210,7 @@ def holdings(settings: Settings, user: str, common: Common | None = None) -> Hol
             zone = settings.zone or (instance.zone if instance else "")
             return Holdings(user, f"{user}.{zone}" if zone else user, (), None, None)
         with _run(settings, instance, state, lambda _: None, common=common) as run:
+            run.forget_foreign = forget_foreign
             server = way_back.own_server(run)
             found = [f"DNS record {record.name} -> {record.content}" for record in way_back.own_records(run)]
             found += [f"Origin CA certificate {certificate.id}" for certificate in way_back.own_certificates(run)]
@@ -218,11 +219,18 @@ def holdings(settings: Settings, user: str, common: Common | None = None) -> Hol
 
 
 def destroy(
-    settings: Settings, user: str, watch: Watcher, common: Common | None = None, *, zone_gone: bool = False
+    settings: Settings,
+    user: str,
+    watch: Watcher,
+    common: Common | None = None,
+    *,
+    zone_gone: bool = False,
+    forget_foreign: bool = False,
 ) -> Destroyed:
     """Remove an instance from both clouds and prove that it is gone. Raises ClawdetError naming what is left.
 
-    With `zone_gone` what was in a zone that Cloudflare does not show any more is forgotten.
+    With `zone_gone` what was in a zone that Cloudflare does not show any more is forgotten, with `forget_foreign` what
+    is recorded and does not carry clawdet's mark.
     """
     from clawdet_cli.stages.destroy import DESTROY
     from clawdet_cli.stages.runner import execute
@@ -237,7 +245,7 @@ def destroy(
         if instance is None or instance.status == Status.DESTROYED:
             return Destroyed(user, (), ())
         with _run(settings, instance, state, watching, common=common) as run:
-            run.zone_gone = zone_gone
+            run.zone_gone, run.forget_foreign = zone_gone, forget_foreign
             _recover(run, on_failure=Status.DESTROYING)
             execute(run, DESTROY, on_failure=Status.DESTROYING)
             run.record(status=Status.DESTROYED)
@@ -389,7 +397,10 @@ def reconcile(settings: Settings, *, fix: bool, watch: Watcher) -> Reconciled:
             if fix and finding.fix:
                 fixable.setdefault(finding.user, []).append(finding)
         for user, his in fixable.items():
-            _mend(settings, state, seen[user], his, watch)
+            # Of a destroyed one there may be a certificate.
+            instance = seen.get(user) or state.instance(user)
+            if instance is not None:
+                _mend(settings, state, instance, his, watch)
         if not fixable:
             return result
         mended = tuple(finding for his in fixable.values() for finding in his)
@@ -582,7 +593,7 @@ def _compared(settings: Settings, state: State, watch: Watcher) -> tuple[dict[st
     deadline = Deadline.after(settings.timeout)
     clouds = connect(settings, deadline, watch=lambda text: watch(Event("note", now_text(), text=text)))
     try:
-        findings, foreign = compare(look(settings, clouds, instances, busy, deadline))
+        findings, foreign = compare(look(settings, clouds, instances, busy, deadline, requests=state.all_requests()))
     finally:
         clouds.close()
     return {instance.user: instance for instance in instances}, Reconciled(tuple(findings), foreign, busy=busy)

@@ -13,9 +13,15 @@ UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtensi
 
 @functools.lru_cache(maxsize=4096)  # a fleet sees the same lists many times
 def of_request(pem: str) -> str | None:
-    """Return the SHA-256 (hex) of a certificate request's public key; None for what is no request."""
+    """Return the SHA-256 (hex) of a certificate request's public key; None for what is no request.
+
+    Whoever made it must have the private key: anybody could write somebody else's public key into a request.
+    """
     try:
-        key = x509.load_pem_x509_csr(pem.encode()).public_key()
+        request = x509.load_pem_x509_csr(pem.encode())
+        if not request.is_signature_valid:
+            return None
+        key = request.public_key()
         return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
     except UNREADABLE:
         return None

@@ -279,6 +279,25 @@ class State:
         """Say whether a run of this database has told a machine of the pool to be its own."""
         return bool(self._rows("SELECT 1 FROM effects WHERE kind = 'claim_server' AND run_id = ? LIMIT 1", (run_id,)))
 
+    def claims(self, run_id: str) -> dict[int, str]:
+        """Return the servers of the pool that a run has told to be its own, by id with their names there."""
+        rows = self._rows("SELECT name, data FROM effects WHERE kind = 'claim_server' AND run_id = ?", (run_id,))
+        found = ((json.loads(row["data"]).get("server"), row["name"]) for row in rows)
+        return {number: name for number, name in found if isinstance(number, int)}
+
+    def requests(self, user: str) -> list[str]:
+        """Return the certificate requests that were sent for a user."""
+        return [request for _, _, request in self._requests("AND user = ?", (user,))]
+
+    def all_requests(self) -> list[tuple[str, str, str]]:
+        """Return every certificate request that was sent, with its user and host name."""
+        return self._requests("", ())
+
+    def _requests(self, where: str, values: Sequence[Any]) -> list[tuple[str, str, str]]:
+        query = f"SELECT DISTINCT user, name, data FROM effects WHERE kind = 'sign_certificate' {where}"  # noqa: S608 - called with constants only
+        found = ((row["user"], row["name"], json.loads(row["data"]).get("csr")) for row in self._rows(query, values))
+        return [(user, host, request) for user, host, request in found if isinstance(request, str)]
+
     def begin_effect(self, instance: Instance, stage: str, kind: str, name: str, data: Mapping[str, Any]) -> Effect:
         """Write what is about to be done; durable when this returns, and only then may it be done."""
         begun_at = now_text()

@@ -34,6 +34,10 @@ def destroy(
     zone_gone: Annotated[
         bool, typer.Option("--zone-gone", help="The zone has left Cloudflare: forget what was in it.")
     ] = False,
+    forget_foreign: Annotated[
+        bool,
+        typer.Option("--forget-foreign", help="Forget what is recorded and is not clawdet's; it is not touched."),
+    ] = False,
 ) -> None:
     """Remove instances from both clouds."""
     names = wanted(users, file)
@@ -41,28 +45,34 @@ def destroy(
         asked = " ".join([*(users or ()), *(["--file", file] if file else [])])
         output.need_consent(f"clawdet destroy {asked}", "removes anything")
     if len(names) == 1:
-        _destroy_one(call, names[0], ask=not yes, zone_gone=zone_gone)
+        _destroy_one(call, names[0], ask=not yes, zone_gone=zone_gone, forget_foreign=forget_foreign)
     else:
-        _destroy_all(call, names, ask=not yes, parallel=parallel or PARALLEL, zone_gone=zone_gone)
+        _destroy_all(
+            call, names, ask=not yes, parallel=parallel or PARALLEL, zone_gone=zone_gone, forget_foreign=forget_foreign
+        )
 
 
-def _destroy_one(call: Call, user: str, *, ask: bool, zone_gone: bool) -> None:
+def _destroy_one(call: Call, user: str, *, ask: bool, zone_gone: bool, forget_foreign: bool) -> None:
     from clawdet_cli import operations  # not above: --help must stay fast
 
     with output.progress(call) as view:
         configured = configure(call, view)
         if ask:
             with view.working("Looking for what there is"):
-                held = operations.holdings(configured.settings, user)
+                held = operations.holdings(configured.settings, user, forget_foreign=forget_foreign)
             question = f"Type {user} to destroy it:"
             if held.found and output.ask(view, screens.holdings(held, call), question) != user:
                 raise StoppedError("Not confirmed: nothing was removed.")
-        gone = operations.destroy(configured.settings, user, view.watch, zone_gone=zone_gone)
+        gone = operations.destroy(
+            configured.settings, user, view.watch, zone_gone=zone_gone, forget_foreign=forget_foreign
+        )
     content = {"destroyed": documents.destroyed(gone), **documents.calls([gone.calls])}
     output.result(call, content, screens.destroyed(gone), label=configured.label)
 
 
-def _destroy_all(call: Call, users: list[str], *, ask: bool, parallel: int, zone_gone: bool) -> None:
+def _destroy_all(
+    call: Call, users: list[str], *, ask: bool, parallel: int, zone_gone: bool, forget_foreign: bool
+) -> None:
     from clawdet_cli import fleet  # not above: --help must stay fast
     from clawdet_cli.cli import summary
 
@@ -76,7 +86,15 @@ def _destroy_all(call: Call, users: list[str], *, ask: bool, parallel: int, zone
             return output.ask(view, summary.holdings(held, failures, call), f"Type {count} to destroy them:") == count
 
         confirm = confirmed if ask else None
-        gone = fleet.destroy(configured.settings, users, view.watch, confirm, parallel=parallel, zone_gone=zone_gone)
+        gone = fleet.destroy(
+            configured.settings,
+            users,
+            view.watch,
+            confirm,
+            parallel=parallel,
+            zone_gone=zone_gone,
+            forget_foreign=forget_foreign,
+        )
     content = {}
     if call.json:
         content = {"destroyed": [documents.destroyed(one) for one in gone.done.values()]}

@@ -68,6 +68,6 @@ def not_seen(instance: Instance, why: str) -> str:
 
 def revoke(run: Run, certificate: Certificate) -> None:
     """Revoke one certificate that is provably ours."""
-    with run.effect("revoke_certificate", certificate.id) as effect:
+    with run.effect("revoke_certificate", certificate.id, on=certificate) as effect:
         run.clouds.cloudflare.revoke(certificate.id)
         effect.made("", **({"certificate_id": None} if certificate.id == run.instance.certificate_id else {}))

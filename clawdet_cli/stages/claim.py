@@ -141,7 +141,7 @@ def hand_over(run: Run, server: Server) -> Server:
     # The key that is about to be used: else the label would be put there twice.
     newest = instance.next_host_key or instance.host_key or ""
     labels = {**instance.labels, **instance.zone_label, LABEL: ssh.pin_label(newest)}
-    with run.effect("label_server", server.name, keys=labels):
+    with run.effect("label_server", server.name, on=server, keys=labels):
         return run.clouds.hetzner.label_server(server.id, labels, instance.server_name)
 
 

@@ -22,6 +22,7 @@ from clawdet_cli.model import (
     zone_by_labels,
 )
 from clawdet_cli.money import Price
+from clawdet_cli.stages import ownership
 from clawdet_cli.stages.certificates import DASHBOARD, not_judged, not_seen
 from clawdet_cli.stages.claim import is_of_pool
 from clawdet_cli.stages.firewall import NAME, described, is_ours
@@ -40,6 +41,8 @@ class Seen:
     """By zone; a zone that the token cannot see is missing."""
     certificates: Mapping[str, Sequence[Certificate]]
     """By zone; one whose certificates could not be listed is missing, too."""
+    requests: Sequence[tuple[str, str, str]] = ()
+    """The certificate requests that were ever sent, with their users and host names."""
     unlisted: Mapping[str, str] = field(default_factory=dict)
     """By zone, why its certificates could not be listed."""
     vps: Mapping[str, str] = field(default_factory=dict)
@@ -152,7 +155,10 @@ def _server(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Findi
             fix="takes it out of the database",
             decision=_anew(instance),
         )
-    by_labels = next((one for one in seen.servers if one.name == instance.server_name and _ours(one, instance)), None)
+    by_labels = next(
+        (one for one in seen.servers if one.name == instance.server_name and ownership.carries_labels(instance, one)),
+        None,
+    )
     if by_labels is not None:
         claimed.servers.add(by_labels.id)
         yield Finding(
@@ -169,7 +175,7 @@ def _server(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Findi
 
 def _drift_of(server: Server, instance: Instance, seen: Seen) -> tuple[str, str]:
     again = _again(instance)
-    if not _ours(server, instance):
+    if not ownership.carries_labels(instance, server):
         return _drift_of_labels(server, instance)
     if server.name != instance.server_name:
         return f"it was renamed from {instance.server_name}", "name it so again in the Hetzner console"
@@ -186,7 +192,13 @@ def _drift_of_labels(server: Server, instance: Instance) -> tuple[str, str]:
     if is_of_pool(server) and not instance.pooled:
         return "it was taken from the pool, and still has the pool's name and labels", _again(instance)
     labels = ", ".join(f"{key}={value}" for key, value in instance.labels.items())
-    return "its labels were changed", f"put them back in the Hetzner console: {labels}"
+    return "its labels were changed", _back_or_forget(instance, f"its labels in the Hetzner console: {labels}")
+
+
+def _back_or_forget(instance: Instance, mark: str) -> str:
+    """Return what to do about a recorded thing without our mark: nobody but the operator knows whose it is."""
+    forget = f"; if it is not clawdet's: clawdet destroy {instance.user} --forget-foreign"
+    return f"put back {mark}" + ("" if instance.pooled else forget)
 
 
 def _records(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Finding]:
@@ -204,8 +216,11 @@ def _records(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Find
         claimed.records.add(recorded.id)
         finding = _of(instance, "record", Category.RIGHT, (recorded.name, recorded.id), f"it points at {instance.ipv4}")
         wrong = _drift_of_record(recorded, instance)
-        if wrong and recorded.name == instance.host and instance.ipv4 and recorded.type == "A":
+        if wrong and instance.ipv4 and ownership.owns_record(instance, recorded):
             yield _but(finding, Category.DRIFTED, wrong, fix="sets it right")
+        elif wrong and recorded.comment != instance.comment:
+            decision = _back_or_forget(instance, f"its comment in the Cloudflare dashboard: {instance.comment}")
+            yield _but(finding, Category.DRIFTED, wrong, decision=decision)
         elif wrong:
             yield _but(finding, Category.DRIFTED, wrong, decision=f"clawdet provision {instance.user}")
         else:
@@ -328,10 +343,22 @@ def _unclaimed(seen: Seen, claimed: _Claimed) -> tuple[list[Finding], dict[str, 
             unknown = any(not rule.sources for rule in seen.wall)
             decision = f"{REFRESH} --ssh-from NETWORKS" if unknown else REFRESH
             orphans.append(Finding(Category.DRIFTED, "firewall", "", wall.name, str(wall.id), what, decision=decision))
-    # Certificates carry no mark: what is not recorded cannot be proved to be ours.
     for certificates in seen.certificates.values():
-        foreign["certificates"] += sum(one.id not in claimed.certificates for one in certificates)
+        for certificate in (one for one in certificates if one.id not in claimed.certificates):
+            orphans += _orphan_or_foreign("certificates", _orphaned_certificate(certificate, seen), foreign)
     return [orphan for orphan in orphans if orphan.user not in seen.busy], dict(foreign)
+
+
+def _orphaned_certificate(certificate: Certificate, seen: Seen) -> Finding | None:
+    """Find who had a certificate signed that no instance has: its key, and exactly its host name, are in the journal.
+
+    It may have been signed for a run that another one took over from, or after its instance was destroyed.
+    """
+    for user, host, request in seen.requests:
+        if certificate.hostnames == (host,) and certificate.is_of(host, public_key.of_request(request)):
+            what = "this database had it signed, and none of its instances has it"
+            return Finding(Category.ORPHAN, "certificate", user, host, certificate.id, what, fix="revokes it")
+    return None
 
 
 def _orphan_or_foreign(kind: str, orphan: Finding | None, foreign: Counter[str]) -> list[Finding]:
@@ -409,10 +436,6 @@ def _anew(instance: Instance) -> str:
     if instance.status is Status.DESTROYING:
         return f"clawdet destroy {instance.user}"
     return f"clawdet provision {instance.user}    (makes it again)"
-
-
-def _ours(server: Server, instance: Instance) -> bool:
-    return instance.labels.items() <= dict(server.labels).items()
 
 
 def _of(

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
-from clawdet_cli.errors import CloudError, ConfigError, StateError, WaitError
+from clawdet_cli.errors import CloudError, ConfigError, WaitError
 from clawdet_cli.model import Certificate, DnsRecord, Instance, Server, Status, maker_by_labels
-from clawdet_cli.stages import certificates, firewall, preflight
+from clawdet_cli.stages import certificates, firewall, ownership, preflight
 from clawdet_cli.stages.runner import Run, Stage
 
 LAG_SECONDS = 20.0
@@ -25,9 +25,13 @@ LAG_SECONDS = 20.0
 
 
 def delete_dns_record(run: Run) -> None:
-    """Delete the instance's DNS records, and nobody else's."""
+    """Delete the instance's DNS records, and nobody else's.
+
+    Raises ForeignError, before anything is deleted, when something is recorded that is not provably the instance's.
+    """
+    _refuse_foreign(run)
     for record in own_records(run):
-        with run.effect("delete_dns_record", record.id, host=record.name) as effect:
+        with run.effect("delete_dns_record", record.id, on=record, host=record.name) as effect:
             run.clouds.cloudflare.delete_record(_zone_id(run), record.id)
             effect.made("", **({"record_id": None} if record.id == run.instance.record_id else {}))
         run.removed.append(f"DNS record {record.name} -> {record.content}")
@@ -55,7 +59,7 @@ def delete_server(run: Run) -> None:
     """Delete the instance's server and wait until Hetzner does not know it any more."""
     server = own_server(run)
     if server is not None:
-        with run.effect("delete_server", str(server.id), server=server.name) as effect:
+        with run.effect("delete_server", str(server.id), on=server, server=server.name) as effect:
             run.clouds.hetzner.delete_server(server.id)
             effect.made("", server_id=None)
         run.removed.append(f"server {server.name} (id {server.id})")
@@ -77,7 +81,7 @@ def delete_ssh_key(run: Run) -> None:
     key = run.clouds.hetzner.ssh_key(public)
     if key is None or key.labels.get("managed-by") != "clawdet":
         return
-    with run.effect("delete_ssh_key", str(key.id), key=key.name):
+    with run.effect("delete_ssh_key", str(key.id), on=key, key=key.name):
         run.clouds.hetzner.delete_ssh_key(key.id)
     run.removed.append("SSH key of clawdet in the Hetzner project")
 
@@ -159,16 +163,30 @@ DRAIN = (*DESTROY[2:],)
 
 
 def own_records(run: Run) -> list[DnsRecord]:
-    """Give the records at the instance's name that are recorded, or are A records that carry its comment."""
-    zone_id, instance = _zone_id(run), run.instance
-    if not zone_id:
-        return []
-    records = run.clouds.cloudflare.records(zone_id, instance.host)
-    return [
-        record
-        for record in records
-        if record.id == instance.record_id or (record.type == "A" and record.comment == instance.comment)
-    ]
+    """Return the A records at the instance's name that carry its comment."""
+    return [record for record in _records(run) if run.owns(record)]
+
+
+def _records(run: Run) -> list[DnsRecord]:
+    zone_id = _zone_id(run)
+    return run.clouds.cloudflare.records(zone_id, run.instance.host) if zone_id else []
+
+
+def _refuse_foreign(run: Run) -> None:
+    """Raise ForeignError for what is recorded and exists without our mark; where that was allowed, forget it."""
+    instance = run.instance
+    recorded = [record for record in _records(run) if record.id == instance.record_id and not run.owns(record)]
+    server = run.clouds.hetzner.server(instance.server_id) if instance.server_id is not None else None
+    if server is not None and not run.owns(server) and not _given_away(run, server):
+        if not run.forget_foreign:
+            raise ownership.foreign(instance, server)
+        run.note(f"{ownership.described(server)} is forgotten: it was not touched")
+        run.record(server_id=None)
+    for record in recorded:
+        if not run.forget_foreign:
+            raise ownership.foreign(instance, record)
+        run.note(f"{ownership.described(record)} is forgotten: it was not touched")
+        run.record(record_id=None)
 
 
 def _certificates(run: Run) -> certificates.Certificates:
@@ -184,22 +202,23 @@ def own_certificates(run: Run) -> Sequence[Certificate]:
 
 
 def own_server(run: Run) -> Server | None:
-    """Give the instance's server: the recorded one, whatever its labels say now, else the one with its labels."""
+    """Return the instance's server: the recorded one, else the one of its name, and by its labels in both cases."""
     hetzner, instance = run.clouds.hetzner, run.instance
     by_id = hetzner.server(instance.server_id) if instance.server_id is not None else None
-    if by_id is not None and instance.pooled and maker_by_labels(by_id.labels):
+    if by_id is not None and run.owns(by_id):
+        return by_id
+    if by_id is not None and _given_away(run, by_id):
         run.note(f"the server {by_id.name} (id {by_id.id}) is a user's by its labels, and was not touched")
         return None
-    if by_id is not None and instance.pooled and not _ours(by_id, instance):
-        raise StateError(
-            f"The server {by_id.name} (id {by_id.id}) is not the pool's any more by its labels: it was not touched.",
-            details=[", ".join(f"{key}={value}" for key, value in by_id.labels.items())],
-            next_steps=["clawdet reconcile", "if it is nobody's, delete it in the Hetzner console"],
-        )
-    if by_id is not None:
-        return by_id
+    if by_id is not None and not run.forget_foreign:
+        raise ownership.foreign(instance, by_id)
     server = hetzner.find_server(instance.server_name)
-    return server if server is not None and _ours(server, instance) else None
+    return server if server is not None and run.owns(server) else None
+
+
+def _given_away(run: Run, server: Server) -> bool:
+    """Return whether a server of the pool is a user's by now, as another database may have given it away."""
+    return run.instance.pooled and maker_by_labels(server.labels) is not None
 
 
 def _foreign(run: Run, seen: certificates.Certificates) -> dict[str, str]:
@@ -215,10 +234,6 @@ def _foreign(run: Run, seen: certificates.Certificates) -> dict[str, str]:
     for certificate in seen.foreign:
         found["certificate"] = f"Origin CA certificate {certificate.id} for {instance.host}"
     return found
-
-
-def _ours(server: Server, instance: Instance) -> bool:
-    return instance.labels.items() <= dict(server.labels).items()
 
 
 def _zone_id(run: Run) -> str:

@@ -15,10 +15,11 @@ from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import CloudError, ConfigError, ForeignNetworksError, InUseError, StateError, WaitError
 from clawdet_cli.model import Firewall, FirewallRule, Server
 from clawdet_cli.settings import Settings
+from clawdet_cli.stages import ownership
 from clawdet_cli.stages.runner import Run
 
-NAME = "clawdet"
-LABELS = {"managed-by": "clawdet"}
+NAME = ownership.FIREWALL
+LABELS = ownership.LABELS
 RELEASE_SECONDS = 60.0
 """How long Hetzner may go on counting deleted servers as use of a firewall."""
 POLL_SECONDS, MAX_POLL_SECONDS = 0.5, 8.0
@@ -70,7 +71,7 @@ def project_firewall(run: Run, *, list_needed: bool = False) -> Firewall:
         ssh_from = _known(run.settings, firewall)
         rules = rules_for(edge, ssh_from)
     if set(firewall.rules) != set(rules):
-        with run.effect("set_firewall_rules", NAME, ssh_from=",".join(sorted(ssh_from))):
+        with run.effect("set_firewall_rules", NAME, on=firewall, ssh_from=",".join(sorted(ssh_from))):
             hetzner.set_firewall_rules(firewall, rules)
         for rule in set(firewall.rules) - set(rules):
             run.note(f"firewall {NAME}: took out {_described(rule)}")
@@ -154,7 +155,7 @@ def ssh_sources(firewall: Firewall) -> frozenset[str]:
 def attach(run: Run, server: Server, firewall: Firewall) -> None:
     """Put a server behind the firewall if it is not: one that was detached by hand, or made without."""
     if firewall.id not in server.firewall_ids:
-        with run.effect("attach_firewall", server.name, firewall=firewall.id):
+        with run.effect("attach_firewall", server.name, on=server, firewall=firewall.id):
             run.clouds.hetzner.attach_firewall(firewall.id, server.id)
         run.note(f"the server {server.name} was put behind the firewall {NAME}")
 
@@ -170,7 +171,7 @@ def delete_firewall(run: Run) -> None:
         return
 
     def delete() -> bool:
-        with run.effect("delete_firewall", str(firewall.id), firewall=NAME):
+        with run.effect("delete_firewall", str(firewall.id), on=firewall, firewall=NAME):
             hetzner.delete_firewall(firewall.id)
         return True
 
@@ -203,7 +204,7 @@ def _protects_others(run: Run, firewall: Firewall) -> bool:
 
 def is_ours(firewall: Firewall) -> bool:
     """Say whether clawdet made it."""
-    return firewall.name == NAME and LABELS.items() <= dict(firewall.labels).items()
+    return ownership.is_project_firewall(firewall)
 
 
 def described(rules: Iterable[FirewallRule]) -> str:

@@ -89,5 +89,5 @@ def _label(run: Run, host_key: str) -> None:
         raise CloudError(f"The server {run.instance.server_name} is gone from Hetzner.")
     if not label_names(server, host_key):
         keys = {LABEL: ssh.pin_label(host_key)}
-        with run.effect("label_server", server.name, keys=keys):
+        with run.effect("label_server", server.name, on=server, keys=keys):
             run.clouds.hetzner.label_server(server.id, {**server.labels, **keys})

@@ -38,7 +38,7 @@ def check_project(run: Run) -> None:
     bundle.check(run)
     outlook = network.look(run)
     run.clouds.hetzner.check()
-    if preflight.own_server(run.clouds, run.instance) is None:
+    if preflight.own_server(run) is None:
         run.remarks = network.remarks(outlook, run.clouds)
         approve_order(run)
 

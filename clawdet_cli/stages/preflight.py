@@ -7,20 +7,23 @@ from clawdet_cli.adapters import Clouds
 from clawdet_cli.errors import ConfigError, StateError
 from clawdet_cli.model import DnsRecord, Instance, Plan, Server, ServerOffer, Zone, maker_of
 from clawdet_cli.settings import Settings
-from clawdet_cli.stages import firewall
+from clawdet_cli.stages import firewall, ownership
+from clawdet_cli.stages.runner import Run
 
 MINIMUM_MEMORY_GB = 3.5
 """OpenClaw 2026.9.6 is killed for memory below 1 GB, and npm beside it needs as much again (failure-modes F19)."""
 
 
-def own_server(clouds: Clouds, instance: Instance) -> Server | None:
-    """Find the instance's server: by recorded id, else by name and labels. Raises StateError for a foreign one."""
+def own_server(run: Run) -> Server | None:
+    """Find the instance's server: by recorded id, else by name, and by labels. Raises StateError for a foreign one."""
+    hetzner, instance = run.clouds.hetzner, run.instance
     if instance.server_id is not None:
-        server = clouds.hetzner.server(instance.server_id)
+        server = hetzner.server(instance.server_id)
         if server is not None:
+            ownership.refuse_foreign(instance, server, run.state)
             return server
-    server = clouds.hetzner.find_server(instance.server_name)
-    if server is None or instance.labels.items() <= dict(server.labels).items():
+    server = hetzner.find_server(instance.server_name)
+    if server is None or run.owns(server):
         return server
     raise StateError(
         f"A server named {server.name} (id {server.id}) exists at Hetzner that is not this instance's:"
@@ -57,7 +60,10 @@ def refuse_another_project(clouds: Clouds, instance: Instance) -> None:
 def own_record(clouds: Clouds, zone: Zone, instance: Instance) -> DnsRecord | None:
     """Find the instance's DNS record. Raises StateError where the name is used by something else."""
     records = clouds.cloudflare.records(zone.id, instance.host)
-    ours = [record for record in records if record.comment == instance.comment or record.id == instance.record_id]
+    for record in records:
+        if record.id == instance.record_id and not ownership.owns_record(instance, record):
+            raise ownership.foreign(instance, record)
+    ours = [record for record in records if ownership.owns_record(instance, record)]
     foreign = [record for record in records if record not in ours and record.type != "TXT"]
     if foreign:
         taken = ", ".join(f"{record.type} {record.content}" for record in foreign)
@@ -70,7 +76,7 @@ def own_record(clouds: Clouds, zone: Zone, instance: Instance) -> DnsRecord | No
                 "remove that record in the Cloudflare dashboard",
             ),
         )
-    return next((record for record in ours if record.type == "A"), None)
+    return next(iter(ours), None)
 
 
 def _steps_past(clawdets: bool, instance: Instance, otherwise: str) -> list[str]:

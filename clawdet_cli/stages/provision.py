@@ -50,7 +50,7 @@ def check_accounts(run: Run) -> None:
     clouds.cloudflare.check()
     run.zone = zones.usable(clouds.cloudflare, instance.zone)
     remarks = zones.check(clouds, run.zone, settings)
-    server = preflight.own_server(clouds, instance)
+    server = preflight.own_server(run)
     record = preflight.own_record(clouds, run.zone, instance)
     if record is None and (remark := zones.check_room(clouds.cloudflare, run.zone)):
         remarks.append(remark)
@@ -81,7 +81,7 @@ def approve_order(run: Run) -> None:
 
 def create_server(run: Run) -> None:
     """Find or order the VPS, and record its id at once: from here on it costs money."""
-    server = preflight.own_server(run.clouds, run.instance) or claim.from_pool(run)
+    server = preflight.own_server(run) or claim.from_pool(run)
     if server is None and not run.offers:
         approve_order(run)
     wall = _firewall(run)
@@ -121,7 +121,7 @@ def create_dns_record(run: Run) -> None:
         return
     run.record(record_id=record.id)
     if (record.content, record.proxied, record.comment) != (ipv4, True, instance.comment):
-        with run.effect("update_dns_record", record.id, content=ipv4):
+        with run.effect("update_dns_record", record.id, on=record, content=ipv4):
             cloudflare.update_a_record(zone_id, record, ipv4, instance.comment)
 
 
@@ -294,7 +294,7 @@ def _refuse_to_share_the_name(run: Run, zone: Zone, made: DnsRecord) -> None:
     def alone() -> bool | None:
         others = [r for r in cloudflare.records(zone.id, instance.host) if r.id != made.id and r.type != "TXT"]
         if any((other.created, other.id) < (made.created, made.id) for other in others):
-            with run.effect("delete_dns_record", made.id, host=made.name) as effect:
+            with run.effect("delete_dns_record", made.id, on=made, host=made.name) as effect:
                 cloudflare.delete_record(zone.id, made.id)
                 effect.made("", record_id=None)
             preflight.own_record(run.clouds, zone, run.instance)
@@ -328,7 +328,7 @@ RECONFIGURE = (Stage("configure_openclaw", Status.COMPLETE, "Handing over keys a
 
 def keep_firewall(run: Run) -> None:
     """Keep the VPS behind the provider's firewall, and that in step with Cloudflare's networks."""
-    server = preflight.own_server(run.clouds, run.instance)
+    server = preflight.own_server(run)
     # Without one nothing is made: this may be another project than the server's.
     if server is not None:
         firewall.attach(run, server, _firewall(run))
@@ -370,7 +370,7 @@ def _order(run: Run, wall: Firewall) -> Server:
         )
         monthly = str(offer.monthly)
         run.note(f"ordering {offer.server_type} in {offer.location} for {offer.monthly.shown} per month")
-        wanted = {"type": offer.server_type, "location": offer.location, "monthly": monthly}
+        wanted: dict[str, Any] = {"type": offer.server_type, "location": offer.location, "monthly": monthly}
         try:
             with run.effect("create_server", order.name, labels=labels, **wanted) as effect:
                 server = hetzner.create_server(order)

@@ -10,7 +10,7 @@ from clawdet_cli.errors import ClawdetError, CloudError, ConfigError
 from clawdet_cli.model import Category, Deadline, Finding, Instance, Server, Status, maker_by_labels, zone_by_labels
 from clawdet_cli.money import Price
 from clawdet_cli.settings import Settings
-from clawdet_cli.stages import firewall
+from clawdet_cli.stages import certificates, firewall
 from clawdet_cli.stages.comparison import Seen
 from clawdet_cli.stages.provision import found
 from clawdet_cli.stages.runner import Run, Stage
@@ -21,18 +21,27 @@ VPS_SECONDS = 30.0
 
 
 def look(
-    settings: Settings, clouds: Clouds, instances: Sequence[Instance], busy: Mapping[str, str], deadline: Deadline
+    settings: Settings,
+    clouds: Clouds,
+    instances: Sequence[Instance],
+    busy: Mapping[str, str],
+    deadline: Deadline,
+    *,
+    requests: Sequence[tuple[str, str, str]],
 ) -> Seen:
-    """Read both clouds, with one list for each kind and zone, and ask every machine that should be at work."""
+    """Read both clouds, with one list for each kind and zone, and ask every machine that should be at work.
+
+    `requests` are the certificate requests that were ever sent, with their users and host names.
+    """
     servers = clouds.hetzner.all_servers()
-    records, certificates, unlisted = {}, {}, {}
-    hosts = {instance.host for instance in instances}
+    records, listed, unlisted = {}, {}, {}
+    hosts = {instance.host for instance in instances} | {host for _, host, _ in requests}
     for name in _zones(settings, instances, servers):
         zone = clouds.cloudflare.zone(name)
         if zone is not None:
             records[name] = clouds.cloudflare.all_records(zone.id)
             try:
-                certificates[name] = clouds.cloudflare.in_full(clouds.cloudflare.certificates(zone.id), hosts)
+                listed[name] = clouds.cloudflare.in_full(clouds.cloudflare.certificates(zone.id), hosts)
             except (CloudError, ConfigError) as error:
                 unlisted[name] = error.what
     recorded = {instance.server_id for instance in instances}
@@ -47,7 +56,8 @@ def look(
         firewalls=firewalls,
         wall=firewall.wanted_rules(settings, clouds, ours) if ours else (),
         records=records,
-        certificates=certificates,
+        certificates=listed,
+        requests=requests,
         unlisted=unlisted,
         vps=_machines(settings, [one for one in instances if one.user not in busy], servers, deadline),
         prices=prices,
@@ -82,10 +92,10 @@ def _mend(run: Run, finding: Finding) -> None:
             _forget(run, finding, {"server": "server_id", "record": "record_id"}.get(kind, "certificate_id"))
         case Category.DRIFTED, "record":
             _point_again(run, finding)
-        case Category.DRIFTED, "certificate":
-            with run.effect("revoke_certificate", finding.id) as effect:
-                run.clouds.cloudflare.revoke(finding.id)
-                effect.made("")
+        case Category.DRIFTED | Category.ORPHAN, "certificate":
+            certificate = run.clouds.cloudflare.certificate(finding.id)
+            if certificate is not None:
+                certificates.revoke(run, certificate)
 
 
 def _forget(run: Run, finding: Finding, field: str) -> None:
@@ -102,7 +112,7 @@ def _point_again(run: Run, finding: Finding) -> None:
     record = cloudflare.record(zone_id, finding.id) if zone_id else None
     if record is None or zone_id is None or ipv4 is None:
         return
-    with run.effect("update_dns_record", record.id, content=ipv4):
+    with run.effect("update_dns_record", record.id, on=record, content=ipv4):
         cloudflare.update_a_record(zone_id, record, ipv4, instance.comment)
 
 

@@ -60,8 +60,7 @@ def _ordered_server(run: Run, effect: Effect) -> Seen:
     server = _if_it_comes(run, effect, lambda: run.clouds.hetzner.find_server(effect.name))
     if server is None:
         return Seen(EffectOutcome.ABSENT, "nothing was ordered")
-    own = all(server.labels.get(key) == effect.data["labels"].get(key) for key in ("managed-by", "user", "run"))
-    if not own or effect.run_id != run.instance.run_id:
+    if not run.owns(server) or effect.run_id != run.instance.run_id:
         return Seen(EffectOutcome.LEFT, f"server {server.id} has the name but not this run's labels: left alone")
     as_ordered = (server.server_type, server.location) == (effect.data["type"], effect.data["location"])
     monthly = effect.data["monthly"] if as_ordered else price_of(run, server)

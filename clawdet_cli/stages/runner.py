@@ -16,6 +16,7 @@ from clawdet_cli.errors import (
     ClawdetError,
     CloudError,
     ConfigError,
+    ForeignError,
     LeaseLostError,
     RecordError,
     StateError,
@@ -40,6 +41,8 @@ from clawdet_cli.model import (
 )
 from clawdet_cli.money import Price
 from clawdet_cli.settings import Settings
+from clawdet_cli.stages import ownership
+from clawdet_cli.stages.ownership import Thing
 from clawdet_cli.state import State
 
 if TYPE_CHECKING:
@@ -112,6 +115,8 @@ class Run:
         """Set by check_origin: the VPS answered as it should, past Cloudflare."""
         self.steps_done: list[str] = []
         """Steps of the script that changed the machine or checked it; the others were skipped."""
+        self.forget_foreign = False
+        """Somebody said that what is recorded and does not carry our mark is not ours: it is forgotten."""
         self.zone_gone = False
         """Somebody said that the zone is at Cloudflare no more: what was in it is forgotten."""
         self.removed: list[str] = []
@@ -136,12 +141,17 @@ class Run:
             self.instance = replace(self.instance, **changes)
 
     @contextmanager
-    def effect(self, kind: str, name: str, **data: Any) -> Iterator["Pending"]:
+    def effect(self, kind: str, name: str, *, on: Thing | None = None, **data: Any) -> Iterator["Pending"]:
         """Journal a change to a cloud or a VPS: the intent is durable before what is within runs, its result after.
+
+        `on` is what is changed or deleted, if it exists already. Raises ForeignError, before anything is done, when
+        that is not provably the instance's.
 
         Every call that changes something outside stands in one of these. What ends neither well nor with a clear no
         stays open in the journal, and the next run looks at it. A stop waits until the result is written.
         """
+        if on is not None:
+            ownership.refuse_foreign(self.instance, on, self.state)
         with stopping.held(lambda: self.note("stopping after this step; asked once more, at once")):
             begun_on = {"boot": uptime.boot(), "uptime": uptime.seconds()}
             begun = self.state.begin_effect(self.instance, self.stage, kind, name, {**data, **begun_on})
@@ -179,6 +189,10 @@ class Run:
             yield
         finally:
             self.also_holds = ()
+
+    def owns(self, thing: Thing) -> bool:
+        """Return whether something in a cloud is provably this instance's."""
+        return ownership.owns(self.instance, thing, self.state)
 
     def note(self, text: str) -> None:
         """Tell the watcher something."""
@@ -311,11 +325,15 @@ class _Attempt:
             run.emit("stage_finished", text=failure.what, status="failed", seconds=seconds)
             run.stage = ""
             return failure
-        failure.left_behind = left_behind(run.instance, run.open_effects)
+        ours = run.instance
+        if isinstance(failure, ForeignError) and failure.recorded_as:
+            nothing: dict[str, Any] = {failure.recorded_as: None}
+            ours = replace(ours, **nothing)
+        failure.left_behind = left_behind(ours, run.open_effects)
         # Adapters know no users, and say USER.
         failure.next_steps = tuple(addressed(step, run.instance.user) for step in failure.next_steps)
         said = {step.partition("    (")[0] for step in failure.next_steps}
-        ways_on = _ways_on(run.instance, on_failure)
+        ways_on = () if isinstance(failure, ForeignError) else _ways_on(run.instance, on_failure)
         failure.next_steps = (*failure.next_steps, *(way for way in ways_on if way.partition("    (")[0] not in said))
         # The failure itself is what the user must learn, also when the disk is full and the record of it fails.
         with suppress(StateError):

@@ -1,6 +1,11 @@
 """Nothing without our labels, comment and id is changed or deleted, whatever is run beside it."""
 
+import base64
+import json
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +13,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from clawdet_cli.model import Effect
 from clawdet_cli.state import State
@@ -246,3 +251,124 @@ def test_a_key_that_the_operator_added_himself_is_used_and_left_there(operator: 
     assert operator.clawdet("destroy", "alice", "--sandbox", "--yes").code == 0
     assert operator.cloud("hetzner", "/ssh_keys")["ssh_keys"] == [mine]
     operator.cloud("hetzner", f"/ssh_keys/{mine['id']}", "DELETE")
+
+
+SHOP = {"managed-by": "somebody-else", "owner": "shop"}
+
+
+@dataclass
+class Shop:
+    """Somebody else's things in the same accounts, and a row of this database that names them by their ids."""
+
+    operator: Operator
+    ids: Ids
+    before: dict[str, dict[str, Any]]
+
+    def untouched(self) -> bool:
+        return seen(self.operator, self.ids) == self.before
+
+
+def request_for(certificate_key: ec.EllipticCurvePublicKey) -> str:
+    """Return a request that names somebody else's public key, signed by a key of one's own."""
+    mine = ec.generate_private_key(ec.SECP256R1())
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    genuine = builder.sign(mine, hashes.SHA256()).public_bytes(Encoding.DER)
+    spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    forged = genuine.replace(mine.public_key().public_bytes(*spki), certificate_key.public_bytes(*spki))
+    assert forged != genuine
+    body = base64.encodebytes(forged).decode()
+    return f"-----BEGIN CERTIFICATE REQUEST-----\n{body}-----END CERTIFICATE REQUEST-----\n"
+
+
+@pytest.fixture
+def shop(operator: Operator, tmp_path: Path) -> Iterator[Shop]:
+    """Provision alice, then make her row name a foreign server, record and certificate."""
+    assert operator.clawdet("provision", "alice", "--sandbox").code == 0
+    zone, zone_id = operator.info()["zone"], operator.zone_id()
+    order = {"server_type": "cx23", "image": "ubuntu-24.04", "location": "nbg1"}
+    server = operator.cloud("hetzner", "/servers", "POST", {**order, "name": "shop-db", "labels": SHOP})["server"]
+    body = {"type": "A", "name": f"alice.{zone}", "content": "127.0.0.8", "ttl": 1, "comment": "the shop"}
+    record = operator.cloud("cloudflare", f"/zones/{zone_id}/dns_records", "POST", body)["result"]
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    asked = {"hostnames": [f"alice.{zone}"], "request_type": "origin-ecc", "requested_validity": 5475}
+    asked["csr"] = request.public_bytes(Encoding.PEM).decode()
+    certificate = operator.cloud("cloudflare", "/certificates", "POST", asked)["result"]
+    ids = {"servers": [str(server["id"])], "records": [record["id"]], "certificates": [certificate["id"]]}
+    ids |= {"ssh_keys": [], "firewalls": []}
+    exported = json.loads(operator.clawdet("state", "export", "--sandbox").out)
+    (row,) = [row for row in exported["instances"] if row["user"] == "alice"]
+    row |= {"server_id": server["id"], "record_id": record["id"], "certificate_id": certificate["id"]}
+    row |= {"csr": request_for(key.public_key()), "ipv4": server["public_net"]["ipv4"]["ip"]}
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps(exported))
+    said = operator.clawdet("state", "import", str(file), "--replace", "--sandbox")
+    assert said.code == 0, said.err
+    yield Shop(operator, ids, seen(operator, ids))
+    operator.clawdet("destroy", "alice", "--forget-foreign", "--yes", "--sandbox")
+    operator.cloud("hetzner", f"/servers/{server['id']}", "DELETE")
+    operator.cloud("cloudflare", f"/zones/{zone_id}/dns_records/{record['id']}", "DELETE")
+
+
+REFUSED = (
+    (("provision", "alice", "--yes"), 4),
+    (("destroy", "alice", "--yes"), 4),
+    (("reconcile", "--fix"), 4),
+    (("state", "rebuild"), 0),
+)
+
+
+@pytest.mark.parametrize(("command", "code"), REFUSED, ids=[" ".join(command) for command, _ in REFUSED])
+def test_a_recorded_id_alone_changes_and_deletes_nothing(command: tuple[str, ...], code: int, shop: Shop) -> None:
+    said = shop.operator.clawdet(*command, "--sandbox")
+    assert said.code == code, said.out + said.err
+    assert shop.untouched()
+
+
+@pytest.mark.parametrize("verb", [("provision", "alice"), ("destroy", "alice", "--yes")])
+def test_what_is_foreign_is_named_as_its_cloud_names_it(verb: tuple[str, ...], shop: Shop) -> None:
+    said = shop.operator.clawdet(*verb, "--sandbox", "--json")
+    assert said.code == 4
+    error = said.document["error"]
+    number = shop.ids["servers"][0]
+    assert error["what"] == f"The server shop-db (id {number}) is not provably alice's: it was not touched."
+    assert "owner=shop" in " ".join(error["details"])
+    assert not any("server" in thing for thing in error["left_behind"]), "it is not said to be alice's"
+    assert any("clawdet destroy alice --forget-foreign" in step for step in error["next_steps"])
+
+
+def test_what_is_foreign_can_be_forgotten_and_the_rest_is_destroyed(shop: Shop) -> None:
+    said = shop.operator.clawdet("destroy", "alice", "--forget-foreign", "--yes", "--sandbox", "--json")
+    assert said.code == 0, said.err
+    assert shop.untouched()
+    removed = " ".join(said.document["destroyed"]["removed"])
+    assert "server clawdet-alice" in removed, "it is found by its labels"
+    assert "shop" not in removed
+    assert {one["name"] for one in shop.operator.servers()} == {"shop-db"}
+
+
+def test_a_foreign_record_alone_stops_a_destroy_before_anything_is_deleted(shop: Shop) -> None:
+    own = next(one for one in shop.operator.servers() if one["name"] == "clawdet-alice")
+    with closing(sqlite3.connect(shop.operator.info()["state_file"])) as database, database:
+        database.execute("UPDATE instances SET server_id = ?", (own["id"],))
+    before = shop.operator.holdings()
+    said = shop.operator.clawdet("destroy", "alice", "--yes", "--sandbox")
+    assert said.code == 4
+    assert "The DNS record A alice." in said.err
+    assert "put its comment back in the Cloudflare dashboard: clawdet:alice:" in said.err
+    assert shop.operator.holdings() == before
+
+
+def test_a_foreign_id_in_the_pool_deletes_nothing(shop: Shop) -> None:
+    assert shop.operator.clawdet("pool", "fill", "1", "--yes", "--sandbox").code == 0
+    with closing(sqlite3.connect(shop.operator.info()["state_file"])) as database, database:
+        database.execute("UPDATE instances SET server_id = ? WHERE user LIKE 'pool.%'", (shop.ids["servers"][0],))
+    said = shop.operator.clawdet("pool", "drain", "--yes", "--sandbox")
+    assert said.code == 4
+    assert "The server shop-db" in said.err
+    assert shop.untouched()
+    for server in shop.operator.servers():
+        if server["name"].startswith("clawdet-pool."):
+            shop.operator.cloud("hetzner", f"/servers/{server['id']}", "DELETE")
+    with closing(sqlite3.connect(shop.operator.info()["state_file"])) as database, database:
+        database.execute("DELETE FROM instances WHERE user LIKE 'pool.%'")

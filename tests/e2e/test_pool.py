@@ -266,7 +266,7 @@ def test_a_drain_does_not_touch_what_hands_have_changed(operator: Operator) -> N
     operator.cloud("hetzner", f"/servers/{waiting['server_id']}", "PUT", {"labels": labels})
     said = drain(operator)
     assert said.code == 4, said.out
-    assert "is not the pool's any more by its labels" in said.document["failures"][0]["what"]
+    assert "is not provably pool." in said.document["failures"][0]["what"]
     assert len(operator.servers()) == 1
     operator.cloud("hetzner", f"/servers/{waiting['server_id']}", "DELETE")
 

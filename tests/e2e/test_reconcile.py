@@ -5,6 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from clawdet_cli.state import State
 from tests.e2e.operator import Operator
@@ -73,7 +77,11 @@ def rename(operator: Operator) -> None:
     ("change", "what", "decision"),
     [
         (switch_off, "it is off", "switch it on in the Hetzner console, then: clawdet provision alice"),
-        (take_the_labels, "its labels were changed", "put them back in the Hetzner console: managed-by=clawdet, user="),
+        (
+            take_the_labels,
+            "its labels were changed",
+            "put back its labels in the Hetzner console: managed-by=clawdet, user=",
+        ),
         (rename, "it was renamed from clawdet-alice", "name it so again in the Hetzner console"),
     ],
 )
@@ -90,7 +98,7 @@ def test_a_server_that_drifted_needs_a_decision(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"content": "127.0.0.9"}, {"proxied": False}, {"comment": "mine"}, {"content": "127.0.0.9", "comment": ""}],
+    [{"content": "127.0.0.9"}, {"proxied": False}],
 )
 def test_a_record_that_drifted_is_set_right(changes: dict[str, Any], alice: Operator) -> None:
     before = alice.records()
@@ -102,6 +110,18 @@ def test_a_record_that_drifted_is_set_right(changes: dict[str, Any], alice: Oper
     kept = ("id", "content", "proxied", "comment")
     assert [alice.records()[0][key] for key in kept] == [before[0][key] for key in kept]
     assert not_complete(alice, "alice") == []
+
+
+@pytest.mark.parametrize("changes", [{"comment": "mine"}, {"content": "127.0.0.9", "comment": ""}])
+def test_a_record_that_lost_its_comment_needs_a_decision(changes: dict[str, Any], alice: Operator) -> None:
+    comment = alice.records()[0]["comment"]
+    change_record(alice, **changes)
+    before = alice.records()
+    for flags in ([], ["--fix"]):
+        (row,) = differing(reconcile(alice, *flags, code=4))
+        assert (row["category"], row["kind"], row["fix"]) == ("drifted", "record", None)
+        assert row["decision"].startswith(f"put back its comment in the Cloudflare dashboard: {comment};")
+    assert alice.records() == before
 
 
 @pytest.mark.parametrize("field", ["server_id", "record_id", "certificate_id"])
@@ -212,6 +232,33 @@ def test_a_second_certificate_for_our_key_is_revoked(alice: Operator) -> None:
     assert (row["category"], row["fix"]) == ("drifted", "revokes it")
     assert reconcile(alice, "--fix", code=0)["clean"]
     assert [found["id"] for found in alice.certificates()] == [first["id"]]
+
+
+@pytest.mark.parametrize("living", [True, False], ids=["of a living instance", "of a destroyed one"])
+def test_a_certificate_that_was_signed_and_nobody_has_is_named_and_revoked(living: bool, alice: Operator) -> None:
+    """As of a run that another machine took over from while its request was on its way."""
+    (first,) = alice.certificates()
+    (row,) = rows(alice, "SELECT csr FROM instances WHERE status = 'complete'")
+    if living:
+        # The run that took over had another key certified.
+        rewrite(alice, f"csr = '{another_request()}'")
+        alice.cloud("cloudflare", f"/certificates/{first['id']}", "DELETE")
+        rewrite(alice, "certificate_id = NULL")
+    else:
+        assert alice.clawdet("destroy", "alice", "--sandbox", "--yes").code == 0
+    body = {"csr": row["csr"], "hostnames": first["hostnames"], "request_type": "origin-ecc"}
+    late = alice.cloud("cloudflare", "/certificates", "POST", {**body, "requested_validity": 5475})["result"]
+    (told,) = differing(reconcile(alice, code=4))
+    assert (told["category"], told["kind"], told["id"]) == ("orphan", "certificate", late["id"])
+    assert (told["user"], told["name"], told["fix"]) == ("alice", first["hostnames"][0], "revokes it")
+    assert reconcile(alice, "--fix", code=0)["clean"]
+    assert alice.certificates() == []
+
+
+def another_request() -> str:
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    return request.public_bytes(Encoding.PEM).decode()
 
 
 def test_an_interrupted_destroy_is_told(alice: Operator) -> None:

@@ -101,10 +101,20 @@ def test_destroy_finds_a_record_whose_server_and_database_are_gone(alice: Operat
     assert alice.holdings()[:2] == (0, 0)
 
 
-def test_what_is_recorded_is_destroyed_though_its_marks_were_changed_by_hand(alice: Operator) -> None:
-    server, record = alice.servers()[0]["id"], alice.records()[0]["id"]
-    alice.cloud("hetzner", f"/servers/{server}", "PUT", {"labels": {}, "name": "renamed"})
-    alice.cloud("cloudflare", f"/zones/{alice.zone_id()}/dns_records/{record}", "PATCH", {"comment": "mine"})
+def test_what_lost_its_marks_by_hand_is_destroyed_once_they_are_back(alice: Operator) -> None:
+    (server,), (record,) = alice.servers(), alice.records()
+    at_record = f"/zones/{alice.zone_id()}/dns_records/{record['id']}"
+    alice.cloud("hetzner", f"/servers/{server['id']}", "PUT", {"labels": {}, "name": "renamed"})
+    alice.cloud("cloudflare", at_record, "PATCH", {"comment": "mine"})
+    said = alice.clawdet("destroy", "alice", "--sandbox", "--yes")
+    assert said.code == 4
+    assert "The server renamed" in said.err
+    alice.cloud("hetzner", f"/servers/{server['id']}", "PUT", {"labels": server["labels"]})
+    said = alice.clawdet("destroy", "alice", "--sandbox", "--yes")
+    assert said.code == 4
+    assert f"put its comment back in the Cloudflare dashboard: {record['comment']}" in said.err
+    assert alice.holdings() == (1, 1, 1)
+    alice.cloud("cloudflare", at_record, "PATCH", {"comment": record["comment"]})
     assert len(destroyed(alice)["removed"]) >= 3
     assert alice.holdings() == (0, 0, 0)
 
@@ -120,7 +130,7 @@ def test_a_foreign_server_is_not_called_absent(operator: Operator) -> None:
 
 def test_a_changed_record_is_set_right_again(alice: Operator) -> None:
     before = alice.records()[0]
-    changed = {"comment": "mine", "content": "127.0.0.9", "proxied": False}
+    changed = {"content": "127.0.0.9", "proxied": False}
     alice.cloud("cloudflare", f"/zones/{alice.zone_id()}/dns_records/{before['id']}", "PATCH", changed)
     assert provision(alice).code == 0
     after = alice.records()[0]

@@ -19,6 +19,8 @@ class Place:
     line: int
     within: tuple[str, ...]
     """The names of the methods that are called in it."""
+    keywords: frozenset[str]
+    """The names of the arguments that it is given by name."""
 
 
 def places() -> list[Place]:
@@ -55,4 +57,5 @@ def _places(tree: ast.AST, file: str) -> Iterator[Place]:
             if not (isinstance(kind, ast.Constant) and isinstance(kind.value, str)):
                 raise ValueError(f"{file}:{node.lineno}: the kind of an effect must be a plain word")  # noqa: TRY004 - it is the source that is wrong
             within = set().union(*(called(statement) for statement in node.body))
-            yield Place(kind.value, file, node.lineno, tuple(sorted(within)))
+            keywords = frozenset(keyword.arg for keyword in call.keywords if keyword.arg)
+            yield Place(kind.value, file, node.lineno, tuple(sorted(within)), keywords)

@@ -171,17 +171,27 @@ class FakeOperations:
             self._play(watch, "")
         return [self.instances[user] for user in users or self.instances]
 
-    def holdings(self, settings: Settings, user: str, _common: Common | None = None) -> Holdings:
+    def holdings(
+        self, settings: Settings, user: str, _common: Common | None = None, *, forget_foreign: bool = False
+    ) -> Holdings:
         """Tell what there is."""
         self._begin(settings, "holdings", user)
+        self.forget_foreign = forget_foreign
         return Holdings(user, f"{user}.example.com", self.found, "19.99", self.instances.get(user))
 
     def destroy(
-        self, settings: Settings, user: str, watch: Watcher, _common: Common | None = None, *, zone_gone: bool = False
+        self,
+        settings: Settings,
+        user: str,
+        watch: Watcher,
+        _common: Common | None = None,
+        *,
+        zone_gone: bool = False,
+        forget_foreign: bool = False,
     ) -> Destroyed:
         """Tell what was removed."""
         self._begin(settings, "destroy", user)
-        self.zone_gone = zone_gone
+        self.zone_gone, self.forget_foreign = zone_gone, forget_foreign
         self._play(watch, user)
         return Destroyed(user, self.found, tuple(f"no {name}" for name in self.found))
 

@@ -67,6 +67,18 @@ def test_a_change_is_made_within_a_journalled_effect_only(method: str) -> None:
     assert everywhere == within >= 1
 
 
+MAKING = {"add_ssh_key", "create_server", "create_firewall", "create_a_record", "sign"}
+
+
+def test_every_change_of_something_that_exists_says_what_so_that_its_owner_is_looked_at() -> None:
+    changes = [place for place in boundaries.places() if (changing_methods() - MAKING) & set(place.within)]
+    assert {place.kind for place in changes} == {
+        *("delete_dns_record", "update_dns_record", "revoke_certificate", "label_server", "delete_server"),
+        *("set_firewall_rules", "attach_firewall", "delete_firewall", "delete_ssh_key"),
+    }
+    assert [f"{place.file}:{place.line}: {place.kind}" for place in changes if "on" not in place.keywords] == []
+
+
 @pytest.mark.parametrize("verb", list(VERBS))
 def test_a_verb_that_changes_the_vps_is_used_once_and_within_an_effect(verb: str) -> None:
     used = [

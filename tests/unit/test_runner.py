@@ -1,6 +1,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 from unittest.mock import ANY
@@ -14,6 +15,7 @@ from clawdet_cli.errors import (
     ClawdetError,
     CloudError,
     ConfigError,
+    ForeignError,
     GuestError,
     LeaseLostError,
     RecordError,
@@ -22,7 +24,7 @@ from clawdet_cli.errors import (
     Terminated,
     WaitError,
 )
-from clawdet_cli.model import Deadline, Effect, EffectOutcome, Event, Instance, StageRun, Status
+from clawdet_cli.model import Deadline, Effect, EffectOutcome, Event, Instance, Server, StageRun, Status
 from clawdet_cli.settings import Settings, load
 from clawdet_cli.stages.runner import Run, Stage, execute, left_behind
 from clawdet_cli.state import State
@@ -349,6 +351,20 @@ def test_who_lost_the_lease_within_an_effect_records_nothing_and_claims_nothing(
     with story.state.transaction() as connection:
         (outcome,) = connection.execute("SELECT outcome FROM effects").fetchone()
     assert outcome == ("refused" if at == "before it is sent" else "orphaned")
+
+
+def test_what_is_foreign_is_refused_before_the_intent_is_written(story: Story) -> None:
+    created = datetime.now(UTC)
+    shop = Server(9, "shop-db", "running", "192.0.2.9", "cx23", "nbg1", {"owner": "shop"}, created)
+
+    def act(run: Run) -> None:
+        with run.effect("delete_server", "9", on=shop):
+            pytest.fail("it was deleted")
+
+    failure = story.failure([story.stage("only", Status.DESTROYING, act)], Status.DESTROYING)
+    assert type(failure) is ForeignError
+    assert story.state.open_effects("alice") == []
+    assert story.recorded.status is Status.DESTROYING
 
 
 def test_what_an_earlier_run_left_open_is_told_until_it_is_looked_at(story: Story) -> None:
