@@ -318,7 +318,7 @@ class _Attempt:
     def fail(self, error: BaseException, on_failure: Status) -> ClawdetError:
         """Record the failure, and give it as an error of ours."""
         run, seconds = self.run, time.monotonic() - self.started
-        failure = shaped(error, self.stage.title)
+        failure = self._lease_lost(shaped(error, self.stage.title))
         failure.stage = self.stage.name
         if isinstance(failure, LeaseLostError):
             # What exists, and how to go on, is the other run's to say.
@@ -344,6 +344,19 @@ class _Attempt:
         with suppress(Exception):
             run.emit("stage_finished", text=failure.what, status="failed", seconds=seconds)
         run.stage = ""
+        return failure
+
+    def _lease_lost(self, failure: ClawdetError) -> ClawdetError:
+        """Return the loss of the lease in place of a failure that came after it: that explains the other one."""
+        if isinstance(failure, LeaseLostError | StoppedError):
+            return failure
+        try:
+            self.run.fence()
+        except LeaseLostError as lost:
+            lost.details = (failure.what, *failure.details)
+            return lost
+        except StateError:
+            pass  # the database failed too: the failure itself is what the user must learn
         return failure
 
 

@@ -353,6 +353,17 @@ def test_who_lost_the_lease_within_an_effect_records_nothing_and_claims_nothing(
     assert outcome == ("refused" if at == "before it is sent" else "orphaned")
 
 
+def test_a_loss_of_the_lease_explains_a_failure_that_came_after_it(story: Story) -> None:
+    def act(run: Run) -> None:
+        with run.effect("create_server", "clawdet-alice", monthly="7.99"):
+            take_over(story)
+            raise CloudError("the firewall is gone")
+
+    failure = story.failure([story.stage("only", Status.CREATING_VPS, act)])
+    assert type(failure) is LeaseLostError
+    assert failure.details == ("the firewall is gone",)
+
+
 def test_what_is_foreign_is_refused_before_the_intent_is_written(story: Story) -> None:
     created = datetime.now(UTC)
     shop = Server(9, "shop-db", "running", "192.0.2.9", "cx23", "nbg1", {"owner": "shop"}, created)
