@@ -4,6 +4,7 @@ The SDKs read whatever comes, for as long as something comes, and their models h
 """
 
 import functools
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -18,6 +19,8 @@ T = TypeVar("T")
 
 MOST_ANSWER = 16 * 1024 * 1024
 """Bytes of all pages together; the longest lists that clawdet asks for have a few hundred thousand."""
+PIECE = 64 * 1024
+"""Bytes of an unpacked answer that are taken at a time."""
 GRACE_SECONDS = 1.0
 """What a call may take past its deadline: the time-outs of its own parts say more than that it took too long."""
 
@@ -53,6 +56,34 @@ def bounded(chunks: Iterable[bytes], deadline: Deadline, amount: Amount) -> Iter
         if deadline.left() <= 0:
             raise TimeoutError
         yield chunk
+
+
+def unpacked(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
+    """Undo an answer's `Content-Encoding` in pieces of PIECE bytes at most, however much a small chunk unfolds to.
+
+    Raises ValueError for what was not asked for, or is no gzip.
+    """
+    if encoding in {"", "identity"}:
+        yield from chunks
+        return
+    if encoding != "gzip":
+        raise ValueError(f"an answer packed as {excerpt(encoding, 40)!r}")
+    unpacker = zlib.decompressobj(wbits=31)
+    begun = False
+    try:
+        for chunk in chunks:
+            left, begun = chunk, begun or bool(chunk)
+            while left and not unpacker.eof:
+                yield unpacker.decompress(left, PIECE)
+                left = unpacker.unconsumed_tail
+            if left or unpacker.unused_data:
+                raise ValueError("an answer that goes on behind its end")
+        while not unpacker.eof and (piece := unpacker.decompress(unpacker.unconsumed_tail, PIECE)):
+            yield piece
+    except zlib.error as error:
+        raise ValueError(f"an answer that is no gzip: {error}") from None
+    if begun and not unpacker.eof:
+        raise ValueError("an answer that is cut short")
 
 
 def in_time(call: Callable[[], T], deadline: Deadline) -> T:

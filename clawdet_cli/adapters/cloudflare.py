@@ -18,7 +18,7 @@ from cloudflare.types.origin_ca_certificates import OriginCACertificate
 from cloudflare.types.zones import Zone as ApiZone
 
 from clawdet_cli import USER_AGENT, public_key
-from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unknown_shape
+from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unknown_shape, unpacked
 from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.calling import Calling
 from clawdet_cli.adapters.clock import CloudClock
@@ -97,7 +97,7 @@ class Cloudflare:
             api_token=token.reveal(),
             base_url=url.rstrip("/"),
             max_retries=0,
-            default_headers={"User-Agent": USER_AGENT},
+            default_headers={"User-Agent": USER_AGENT, "Accept-Encoding": "gzip"},
             # As for Hetzner: no ~/.netrc, and no proxy that would catch loopback.
             http_client=cloudflare.DefaultHttpxClient(
                 trust_env=False,
@@ -118,6 +118,12 @@ class Cloudflare:
         """Return the same client, with its connections and its budget, for a run with a deadline and leases."""
         own = copy.copy(self)
         vars(own).update(_deadline=deadline, _watch=watch, _fence=fence)
+        return own
+
+    def hurried(self, seconds: float) -> Self:
+        """Return the same client for calls that the work can do without: they end after so many seconds."""
+        own = copy.copy(self)
+        vars(own).update(_deadline=self._deadline.within(seconds))
         return own
 
     def close(self) -> None:
@@ -499,9 +505,10 @@ class Cloudflare:
             self.budget.answered(told.limit, told.left, full_in=told.full_in)
 
     def _bound(self, answer: httpx.Response) -> None:
-        """Have the body read within bounds; its reader would take whatever comes."""
+        """Have the body read within bounds; its reader would take whatever comes, and unpack it whole."""
         if isinstance(answer.stream, httpx.SyncByteStream):
-            answer.stream = _BoundedStream(answer.stream, self._calling)
+            encoding = answer.headers.pop("content-encoding", "").strip().lower()
+            answer.stream = _BoundedStream(answer.stream, encoding, self._calling)
 
     def _call(self, what: str, right: str, call: Callable[[], T], *, changing: bool = False) -> T:
         """Make one call; whatever goes wrong leaves as an error of ours or as NotYet."""
@@ -522,12 +529,12 @@ class Cloudflare:
 
 
 class _BoundedStream(httpx.SyncByteStream):
-    def __init__(self, stream: httpx.SyncByteStream, calling: Calling) -> None:
-        self._stream = stream
+    def __init__(self, stream: httpx.SyncByteStream, encoding: str, calling: Calling) -> None:
+        self._stream, self._encoding = stream, encoding
         self._end, self._amount = Deadline.after(calling.left()), calling.amount
 
     def __iter__(self) -> Iterator[bytes]:
-        return bounded(self._stream, self._end, self._amount)
+        return bounded(unpacked(self._stream, self._encoding), self._end, self._amount)
 
     def close(self) -> None:
         self._stream.close()

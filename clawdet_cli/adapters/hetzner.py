@@ -108,6 +108,7 @@ class Hetzner:
         self._session = inner._session  # noqa: SLF001  # as above
         # Otherwise a ~/.netrc line for the host replaces the token, and proxy variables catch loopback.
         self._session.trust_env = False
+        self._session.headers["Accept-Encoding"] = "gzip"
         if self._proxy is not None:
             self._session.proxies["https"] = self._proxy.url
         if network.ca is not None:
@@ -624,9 +625,14 @@ class _Bounded(HTTPAdapter):
                 bounded(iter(lambda: raw.read1(CHUNK, decode_content=True), b""), end, self._calling.amount)
             )
         except TimeoutError as error:
+            answer.close()
             raise requests.exceptions.ReadTimeout(error) from None
         except HTTPError as error:
+            answer.close()
             raise requests.exceptions.ConnectionError(error) from None
+        except TooMuchError:
+            answer.close()
+            raise
         answer._content, answer._content_consumed = body, True  # noqa: SLF001  # where requests keeps what it has read
 
 

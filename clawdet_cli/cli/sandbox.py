@@ -212,7 +212,7 @@ def _show(call: LocalCall, found: dict[str, Any]) -> None:
         for name, value in described.items():
             if name != "artifacts" and value != "":
                 shown = "(shown with --json)" if "token" in name else value
-                yield f"  {name.replace('_', ' '):<18} {shown}"
+                yield f"  {name.replace('_', ' '):<20} {shown}"
         yield ""
         yield f"To look at a name in it, such as {host} once alice is provisioned:"
         yield from look.commands(host, found["edge_address"], found["ca_file"])

@@ -26,8 +26,9 @@ from clawdet_cli.sandbox.edge.proxy import Edge
 from clawdet_cli.sandbox.errors import SandboxError
 from clawdet_cli.sandbox.faults import Faults
 from clawdet_cli.sandbox.forwarder import Forwarder
+from clawdet_cli.sandbox.guard import TOKEN_HEADER, Guard
 from clawdet_cli.sandbox.hetzner.api import HetznerClock, Token, firewall_allows, hetzner_app
-from clawdet_cli.sandbox.info import Files, SandboxInfo
+from clawdet_cli.sandbox.info import Files, SandboxInfo, write_private
 from clawdet_cli.sandbox.ledger import Ledger
 from clawdet_cli.sandbox.machines import Machines
 from clawdet_cli.sandbox.network import AddressPool, Network
@@ -132,12 +133,13 @@ async def _run_locked(options: Options, files: Files) -> None:
     services = [
         asyncio.create_task(service, name=name)
         for name, service in {
-            "hetzner": serve(ledger.before_answers(hetzner), hetzner_sock),
-            "cloudflare": serve(ledger.before_answers(cloudflare), cloudflare_sock),
+            "hetzner": serve(Guard(ledger.before_answers(hetzner), tokens["control"]), hetzner_sock),
+            "cloudflare": serve(Guard(ledger.before_answers(cloudflare), tokens["control"]), cloudflare_sock),
             "edge": edge.serve(edge_sock, plain_sock),
             "dns": serve_dns(cloudflare_state, [edge_ip], dns_udp, dns_tcp, name_server_address=dns_ip),
         }.items()
     ]
+    write_private(files.control_header, f"{TOKEN_HEADER}: {tokens['control']}\n")
     files.write_info(
         SandboxInfo(
             hetzner_url=f"http://{_text(hetzner_sock)}/v1",
@@ -158,6 +160,8 @@ async def _run_locked(options: Options, files: Files) -> None:
             boot_seconds=options.boot_seconds,
             pid=os.getpid(),
             folder=str(options.folder),
+            control_token=tokens["control"],
+            control_header_file=str(files.control_header),
         )
     )
     log.info("sandbox %d is up, with %s servers", net.number, options.servers)
@@ -223,9 +227,9 @@ def _show_as_off(ledger: Ledger, server_id: int) -> None:
 
 
 def _tokens(known: dict[str, Any]) -> Mapping[str, str]:
-    """Make the tokens at the first start, in the vendors' shapes; a restarted sandbox keeps them."""
+    """Make the tokens at the first start, the clouds' in the vendors' shapes; a restarted sandbox keeps them."""
     alphabet = string.ascii_letters + string.digits
-    for name, length in {"hetzner": 64, "hetzner_read": 64, "cloudflare": 40}.items():
+    for name, length in {"hetzner": 64, "hetzner_read": 64, "cloudflare": 40, "control": 40}.items():
         known.setdefault(name, "".join(secrets.choice(alphabet) for _ in range(length)))
     return known
 

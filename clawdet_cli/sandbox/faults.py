@@ -20,6 +20,13 @@ from clawdet_cli.sandbox.serve import abort_connection
 
 CONTROL_PREFIX = "/_sandbox"
 LOGGED_REQUESTS = 10_000
+LOGGED_CHARACTERS = 2_000
+"""Of a path and of a query: what is logged was sent by anybody."""
+FAULTS = 1_000
+LONGEST_PATTERN = 500
+ANYTHING = ".*"
+_RESERVED = frozenset("()[]{}*+?|^$\\")
+"""What would mean more in a regular expression: refused, so that nobody takes `path` for one."""
 
 KINDS = {
     "answer": "the given answer, and no effect",
@@ -36,6 +43,30 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\t\x20-\x7e]*[\x21-\x7e])?|")
 
 
+def is_pattern(value: Any) -> bool:
+    """Return whether a value is text in which ANYTHING stands for any text, and nothing else is special."""
+    return isinstance(value, str) and len(value) <= LONGEST_PATTERN and not _RESERVED & set(value.replace(ANYTHING, ""))
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Return whether a pattern stands for the whole of a text.
+
+    Not a regular expression: one of those can keep the process busy for as long as its author likes.
+    """
+    first, *parts = pattern.split(ANYTHING)
+    if not parts:
+        return text == first
+    last, at = parts.pop(), len(first)
+    if not text.startswith(first):
+        return False
+    for part in parts:
+        found = text.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return len(text) - len(last) >= at and text.endswith(last)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -50,7 +81,7 @@ def _are_headers(value: Any) -> bool:
 # Checked at the door: a fault that cannot be carried out would break whatever request it hits.
 _FITS: dict[str, Callable[[Any], bool]] = {
     "method": lambda value: isinstance(value, str),
-    "path": lambda value: isinstance(value, str),
+    "path": is_pattern,
     "times": lambda value: value is None or (_is_number(value) and value in _COUNTS),
     "after": lambda value: _is_number(value) and value in _COUNTS,
     "status": lambda value: _is_number(value) and value in range(200, 600),
@@ -64,7 +95,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
 class Fault:
     """One rule: what to do to the requests it matches.
 
-    `path` is a regular expression that must match the whole path. The first `after` matches pass unharmed, the next
+    `path` is the whole path, in which `.*` stands for any text. The first `after` matches pass unharmed, the next
     `times` are hit (None: all). Of several faults the oldest that still has hits wins.
     """
 
@@ -87,14 +118,10 @@ class Fault:
         for name, fits in _FITS.items():
             if not fits(getattr(self, name)):
                 raise ValueError(f"{getattr(self, name)!r} is no value of {name}")
-        try:
-            re.compile(self.path)
-        except re.error as exc:
-            raise ValueError(f"path is no regular expression: {exc}") from None
 
     def matches(self, method: str, path: str) -> bool:
         """Whether the rule is about such a request."""
-        return self.method in ("*", method) and re.fullmatch(self.path, path) is not None
+        return self.method in ("*", method) and matches(self.path, path)
 
     def spent(self) -> bool:
         """Whether all its hits are used up."""
@@ -123,6 +150,8 @@ class Faults:
             raise ValueError(f"unknown field {sorted(unknown)[0]!r}")
         if "kind" not in rule:
             raise ValueError("kind is missing")
+        if len(self._faults) >= FAULTS:
+            raise ValueError(f"there are {FAULTS} faults already: end them first")
         fault = Fault(**rule, id=next(self._ids))
         self._faults.append(fault)
         return fault.id
@@ -148,7 +177,7 @@ class Faults:
         return None
 
     def routes(self) -> list[Route]:
-        """Return the control routes; they take no token, as they are reached over loopback only."""
+        """Return the control routes; `guard` asks for the sandbox's token before them."""
         return [
             Route(f"{CONTROL_PREFIX}/faults", self._control, methods=["GET", "POST", "DELETE"]),
             Route(f"{CONTROL_PREFIX}/requests", self._log, methods=["GET", "DELETE"]),
@@ -187,8 +216,8 @@ class FaultMiddleware:
         fault = self.faults.take(scope["method"], scope["path"])
         entry: dict[str, Any] = {
             "method": scope["method"],
-            "path": scope["path"],
-            "query": scope["query_string"].decode("latin-1"),
+            "path": scope["path"][:LOGGED_CHARACTERS],
+            "query": scope["query_string"].decode("latin-1")[:LOGGED_CHARACTERS],
             "status": None,  # stays so when no answer was sent
             "time": time.time(),
             "fault": fault.kind if fault else None,

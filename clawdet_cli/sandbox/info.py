@@ -35,6 +35,8 @@ class SandboxInfo:
     boot_seconds: float
     pid: int
     folder: str
+    control_token: str = field(default="", repr=False)  # for what is below /_sandbox
+    control_header_file: str = ""  # the header with it, for `curl -H @FILE`
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ class Files:
         return self.folder / "dial.json"
 
     @property
+    def control_header(self) -> Path:
+        """The header that the control routes ask for, as curl reads it from a file."""
+        return self.folder / "control-header"
+
+    @property
     def servers(self) -> Path:
         """One folder for each server."""
         return self.folder / "servers"
@@ -96,7 +103,7 @@ class Files:
     @property
     def everything(self) -> tuple[Path, ...]:
         """All that a sandbox ever writes into its folder."""
-        named = (self.info, self.lock, self.log, self.ledger, self.artifacts, self.dial)
+        named = (self.info, self.lock, self.log, self.ledger, self.artifacts, self.dial, self.control_header)
         return (
             *named,
             *(path.with_suffix(".new") for path in named),

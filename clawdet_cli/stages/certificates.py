@@ -8,11 +8,19 @@ deleted.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from clawdet_cli import public_key
-from clawdet_cli.errors import CloudError, ConfigError
+from clawdet_cli.adapters.cloudflare import Cloudflare
+from clawdet_cli.errors import ClawdetError, CloudError, ConfigError, WaitError
 from clawdet_cli.model import Certificate, Instance
 from clawdet_cli.stages.runner import Run
+
+PATIENCE = 20.0
+"""Seconds for a call about certificates, where no other ones are given: it must not keep a server that costs money."""
+
+NOT_ANSWERED = (CloudError, ConfigError, WaitError)
+"""What a look at certificates may end with that says nothing of them."""
 
 DASHBOARD = "https://dash.cloudflare.com, your zone, SSL/TLS, Origin Server"
 
@@ -27,22 +35,35 @@ class Certificates:
     """A sentence for each thing of which nobody knows whose it is."""
 
 
-def own(run: Run, zone_id: str) -> Sequence[Certificate]:
+def own(run: Run, zone_id: str, *, patience: float | None = None) -> Sequence[Certificate]:
     """Return those that are provably the instance's: none where it never asked for one."""
-    return look(run, zone_id).own if run.instance.csr else ()
+    return look(run, zone_id, patience=patience).own if run.instance.csr else ()
 
 
-def look(run: Run, zone_id: str) -> Certificates:
-    """List the certificates for the instance's host name; a refusal to show them is a part of the answer."""
+def look(run: Run, zone_id: str, *, patience: float | None = None) -> Certificates:
+    """List the certificates for the instance's host name; that they cannot be listed is a part of the answer.
+
+    With a patience of `inf` they are asked for until the run's deadline, whatever an earlier look ended with.
+    """
     instance = run.instance
-    if run.unseen_certificates:
-        return Certificates(not_judged=run.unseen_certificates)  # not asked again: each time might take minutes
+    if run.unseen_certificates and patience != inf:
+        return Certificates(not_judged=run.unseen_certificates)  # not asked again: it would only take as long again
     try:
-        found = run.clouds.cloudflare.certificates_for(zone_id, instance.host)
-    except (CloudError, ConfigError) as error:
-        run.unseen_certificates = (not_seen(instance, error.what),)
+        found = hurried(run, patience).certificates_for(zone_id, instance.host)
+    except NOT_ANSWERED as error:
+        remember_unseen(run, error)
         return Certificates(not_judged=run.unseen_certificates)
     return sorted_out(instance, found)
+
+
+def hurried(run: Run, patience: float | None = None) -> Cloudflare:
+    """Return Cloudflare with PATIENCE, or another one, for what must not keep a server from being deleted."""
+    return run.clouds.cloudflare.hurried(PATIENCE if patience is None else patience)
+
+
+def remember_unseen(run: Run, error: ClawdetError) -> None:
+    """Keep the run from asking again for certificates that could not be seen, and name them at its end."""
+    run.unseen_certificates = (not_seen(run.instance, error.what),)
 
 
 def sorted_out(instance: Instance, found: Sequence[Certificate]) -> Certificates:
@@ -66,8 +87,8 @@ def not_seen(instance: Instance, why: str) -> str:
     return f"Origin CA {which} for {instance.host}: {why.removesuffix('.')}"
 
 
-def revoke(run: Run, certificate: Certificate) -> None:
+def revoke(run: Run, certificate: Certificate, *, patience: float | None = None) -> None:
     """Revoke one certificate that is provably ours."""
     with run.effect("revoke_certificate", certificate.id, on=certificate) as effect:
-        run.clouds.cloudflare.revoke(certificate.id)
+        hurried(run, patience).revoke(certificate.id)
         effect.made("", **({"certificate_id": None} if certificate.id == run.instance.certificate_id else {}))

@@ -47,7 +47,7 @@ def revoke_certificate(run: Run) -> None:
     for certificate in own_certificates(run):
         try:
             certificates.revoke(run, certificate)
-        except (CloudError, ConfigError) as error:
+        except certificates.NOT_ANSWERED as error:
             run.note(f"Origin CA certificate {certificate.id} could not be revoked: {error.what}")
             return
         run.removed.append(f"Origin CA certificate {certificate.id}")

@@ -20,6 +20,8 @@ from clawdet_cli.stages.runner import Run
 
 NAME = ownership.FIREWALL
 LABELS = ownership.LABELS
+NETWORKS_PATIENCE = 5.0
+"""Seconds for Cloudflare's list of its networks, where the last known one will do."""
 RELEASE_SECONDS = 60.0
 """How long Hetzner may go on counting deleted servers as use of a firewall."""
 POLL_SECONDS, MAX_POLL_SECONDS = 0.5, 8.0
@@ -114,8 +116,8 @@ def wanted_rules(settings: Settings, clouds: Clouds, firewall: Firewall | None) 
 def edge_networks(clouds: Clouds, firewall: Firewall | None) -> tuple[frozenset[str], str]:
     """Return Cloudflare's networks, and a warning where its list could not be had: then they are as they were last."""
     try:
-        return clouds.cloudflare.edge_ranges(), ""
-    except (CloudError, ConfigError) as error:
+        return clouds.cloudflare.hurried(NETWORKS_PATIENCE).edge_ranges(), ""
+    except (CloudError, ConfigError, WaitError) as error:
         rules = firewall.rules if firewall is not None and is_ours(firewall) else ()
         let_in = frozenset[str]().union(
             *(rule.sources for rule in rules if (rule.protocol, rule.port) == ("tcp", "443"))

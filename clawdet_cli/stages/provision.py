@@ -22,6 +22,7 @@ What user_data begins goes on while other stages wait for other things; where it
 """
 
 from contextlib import suppress
+from math import inf
 from typing import Any, TypeVar
 
 from clawdet_cli import bootstrap, csr, public_key
@@ -179,8 +180,8 @@ def install_certificate(run: Run) -> None:
     asked = request_of_vps(run)
     if instance.csr is None or not csr.same_key(instance.csr, asked):
         # Another key means another machine: what the old one had must not stay valid beside it.
-        for certificate in certificates.own(run, _known(instance.zone_id)):
-            certificates.revoke(run, certificate)
+        for certificate in certificates.own(run, _known(instance.zone_id), patience=inf):
+            certificates.revoke(run, certificate, patience=inf)
         # Certificates carry no label: this request, written before the call, is what makes one ours.
         run.record(csr=asked, certificate_id=None)
     zone_id, request = _known(instance.zone_id), _known(run.instance.csr)

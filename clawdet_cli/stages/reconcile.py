@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from clawdet_cli import bootstrap
 from clawdet_cli.adapters import Clouds
 from clawdet_cli.adapters.ssh import Ssh
-from clawdet_cli.errors import ClawdetError, CloudError, ConfigError
+from clawdet_cli.errors import ClawdetError
 from clawdet_cli.model import Category, Deadline, Finding, Instance, Server, Status, maker_by_labels, zone_by_labels
 from clawdet_cli.money import Price
 from clawdet_cli.settings import Settings
 from clawdet_cli.stages import certificates, firewall
+from clawdet_cli.stages.certificates import NOT_ANSWERED, PATIENCE
 from clawdet_cli.stages.comparison import Seen
 from clawdet_cli.stages.provision import found
 from clawdet_cli.stages.runner import Run, Stage
@@ -41,8 +42,9 @@ def look(
         if zone is not None:
             records[name] = clouds.cloudflare.all_records(zone.id)
             try:
-                listed[name] = clouds.cloudflare.in_full(clouds.cloudflare.certificates(zone.id), hosts)
-            except (CloudError, ConfigError) as error:
+                cloudflare = clouds.cloudflare.hurried(PATIENCE)
+                listed[name] = cloudflare.in_full(cloudflare.certificates(zone.id), hosts)
+            except NOT_ANSWERED as error:
                 unlisted[name] = error.what
     recorded = {instance.server_id for instance in instances}
     unknown = any(one.labels.get("managed-by") == "clawdet" and one.id not in recorded for one in servers)

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 from clawdet_cli import csr, uptime
 from clawdet_cli.adapters.retry import NotYet, until
-from clawdet_cli.errors import CloudError, ConfigError, WaitError
+from clawdet_cli.errors import ConfigError, WaitError
 from clawdet_cli.model import Effect, EffectOutcome, Status
+from clawdet_cli.stages import certificates
 from clawdet_cli.stages.firewall import is_ours
 from clawdet_cli.stages.provision import found, price_of
 from clawdet_cli.stages.runner import Run, Stage
@@ -84,13 +85,14 @@ def _created_record(run: Run, effect: Effect) -> Seen:
 
 
 def _signed_certificate(run: Run, effect: Effect) -> Seen:
-    zone_id = run.instance.zone_id or ""
+    zone_id, cloudflare = run.instance.zone_id or "", certificates.hurried(run)
     try:
         certificate = _if_it_comes(
-            run, effect, lambda: run.clouds.cloudflare.certificate_for(zone_id, effect.name, effect.data["csr"])
+            run, effect, lambda: cloudflare.certificate_for(zone_id, effect.name, effect.data["csr"])
         )
-    except (CloudError, ConfigError) as error:
+    except certificates.NOT_ANSWERED as error:
         # Its request is recorded: whoever can list certificates finds it by its key.
+        certificates.remember_unseen(run, error)
         return Seen(EffectOutcome.LEFT, f"whether it was signed could not be seen: {error.what}")
     if certificate is None:
         return Seen(EffectOutcome.ABSENT, "it was not signed")
@@ -126,8 +128,9 @@ def _deleted_record(run: Run, effect: Effect) -> Seen:
 def _revoked_certificate(run: Run, effect: Effect) -> Seen:
     changes = {"certificate_id": None} if effect.name == run.instance.certificate_id else {}
     try:
-        found = run.clouds.cloudflare.certificate(effect.name)
-    except (CloudError, ConfigError) as error:
+        found = certificates.hurried(run).certificate(effect.name)
+    except certificates.NOT_ANSWERED as error:
+        certificates.remember_unseen(run, error)
         return Seen(EffectOutcome.LEFT, f"whether it is revoked could not be seen: {error.what}")
     return _gone(found, changes)
 
@@ -194,9 +197,13 @@ def _if_it_comes(run: Run, effect: Effect, look: Callable[[], T | None]) -> T | 
     """Look until the thing is there, or nothing can be on its way any more."""
     # A clock that was set back must not make this wait longer.
     patience = run.deadline.within(SETTLE_SECONDS - min(max(_age(effect), 0.0), SETTLE_SECONDS))
+    answered = False
 
     def there() -> T:
+        nonlocal answered
+        answered = False
         thing = look()
+        answered = True
         if thing is None:
             raise NotYet(f"no {effect.name} yet, and it may be on its way")
         return thing
@@ -204,4 +211,6 @@ def _if_it_comes(run: Run, effect: Effect, look: Callable[[], T | None]) -> T | 
     try:
         return until(there, deadline=patience, what=effect.name, every=0.5)
     except WaitError:
+        if not answered:
+            raise  # nobody saw that it is not there
         return None

@@ -21,6 +21,7 @@ from clawdet_cli.errors import ClawdetError, GuestError, WaitError
 from clawdet_cli.model import CHECK_NAMES, Check, Result, now_text
 from clawdet_cli.secret import Secret, excerpt
 from clawdet_cli.stages import origin
+from clawdet_cli.stages.certificates import hurried
 from clawdet_cli.stages.origin import NONCE_PATH
 from clawdet_cli.stages.outside import (
     PROTECTED_PATH,
@@ -102,7 +103,7 @@ class _Evidence:
         if expires[:19] < now_text()[:19]:
             return f"the certificate of the VPS expired: {expires or 'unknown'}"
         with contextlib.suppress(ClawdetError):  # that it cannot be read says nothing of it
-            if number is not None and self.run.clouds.cloudflare.certificate(number) is None:
+            if number is not None and hurried(self.run).certificate(number) is None:
                 return f"the certificate {number} of the VPS is revoked, or gone from Cloudflare"
         return ""
 

@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 
 from clawdet_cli.adapters import Clouds
 from clawdet_cli.adapters.cloudflare import Cloudflare
-from clawdet_cli.errors import CloudError, ConfigError
+from clawdet_cli.errors import CloudError, ConfigError, WaitError
 from clawdet_cli.model import EdgeCertificate, Zone
 from clawdet_cli.settings import CLOUDFLARE_HOW_TO, Settings
 
 SETTINGS = ("ssl", "always_use_https", "websockets", "security_level", "min_tls_version")
 """What decides whether visitors, browsers and apps reach an instance."""
 ORIGIN_PULLS = "tls_client_auth"
-_UNREADABLE = "could not be checked (it takes Zone Settings Read)"
+_UNREADABLE = "could not be checked (it takes Zone Settings Read, and an answer from Cloudflare)"
+PATIENCE = 5.0
+"""Seconds for each call that is only good to know: a provision goes on without it."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,15 @@ class Look:
 def look(cloudflare: Cloudflare, zone: Zone, *, origin_pulls: bool) -> Look:
     """Read all that is of interest, side by side: one after the other would take a second over a real line."""
     names = (*SETTINGS, ORIGIN_PULLS) if origin_pulls else SETTINGS
+    cloudflare = cloudflare.hurried(PATIENCE)
 
     def setting(name: str) -> str | None:
-        with suppress(CloudError):  # none of it is needed for the work itself
+        with suppress(CloudError, WaitError):  # none of it is needed for the work itself
             return cloudflare.setting(zone.id, name)
         return None
 
     def certificates() -> Sequence[EdgeCertificate] | None:
-        with suppress(CloudError):
+        with suppress(CloudError, WaitError):
             return cloudflare.certificate_packs(zone.id)
         return None
 
@@ -123,8 +126,8 @@ def look(cloudflare: Cloudflare, zone: Zone, *, origin_pulls: bool) -> Look:
         found = Look(zone, dict(zip(names, values, strict=True)), listed.result())
     if found.certificates is None or found.has_certificate():
         return found
-    with suppress(CloudError):
-        return replace(found, universal_ssl=cloudflare.universal_ssl(zone.id))
+    with suppress(CloudError, WaitError):
+        return replace(found, universal_ssl=cloudflare.hurried(PATIENCE).universal_ssl(zone.id))
     return found
 
 
@@ -148,7 +151,10 @@ def check(clouds: Clouds, zone: Zone, settings: Settings) -> list[str]:
 
 def check_origin_pulls(cloudflare: Cloudflare, zone_id: str, settings: Settings) -> None:
     """Make sure that the edge shows its certificate where the VPS is to want one. Raises ConfigError."""
-    if settings.origin_pull_ca and cloudflare.setting(zone_id, ORIGIN_PULLS) == "off":
+    pulls = None
+    with suppress(CloudError, WaitError):  # as in look(): what cannot be found out is no reason to stop here
+        pulls = cloudflare.hurried(PATIENCE).setting(zone_id, ORIGIN_PULLS) if settings.origin_pull_ca else None
+    if pulls == "off":
         raise ConfigError(
             "The VPS is to let in Cloudflare's certificate alone, and the zone does not show it.",
             next_steps=[
@@ -192,8 +198,8 @@ def _refuse_a_deeper_name(cloudflare: Cloudflare, name: str) -> None:
 def check_room(cloudflare: Cloudflare, zone: Zone) -> str | None:
     """Make sure that one more DNS record fits; return a remark where nobody can tell. Raises CloudError."""
     try:
-        used, quota = cloudflare.record_usage(zone.id)
-    except (CloudError, ConfigError) as error:
+        used, quota = cloudflare.hurried(PATIENCE).record_usage(zone.id)
+    except (CloudError, ConfigError, WaitError) as error:
         return f"how many DNS records the zone {zone.name} may still have could not be checked: {error.what}"
     if quota is not None and used >= quota:
         raise CloudError(

@@ -194,7 +194,7 @@ class TestFirewalls:
     @pytest.mark.parametrize("kind", ["drop_before", "drop_after"])
     def test_rules_hold_when_they_are_set(self, kind: str, cloud: Hetzner, hetzner: Emulator) -> None:
         wall = cloud.create_firewall("clawdet", (), LABELS)
-        hetzner.faults.add({"kind": kind, "method": "POST", "path": "/v1/firewalls/[0-9]+/actions/set_rules"})
+        hetzner.faults.add({"kind": kind, "method": "POST", "path": "/v1/firewalls/.*/actions/set_rules"})
         cloud.set_firewall_rules(wall, self.RULES)
         found = cloud.firewall("clawdet")
         assert found is not None
@@ -205,7 +205,7 @@ class TestFirewalls:
         server = cloud.await_running(cloud.create_server(an_order(cloud)))
         wall = cloud.create_firewall("clawdet", self.RULES, LABELS)
         if kind:
-            path = "/v1/firewalls/[0-9]+/actions/apply_to_resources"
+            path = "/v1/firewalls/.*/actions/apply_to_resources"
             hetzner.faults.add({"kind": kind, "method": "POST", "path": path})
         cloud.attach_firewall(wall.id, server.id)
         cloud.attach_firewall(wall.id, server.id)

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from clawdet_cli.sandbox.faults import FaultMiddleware, Faults
+from clawdet_cli.sandbox.faults import FAULTS, FaultMiddleware, Faults, is_pattern, matches
 from tests.contract.served import Served
 
 
@@ -129,6 +129,9 @@ def test_the_older_of_two_faults_wins_while_it_lasts(counter: Counter) -> None:
         {},
         {"kind": "explode"},
         {"kind": "delay", "path": "("},
+        {"kind": "delay", "path": "/(a+)+$"},
+        {"kind": "delay", "path": "/v1/servers/[0-9]+"},
+        {"kind": "delay", "path": "x" * 501},
         {"kind": "delay", "sec": 1},
         {"kind": "delay", "id": 3},
         [],
@@ -170,3 +173,40 @@ def test_a_hanging_request_does_not_hold_up_the_end(counter: Counter) -> None:
     counter.served.stop()
     asking.join(5)
     assert not asking.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "fits"),
+    [
+        ("/a", "/a", True),
+        ("/a", "/ab", False),
+        ("/a.b", "/aXb", False),
+        (".*", "", True),
+        ("/v1/.*", "/v1/", True),
+        ("/v1/.*", "/v2/", False),
+        (".*/certificates", "/client/v4/certificates", True),
+        (".*/certificates", "/client/v4/certificates/1", False),
+        ("/zones/.*/dns_records/.*", "/zones/a/dns_records/b", True),
+        ("/zones/.*/dns_records/.*", "/zones/a/dns_records", False),
+        ("ab.*ba", "aba", False),
+        ("ab.*b.*ba", "abba", False),
+        ("ab.*b.*ba", "abbba", True),
+    ],
+)
+def test_a_path_is_text_with_anything_in_it(pattern: str, text: str, *, fits: bool) -> None:
+    assert matches(pattern, text) is fits
+
+
+def test_no_pattern_keeps_the_process_busy() -> None:
+    pattern, text = ".*a" * 166, "/" + "a" * 100_000 + "b"
+    assert is_pattern(pattern)
+    began = time.process_time()
+    assert not matches(pattern, text)
+    assert time.process_time() - began < 0.1
+
+
+def test_there_is_an_end_to_the_faults(counter: Counter) -> None:
+    for _ in range(FAULTS):
+        counter.faults.add({"kind": "delay", "path": "/x"})
+    answer = counter.request("POST", "/_sandbox/faults", json={"kind": "delay"})
+    assert (answer.status_code, "end them first" in answer.text) == (422, True)

@@ -15,6 +15,7 @@ from unittest import mock
 
 from clawdet_cli.cli import main
 from clawdet_cli.sandbox.cloudflare.state import CERTIFICATE_READS, DEFAULT_SETTINGS, REFUSALS
+from clawdet_cli.sandbox.guard import TOKEN_HEADER
 
 WORKING_ZONE = {
     **DEFAULT_SETTINGS,
@@ -99,7 +100,7 @@ class Operator:
             f"{base}/_sandbox/{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json", TOKEN_HEADER: self.info()["control_token"]},
         )
         with urllib.request.urlopen(request, timeout=10) as answer:
             content = answer.read()

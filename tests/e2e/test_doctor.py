@@ -108,7 +108,7 @@ def test_what_a_token_has_too_much_of_is_named(owner: Operator) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "right"),
     [
-        ("DELETE", "dns_records/[0-9]+", "DNS Edit"),
+        ("DELETE", "dns_records/.*", "DNS Edit"),
         ("POST", "certificates", "SSL and Certificates Edit"),
         ("GET", "settings/ssl", "Zone Settings Read"),
         ("GET", "user/tokens", "API Tokens Read"),
@@ -128,7 +128,7 @@ def test_an_answer_that_does_not_tell_is_called_unknown(
     owner: Operator, method: str, path: str, right: str, answer: dict[str, Any]
 ) -> None:
     grant_here(owner, *NEEDED)
-    fault = {"kind": "answer", "method": method, "path": f"/client/v4/(.*/)?{path}", "times": None, **answer}
+    fault = {"kind": "answer", "method": method, "path": f"/client/v4/.*{path}", "times": None, **answer}
     owner.control("cloudflare", "POST", "faults", fault)
     said = ask(owner, "--json")
     assert said.code == 7, said.out

@@ -16,7 +16,7 @@ from clawdet_cli.sandbox.request_body import read_object
 
 
 def control_routes(state: dict[str, Any], bucket: Bucket, on_change: Callable[[], None]) -> list[Route]:
-    """Return the routes; they ask for no token, as they are reachable on loopback only."""
+    """Return the routes; `guard` asks for the sandbox's token before them."""
 
     def show(zone: dict[str, Any]) -> dict[str, Any]:
         shown = ("id", "name", "status", "paused", "plan", "record_quota")

@@ -73,8 +73,9 @@ def hetzner_app(  # noqa: PLR0917  # the two that follow the seams of all emulat
 ) -> Starlette:
     """Build the emulator over a state that may be empty; its lifespan resumes what the state shows as under way.
 
-    Beside `/v1` it answers, without a token, `/_sandbox/faults`, `/_sandbox/requests` and `/_sandbox/knobs` (GET all,
-    PUT some, DELETE for the defaults; the knobs are listed in `hetzner.state.KNOBS`), and what the machines bring.
+    Beside `/v1` it answers `/_sandbox/faults`, `/_sandbox/requests` and `/_sandbox/knobs` (GET all, PUT some, DELETE
+    for the defaults; the knobs are listed in `hetzner.state.KNOBS`), and what the machines bring. It asks for no token
+    there: `guard` does.
     """
     cloud = Cloud(state, machines, clock, on_change)
     api = _Api(cloud, Actions(cloud, _EFFECTS), tokens)
