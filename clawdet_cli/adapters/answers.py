@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 MOST_ANSWER = 16 * 1024 * 1024
 """Bytes of all pages together; the longest lists that clawdet asks for have a few hundred thousand."""
-GRACE_SECONDS = 1.0
+GRACE_SECONDS = 0.5
 """What a call may take past its deadline: the time-outs of its own parts say more than that it took too long."""
 
 
