@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from clawdet_cli import filesystem, stopping
 from clawdet_cli.errors import LeaseLostError, RecordError, StateError
 from clawdet_cli.model import POOL, Check, Effect, EffectOutcome, Instance, Result, StageRun, Standing, Status, now_text
-from clawdet_cli.private import new_private_file, private_folder
+from clawdet_cli.private import new_private_file, private_folder, refuse_files_of_others
 from clawdet_cli.secret import hide
 
 T = TypeVar("T")
@@ -153,6 +153,8 @@ class State:
         """How long stages take, as far as it was asked for."""
         with self._translated():
             private_folder(path.parent, link=True)
+            own = (path.name, *(f"{path.name}-{suffix}" for suffix in ("wal", "shm", "journal")))
+            refuse_files_of_others(path.parent, *own, "logs", "ssh", "ssh/id_ed25519")
             self._journal = _journal_mode(path.parent)
             # Made by us with its mode, since SQLite would use the umask; -wal and -shm take the same mode.
             with suppress(FileExistsError):

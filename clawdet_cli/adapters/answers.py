@@ -21,7 +21,7 @@ MOST_ANSWER = 16 * 1024 * 1024
 """Bytes of all pages together; the longest lists that clawdet asks for have a few hundred thousand."""
 PIECE = 64 * 1024
 """Bytes of an unpacked answer that are taken at a time."""
-GRACE_SECONDS = 1.0
+GRACE_SECONDS = 0.5
 """What a call may take past its deadline: the time-outs of its own parts say more than that it took too long."""
 
 

@@ -32,7 +32,7 @@ from clawdet_cli.adapters.cloudflare_rights import (
     TOKENS_READ,
     ZONE_READ,
 )
-from clawdet_cli.adapters.proxy import unreached
+from clawdet_cli.adapters.proxy import Peer, unreached
 from clawdet_cli.adapters.retry import FIRST_PATIENCE, Fence, Lost, NotYet, Watch, ask, change
 from clawdet_cli.errors import CloudError, ConfigError, StateError
 from clawdet_cli.model import Certificate, Deadline, DnsRecord, EdgeCertificate, Zone
@@ -90,8 +90,9 @@ class Cloudflare:
         self._calling = Calling()
         self.budget = Budget("Cloudflare")
         self.clock = CloudClock()
-        self._host = urlsplit(url).hostname or ""
-        self._proxy = network.proxy_for(self._host)
+        address = urlsplit(url)
+        self._peer = Peer("Cloudflare", address.hostname or "", address.port or 443, network, self.clock)
+        proxy = network.proxy_for(self._peer.host)
         trust = network.trust()
         self._client = cloudflare.Cloudflare(
             api_token=token.reveal(),
@@ -101,7 +102,7 @@ class Cloudflare:
             # As for Hetzner: no ~/.netrc, and no proxy that would catch loopback.
             http_client=cloudflare.DefaultHttpxClient(
                 trust_env=False,
-                proxy=self._proxy.url if self._proxy else None,
+                proxy=proxy.url if proxy else None,
                 verify=True if trust is None else trust,
                 follow_redirects=False,  # the API sends nobody elsewhere; whoever does is not it
                 limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
@@ -523,7 +524,7 @@ class Cloudflare:
         except cloudflare.APIConnectionError as error:
             if isinstance(error.__cause__, TooMuchError):
                 raise unknown_shape("Cloudflare", what, error.__cause__) from None
-            raise unreached("Cloudflare", self._host, self._proxy, error) from None
+            raise unreached(self._peer, error) from None
         except (cloudflare.APIError, LookupError, AttributeError, TypeError, ValueError, RecursionError) as error:
             raise unknown_shape("Cloudflare", what, error) from None
 

@@ -30,6 +30,8 @@ from clawdet_cli.errors import GuestError
 from clawdet_cli.model import Deadline
 from clawdet_cli.secret import Secret
 
+MIN_SECONDS = 0.5
+"""What a part of a visit has that begins just before the deadline: what is sent should also be heard."""
 MOST_BODY = 1024 * 1024
 """Bytes of an answer that are read."""
 
@@ -182,7 +184,8 @@ class Visitor:
     """Visits one host over connections that `connect` gives: to the edge, or through a tunnel to the server.
 
     With `pinned_sha256` (hex) the leaf certificate is compared with it, in place of the check against `ca_file` (a
-    folder too) or the system's authorities. `hop` names what is visited, in messages; `timeout` is in seconds.
+    folder too) or the system's authorities. `hop` names what is visited, in messages; `timeout` is in
+    seconds, for each part of a visit; after `deadline` none has more than MIN_SECONDS.
     """
 
     def __init__(
@@ -194,12 +197,14 @@ class Visitor:
         *,
         hop: str = "the edge",
         timeout: float = 30.0,
+        deadline: Deadline | None = None,
     ) -> None:
         self._host = host
         self._connect = connect
+        self._deadline = deadline
         self._pinned = pinned_sha256.lower() if pinned_sha256 else None
         self._hop = hop
-        self._timeout = max(1.0, timeout)
+        self._timeout = timeout
         self._tls = _accepting_all() if pinned_sha256 else _trusting(*_authorities(ca_file))
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
@@ -210,7 +215,7 @@ class Visitor:
     @contextlib.contextmanager
     def visit(self) -> Iterator["Visit"]:
         """Stay connected for several requests, as a browser does."""
-        visit = Visit(self._host, self._open, self._timeout, self._broken)
+        visit = Visit(self._host, self._open, self._end, self._broken)
         try:
             yield visit
         finally:
@@ -221,8 +226,8 @@ class Visitor:
 
         Raises GuestError that says what broke, and where.
         """
-        end = Deadline.after(self._timeout)  # of all frames together: a gateway may send some for ever
         with self._open() as stream:
+            end = self._end()  # of all frames together: a gateway may send some for ever
             connection = WebSocket(stream, self._host, path, origin, end=end, max_size=MOST_BODY)
             try:
                 connection.open()
@@ -262,7 +267,7 @@ class Visitor:
         except OSError as error:
             raise self._broken("no connection", error) from None
         try:
-            plain.settimeout(self._timeout)
+            plain.settimeout(self._end().left())
             if plain.family in {socket.AF_INET, socket.AF_INET6}:
                 # Else each request waits for the delayed acknowledgement of the handshake: 40 ms.
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -279,6 +284,11 @@ class Visitor:
             raise self._broken(f"it shows the certificate {shown}, not the issued one, {self._pinned}", None)
         return stream
 
+    def _end(self) -> Deadline:
+        """Return the end of the part of a visit that begins now."""
+        left = self._timeout if self._deadline is None else min(self._timeout, self._deadline.left())
+        return Deadline.after(max(MIN_SECONDS, left))
+
     def _broken(self, what: str, error: Exception | None) -> GuestError:
         return GuestError(
             f"https://{self._host}, as {self._hop} serves it: {what}.",
@@ -294,12 +304,12 @@ class Visit:
         self,
         host: str,
         connect: Callable[[], socket.socket],
-        timeout: float,
+        end: Callable[[], Deadline],
         broken: Callable[[str, Exception | None], GuestError],
     ) -> None:
         self._host = host
         self._connect = connect
-        self._timeout = timeout
+        self._end = end
         self._broken = broken
         self._stream: socket.socket | None = None
 
@@ -322,9 +332,9 @@ class Visit:
             self._stream = None
 
     def _ask(self, path: str, headers: Mapping[str, str]) -> Answer:
-        end = Deadline.after(self._timeout)  # of the whole answer: one that drips would have it anew with every byte
         if self._stream is None:
             self._stream = self._connect()
+        end = self._end()  # of the whole answer: one that drips would have it anew with every byte
         connection = http.client.HTTPConnection(self._host)
         connection.sock = cast(socket.socket, _Until(self._stream, end))
         connection.request("GET", path, headers={"User-Agent": USER_AGENT, **headers})

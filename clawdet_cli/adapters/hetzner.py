@@ -38,7 +38,7 @@ from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.calling import Calling
 from clawdet_cli.adapters.clock import CloudClock
 from clawdet_cli.adapters.hetzner_refusals import CONSOLE, refusal
-from clawdet_cli.adapters.proxy import unreached
+from clawdet_cli.adapters.proxy import Peer, unreached
 from clawdet_cli.adapters.retry import FIRST_PATIENCE, Fence, NotYet, Watch, ask, change, until
 from clawdet_cli.errors import CloudError, ConfigError, StateError
 from clawdet_cli.model import Deadline, Firewall, FirewallRule, Server, ServerOffer, ServerOrder, SshKey
@@ -94,12 +94,13 @@ class Hetzner:
         self._watch = watch
         self._fence: Fence | None = None
         self._calling = Calling()
-        self._host = urlsplit(url).hostname or ""
-        self._proxy = network.proxy_for(self._host)
         self._described: dict[int, tuple[dict[str, Any], Server]] = {}
         """The servers of lists, and what they were described by."""
         self.budget = Budget("Hetzner")
         self.clock = CloudClock()
+        address = urlsplit(url)
+        self._peer = Peer("Hetzner Cloud", address.hostname or "", address.port or 443, network, self.clock)
+        proxy = network.proxy_for(self._peer.host)
         self._client = Client(
             token.reveal(), api_endpoint=url.rstrip("/"), application_name="clawdet", application_version=__version__
         )
@@ -109,8 +110,8 @@ class Hetzner:
         # Otherwise a ~/.netrc line for the host replaces the token, and proxy variables catch loopback.
         self._session.trust_env = False
         self._session.headers["Accept-Encoding"] = "gzip"
-        if self._proxy is not None:
-            self._session.proxies["https"] = self._proxy.url
+        if proxy is not None:
+            self._session.proxies["https"] = proxy.url
         if network.ca is not None:
             self._session.verify = str(network.ca)
         self._session.max_redirects = 0  # the API sends nobody elsewhere; whoever does is not it
@@ -586,7 +587,7 @@ class Hetzner:
                 return _call(what, lambda: self._calling.make(call, self._deadline))
         except (requests.exceptions.RequestException, TimeoutError) as error:
             # Not str(error): it may hold the whole request, and reads like a stack trace.
-            raise unreached("Hetzner Cloud", self._host, self._proxy, error) from None
+            raise unreached(self._peer, error) from None
 
 
 class _Bounded(HTTPAdapter):

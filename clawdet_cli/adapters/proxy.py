@@ -5,7 +5,10 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 
+from clawdet_cli.adapters.clock import SET_IT, CloudClock
 from clawdet_cli.adapters.retry import Lost
 from clawdet_cli.errors import ConfigError
 from clawdet_cli.network import Network, Proxy, is_loopback
@@ -14,6 +17,19 @@ from clawdet_cli.secret import excerpt
 _STATUS = re.compile(r"(?:^|Tunnel connection failed: )([345]\d\d)\b")
 """As httpcore says what a proxy answered, and as http.client does, which urllib3 uses."""
 _MAX_WORDS = 200
+_CLOCK_SECONDS = 1.0
+"""How long whoever is not trusted may take to say what time it is."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A cloud that is asked, and what is known of the way to it."""
+
+    cloud: str
+    host: str
+    port: int
+    network: Network
+    clock: CloudClock
 
 
 def open_connection(network: Network, host: str, address: tuple[str, int], timeout: float) -> socket.socket:
@@ -49,12 +65,13 @@ def _tunnel(proxy: Proxy, to: tuple[str, int], timeout: float) -> socket.socket:
     return connection.sock
 
 
-def unreached(cloud: str, host: str, proxy: Proxy | None, error: BaseException) -> ConfigError | Lost:
+def unreached(peer: Peer, error: BaseException) -> ConfigError | Lost:
     """Return what a request means that got no answer: a ConfigError where to ask again would not help."""
+    cloud, host, proxy = peer.cloud, peer.host, peer.network.proxy_for(peer.host)
     chain = list(_causes(error))
     untrusted = next((one for one in chain if isinstance(one, ssl.SSLCertVerificationError)), None)
     if untrusted is not None:
-        return _untrusted(cloud, proxy, untrusted)
+        return _untrusted(peer, proxy, untrusted)
     if any(isinstance(one, ssl.SSLError) for one in chain):
         return Lost(f"the TLS connection to {cloud} failed ({type(error).__name__})")
     if proxy is None:
@@ -78,19 +95,32 @@ def unreached(cloud: str, host: str, proxy: Proxy | None, error: BaseException) 
     return Lost(f"no answer from {cloud} through the proxy {proxy} ({said})")
 
 
-def _untrusted(cloud: str, proxy: Proxy | None, error: ssl.SSLCertVerificationError) -> ConfigError:
+def _untrusted(peer: Peer, proxy: Proxy | None, error: ssl.SSLCertVerificationError) -> ConfigError:
     reason = excerpt(error.verify_message or str(error), _MAX_WORDS)
-    through = f", through the proxy {proxy}" if proxy else ""
+    cloud, through = peer.cloud, f", through the proxy {proxy}" if proxy else ""
     steps = [
         "if your network inspects TLS, trust its authority: export SSL_CERT_FILE=/path/to/its/certificates.pem",
         "if it does not, somebody stands between you and it: use another network",
     ]
-    if "expired" in reason or "not yet valid" in reason:
+    if is_about_time(reason):
+        connect = partial(open_connection, peer.network, peer.host, (peer.host, peer.port), _CLOCK_SECONDS)
+        peer.clock.ask(connect, peer.host, _CLOCK_SECONDS)
+        if peer.clock.is_wrong:
+            return ConfigError(
+                f"This machine's clock is {peer.clock.described(cloud)}, by which the certificate that answers for"
+                f" {cloud}{through} is not trusted: {reason}. No token was sent to it.",
+                next_steps=["compare it with another clock: date -u", SET_IT],
+            )
         steps.insert(0, "see whether this machine's clock is right: date -u")
     return ConfigError(
         f"The certificate that answers for {cloud}{through} is not trusted: {reason}. Nothing was sent to it.",
         next_steps=steps,
     )
+
+
+def is_about_time(reason: str) -> bool:
+    """Return whether a certificate is refused for the time that it is by this machine's clock."""
+    return "expired" in reason or "not yet valid" in reason
 
 
 def _status(error: BaseException) -> int | None:

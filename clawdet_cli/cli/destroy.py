@@ -106,5 +106,6 @@ def _destroy_all(
 
     screen = summary.summary(gone, call, verb="destroy", well=well)
     output.result(call, content, screen, label=configured.label)
+    summary.report_if_quiet(gone, call)
     if gone.exit_code:
         raise typer.Exit(gone.exit_code)

@@ -227,6 +227,11 @@ def failure(screen: Screen, content: documents.Document, *, as_json: bool, as_ev
         _err(json.dumps({**content, "kind": "error"}))
     if as_json or as_events:
         return
+    report(screen)
+
+
+def report(screen: Screen) -> None:
+    """Write the lines of a failure to stderr."""
     for line in screen(paint_for(sys.stderr)):
         _err(_line(line))
 

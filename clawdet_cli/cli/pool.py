@@ -86,6 +86,8 @@ def fill(
     if call.json:
         content = {**documents.pool(members), **summary.failures(failures, call)}
     output.result(call, content, pool_screens.pool(members, call, failures), label=configured.label)
+    summary.report_if_quiet(made, call)
+    summary.report_if_quiet(gone, call)
     if code := max(made.exit_code, gone.exit_code):
         raise typer.Exit(code)
 
@@ -177,6 +179,7 @@ def drain(
         destroyed = [documents.destroyed(one) for one in gone.done.values()]
         content = {"destroyed": destroyed, **documents.pool(left), **summary.failures(gone.failures, call)}
     output.result(call, content, pool_screens.drained(gone.done, left, call, gone.failures), label=configured.label)
+    summary.report_if_quiet(gone, call)
     if gone.exit_code:
         raise typer.Exit(gone.exit_code)
 

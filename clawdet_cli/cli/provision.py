@@ -167,6 +167,7 @@ def _provision_all(call: Call, users: list[str], flags: Flags, *, ask: bool, str
 
     screen = summary.summary(made, call, verb="provision", well=well, bad=bad)
     output.result(call, summary.document(made, call) if call.json else {}, screen, label=configured.label)
+    summary.report_if_quiet(made, call)
     if code := max(made.exit_code, GuestError.exit_code if bad else 0):
         raise typer.Exit(code)
 

@@ -95,6 +95,7 @@ def _check_all(call: Call, names: list[str], parallel: int, *, strict: bool) -> 
         yield from (f"{user}: not checked" for user in seen.not_begun)
 
     output.result(call, summary.document(seen, call) if call.json else {}, screen, label=configured.label)
+    summary.report_if_quiet(seen, call)
     unhealthy = not all(_is_well(one, strict=strict) for one in found)
     if code := max(seen.exit_code, GuestError.exit_code if unhealthy else 0):
         raise typer.Exit(code)

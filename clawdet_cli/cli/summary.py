@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clawdet_cli.cli import documents, screens
+from clawdet_cli.cli import documents, output, screens
 from clawdet_cli.cli.options import LocalCall
 from clawdet_cli.cli.output import Paint, Screen, clean
 from clawdet_cli.errors import ClawdetError, StoppedError
@@ -75,6 +75,27 @@ def summary(
         logs = [error.log_file for error in fleet.failures.values() if error.log_file]
         if logs:
             yield f"Log: {logs[0]}" + (f" (and {len(logs) - 1} more beside it)" if len(logs) > 1 else "")
+
+    return screen
+
+
+def report_if_quiet(fleet: "Fleet[Any]", call: LocalCall) -> None:
+    """Write to stderr what failed, once, where --quiet has kept the view from showing it."""
+    if not call.quiet or call.json or call.events:
+        return
+    for user, error in fleet.failures.items():
+        output.report(_failure_of(user, error, call))
+    if fleet.stopped_by is not None and fleet.not_begun:
+        output.report(lambda _: [f"Stopped, and not begun: {', '.join(fleet.not_begun)}"])
+
+
+def _failure_of(user: str, error: ClawdetError, call: LocalCall) -> Screen:
+    steps = [call.pasteable(step) for step in error.next_steps]
+
+    def screen(paint: Paint) -> Iterator[str]:
+        first, *others = screens.failure(error, steps, sandbox=call.labelled)(paint)
+        yield f"{user}: {first}"
+        yield from others
 
     return screen
 

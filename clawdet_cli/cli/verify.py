@@ -57,5 +57,6 @@ def _verify_all(call: Call, users: list[str], parallel: int, *, strict: bool) ->
     bad = summary.amiss(seen.done, strict=strict)
     screen = summary.summary(seen, call, verb="verify", well=lambda user: summary.passed(seen.done[user]), bad=bad)
     output.result(call, summary.document(seen, call) if call.json else {}, screen, label=configured.label)
+    summary.report_if_quiet(seen, call)
     if code := max(seen.exit_code, GuestError.exit_code if bad else 0):
         raise typer.Exit(code)

@@ -14,6 +14,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from clawdet_cli.adapters import Clouds
+from clawdet_cli.adapters.clock import SET_IT
 from clawdet_cli.adapters.threads import begin
 from clawdet_cli.errors import ConfigError
 from clawdet_cli.model import Right, Verdict
@@ -22,7 +23,6 @@ from clawdet_cli.stages.runner import Run
 
 PROBE_SECONDS = 0.8
 """For a connection to be made: more than the way around the world and back, and less than anybody notices."""
-MAX_CLOCK_SECONDS = 120.0
 MAX_SERVERS = 3
 """So many of our own servers are asked whether SSH gets through."""
 NAME = "network"
@@ -132,20 +132,23 @@ def rows(outlook: Outlook, clouds: Clouds, settings: Settings) -> Iterator[Right
 
 
 def _clock(clouds: Clouds) -> Finding | None:
-    told = {"Hetzner": clouds.hetzner.clock.ahead, "Cloudflare": clouds.cloudflare.clock.ahead}
-    known = {name: ahead for name, ahead in told.items() if ahead is not None}
+    told = {"Hetzner": clouds.hetzner.clock, "Cloudflare": clouds.cloudflare.clock}
+    known = {name: clock for name, clock in told.items() if clock.ahead is not None}
     if not known:
         return None
-    wrong = {name: ahead for name, ahead in known.items() if abs(ahead) > MAX_CLOCK_SECONDS}
+    if text := wrong_clock(clouds):
+        return Finding("clock", text, ok=False)
+    return Finding("clock", f"agrees with that of {' and '.join(known)}")
+
+
+def wrong_clock(clouds: Clouds) -> str:
+    """Return how this machine's clock differs from those of the clouds; empty where it is right, or nobody knows."""
+    told = {"Hetzner": clouds.hetzner.clock, "Cloudflare": clouds.cloudflare.clock}
+    wrong = {name: clock for name, clock in told.items() if clock.is_wrong}
     if not wrong:
-        return Finding("clock", f"agrees with that of {' and '.join(known)}")
-    ahead = next(iter(wrong.values()))
-    by = f"{abs(ahead) / 60:.0f} minutes {'ahead of' if ahead > 0 else 'behind'}"
-    text = (
-        f"this machine's clock is {by} that of {' and '.join(wrong)}: certificates are judged by it; set it, as with"
-        " timedatectl set-ntp true"
-    )
-    return Finding("clock", text, ok=False)
+        return ""
+    by = next(iter(wrong.values())).described(" and ".join(wrong))
+    return f"this machine's clock is {by}: certificates are judged by it; {SET_IT}"
 
 
 def _has_route(address: str) -> bool:

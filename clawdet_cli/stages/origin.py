@@ -38,7 +38,7 @@ def _look_through(run: Run, ssh: Ssh, nonce: str, said: Mapping[str, str]) -> No
         None,
         pinned_sha256=said.get("certificate_sha256"),
         hop="the VPS itself",
-        timeout=run.deadline.within(30).left(),
+        deadline=run.deadline,
     )
     if said.get("origin_pulls") == "on":
         _refuses_the_unknown(visitor, address)

@@ -5,7 +5,8 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from typing import TypeVar
 
 from clawdet_cli import bootstrap
@@ -15,12 +16,13 @@ from clawdet_cli.adapters.edge import (
     answers_directly,
     edge_addresses,
 )
-from clawdet_cli.adapters.proxy import open_connection
+from clawdet_cli.adapters.proxy import is_about_time, open_connection
 from clawdet_cli.adapters.retry import until
+from clawdet_cli.adapters.threads import begin
 from clawdet_cli.errors import ClawdetError, GuestError, WaitError
 from clawdet_cli.model import CHECK_NAMES, Check, Result, now_text
 from clawdet_cli.secret import Secret, excerpt
-from clawdet_cli.stages import origin
+from clawdet_cli.stages import network, origin
 from clawdet_cli.stages.certificates import hurried
 from clawdet_cli.stages.origin import NONCE_PATH
 from clawdet_cli.stages.outside import (
@@ -45,6 +47,9 @@ STARTING_SECONDS = 30.0
 LOOK_AHEAD_SECONDS = 5.0
 EXPOSED_SECONDS = 30.0
 """More than the look from outside can take, all its time-outs together."""
+MIN_SECONDS = 0.5
+"""What is begun just before the deadline has as much all the same; after it nothing is begun."""
+TIME_IS_UP = "not found out before the time of --timeout was over"
 
 
 class _Evidence:
@@ -140,10 +145,17 @@ class _Evidence:
 
             def addresses_now() -> list[str] | None:
                 soon = self.patience.within(30)
-                try:
-                    found = edge_addresses(
+
+                def asked() -> list[str]:
+                    return edge_addresses(
                         host, servers, endpoints.dns_address, soon, system_resolver=ask_anyone, watch=run.note
                     )
+
+                try:
+                    # Aside, since this machine's resolver, which finds the name servers, has a patience of its own.
+                    found = begin(asked).result(timeout=max(MIN_SECONDS, run.deadline.left()) + MIN_SECONDS)
+                except TimeoutError:
+                    raise GuestError(f"No name server of {host} answered in time.") from None
                 except GuestError:
                     if run.settings.network.proxy_for(host) is None:
                         raise
@@ -170,10 +182,11 @@ class _Evidence:
                 run.settings.network,
                 run.instance.host,
                 endpoints.dial(self._edge, endpoints.edge_port),
-                max(1, run.deadline.within(seconds).left()),
+                max(MIN_SECONDS, run.deadline.within(seconds).left()),
             ),
             endpoints.ca_file or run.settings.network.ca,
-            timeout=run.deadline.within(seconds).left(),
+            timeout=seconds,
+            deadline=run.deadline,
         )
 
     def was_seen(self) -> bool:
@@ -182,12 +195,12 @@ class _Evidence:
             return self.answers is not None and self.answers.result(timeout=self.run.deadline.within(30).left())
         return False
 
-    def look_ahead(self, aside: ThreadPoolExecutor) -> None:
+    def look_ahead(self) -> None:
         """Have somebody look at the gateway from outside while the VPS is asked: once, and without patience."""
         with contextlib.suppress(NotMetError, ClawdetError):
             token, _ = self.token(), self.visitor()
             visitor, host = self._visitor_for(LOOK_AHEAD_SECONDS), self.run.instance.host
-            self.answers = aside.submit(answers_well, visitor, host, token)
+            self.answers = begin(lambda: answers_well(visitor, host, token))
 
     def _on_vps(self, verb: str, *arguments: str) -> str:
         if self.unreachable is not None:
@@ -207,13 +220,12 @@ def six_checks(run: Run, *, patience: float) -> list[Check]:
     """Check all six, in order; `patience` is how long DNS and the edge may take to learn of a new name, in seconds."""
     run.stage = run.stage or "verify"
     evidence = _Evidence(run, patience)
-    # Meanwhile: what a firewall drops takes patience to notice.
-    with ThreadPoolExecutor(2) as aside:
-        evidence.exposed = aside.submit(_exposed, run)
-        return _each_checked(run, evidence, aside)
+    # Meanwhile: what a firewall drops takes patience to notice. Nobody waits for its end, which may come too late.
+    evidence.exposed = begin(lambda: _exposed(run))
+    return _each_checked(run, evidence)
 
 
-def _each_checked(run: Run, evidence: _Evidence, aside: ThreadPoolExecutor) -> list[Check]:
+def _each_checked(run: Run, evidence: _Evidence) -> list[Check]:
     criteria: Sequence[tuple[str, Callable[[_Evidence], str]]] = (
         ("server", _server),
         ("dns", _dns),
@@ -228,7 +240,7 @@ def _each_checked(run: Run, evidence: _Evidence, aside: ThreadPoolExecutor) -> l
         run.emit("step_started", step=name, text=f"check {name}")
         started = time.monotonic()
         if name == "landing_page":
-            evidence.look_ahead(aside)
+            evidence.look_ahead()
         check = _checked(name, criterion, evidence)
         seconds = time.monotonic() - started
         status = "done" if check.result is Result.OK else check.result.value
@@ -239,6 +251,8 @@ def _each_checked(run: Run, evidence: _Evidence, aside: ThreadPoolExecutor) -> l
 
 def _checked(name: str, criterion: Callable[[_Evidence], str], evidence: _Evidence) -> Check:
     result = Result.FAILED
+    if evidence.run.deadline.left() <= 0:
+        return Check(name, result, TIME_IS_UP, now_text())
     try:
         return Check(name, Result.OK, criterion(evidence), now_text())
     except KeptOutError as out:
@@ -250,6 +264,9 @@ def _checked(name: str, criterion: Callable[[_Evidence], str], evidence: _Eviden
         seen = str(unmet)
     except ClawdetError as error:
         seen = " ".join([error.what, *error.details[:2]])
+    # Of Cloudflare's certificate and the VPS's alike: which of them is valid is a question of this machine's clock.
+    if is_about_time(seen) and (clock := network.wrong_clock(evidence.run.clouds)):
+        seen = f"{seen}; but {clock}"
     return Check(name, result, excerpt(seen, MOST_EVIDENCE), now_text())
 
 
@@ -333,11 +350,12 @@ def _gateway(evidence: _Evidence) -> str:
             _gateway_from_outside(evidence)
         except KeptOutError as out:
             kept_out = out  # what needs no edge is judged all the same
+    patience = evidence.run.deadline.within(EXPOSED_SECONDS).left()
     try:
-        exposed = evidence.exposed.result(timeout=EXPOSED_SECONDS)
+        exposed = evidence.exposed.result(timeout=patience)
     except TimeoutError:
         raise NotMetError(
-            f"whether {evidence.run.instance.ipv4} answers past Cloudflare was not found out in {EXPOSED_SECONDS:.0f} s"
+            f"whether {evidence.run.instance.ipv4} answers past Cloudflare was not found out in {patience:.0f} s"
         ) from None
     if exposed:
         raise NotMetError(
@@ -372,7 +390,8 @@ def _exposed(run: Run) -> list[int]:
     if ipv4 is None:
         return []
     started = time.monotonic()
-    with contextlib.suppress(OSError), socket.create_connection(dial(ipv4, 22), timeout=5):
+    soon = max(MIN_SECONDS, run.deadline.within(5).left())
+    with contextlib.suppress(OSError), socket.create_connection(dial(ipv4, 22), timeout=soon):
         pass
     # Several times the way there and back: a firewall that drops says nothing.
     patience = min(3.0, max(0.3, 6 * (time.monotonic() - started)))
@@ -381,8 +400,9 @@ def _exposed(run: Run) -> list[int]:
         def answers(port: int) -> bool:
             return answers_directly(dial(address, port), run.instance.host, patience, tls=port == 443)
 
-        with ThreadPoolExecutor(len(ports)) as pool:
-            return [port for port, answered in zip(ports, pool.map(answers, ports), strict=True) if answered]
+        # Each of its parts (connecting, a handshake, a question, an answer) has as much patience.
+        asked = [(port, begin(partial(answers, port))) for port in ports]
+        return [port for port, answer in asked if answer.result(timeout=5 * patience)]
 
     found = answering(ipv4, (443, 80, 18789))
     # Some networks answer in place of whoever is called: then they do so for an address that nobody has, too.
@@ -449,6 +469,8 @@ def _patiently(evidence: _Evidence, where: str, look: Callable[[], T]) -> T:
             last = " ".join([error.what, *error.details[:1]])
             raise
 
+    if evidence.run.deadline.left() <= 0:
+        raise NotMetError(f"{where}: {TIME_IS_UP}")
     deadline = evidence.patience.within(evidence.run.deadline.left())
     try:
         return until(looked, deadline=deadline, what=where, catching=(UnsteadyError, GuestError))[0]
@@ -469,9 +491,7 @@ def _is_starting(report: dict[str, str]) -> bool:
 def ask_ahead(run: Run) -> None:
     """Have the VPS report on itself while something else is looked at: that takes it longer than most looks."""
     ssh, left = run.ssh(), run.deadline.within(60).left()
-    aside = ThreadPoolExecutor(1)
-    run.report = aside.submit(ssh.run, bootstrap.installed("report"), timeout=left)
-    aside.shutdown(wait=False)
+    run.report = begin(lambda: ssh.run(bootstrap.installed("report"), timeout=left))
 
 
 def check_origin(run: Run) -> None:

@@ -98,3 +98,29 @@ def test_a_state_folder_may_be_a_link_to_one_of_ours(operator: Operator, tmp_pat
     said = operator.clawdet("status", "--state", str(tmp_path / "link"))
     assert said.code == 0, said.err
     assert (tmp_path / "state" / "clawdet.db").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("name", ["", "clawdet.db", "clawdet.db-wal", "logs", "ssh", "ssh/id_ed25519"])
+def test_what_is_somebody_elses_in_the_state_folder_is_not_used(name: str, operator: Operator, tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    assert operator.clawdet("status", "--state", str(folder)).code == 0
+    theirs = folder / name
+    if not theirs.exists():
+        theirs.parent.mkdir(exist_ok=True, mode=0o700)
+        theirs.touch()
+    os.chown(theirs, 54321, 54321)
+    said = operator.clawdet("status", "--state", str(folder))
+    assert said.code == 4
+    assert f"{theirs} belongs to user 54321, and clawdet runs as root" in said.err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_under_sudo_that_kept_the_home_folder_nothing_is_made_there(operator: Operator, tmp_path: Path) -> None:
+    os.chown(tmp_path, 54321, 54321)
+    kept = {"SUDO_UID": "54321", "HOME": str(tmp_path)}
+    said = operator.clawdet("status", "--state", str(tmp_path / ".local/state/clawdet"), env=kept)
+    assert said.code == 4
+    assert f"{tmp_path} belongs to user 54321, and clawdet runs as root" in said.err
+    assert "sudo -H" in said.err
+    assert list(tmp_path.iterdir()) == []

@@ -308,6 +308,21 @@ def test_a_token_of_another_project_condemns_nothing_and_orders_nothing(operator
     assert [server["id"] for server in operator.servers()] == [waiting["server_id"]]
 
 
+def test_quiet_says_the_failures_of_a_fill_and_of_a_drain_on_stderr_once(operator: Operator) -> None:
+    refusal = {"kind": "answer", "status": 403, "body": {"error": {"code": "resource_limit_exceeded", "message": "x"}}}
+    operator.control("hetzner", "POST", "faults", {**refusal, "method": "POST", "path": "/v1/servers", "times": None})
+    said = operator.clawdet("pool", "fill", "1", "--yes", "--quiet", "--sandbox")
+    assert said.code == 5
+    assert said.err.count("Failed (in the stage create_server): Asked Hetzner Cloud to create server") == 1
+    assert said.err.startswith("pool.")
+    operator.reset()
+    assert operator.clawdet("pool", "fill", "1", "--yes", "--quiet", "--sandbox").err == ""
+    operator.control("hetzner", "POST", "faults", {**refusal, "method": "DELETE", "path": "/v1/servers/.*"})
+    said = operator.clawdet("pool", "drain", "--yes", "--quiet", "--sandbox")
+    assert said.code == 5
+    assert said.err.count("Failed (in the stage delete_server): Asked Hetzner Cloud to delete server") == 1
+
+
 def test_nothing_waits_and_nobody_is_named(operator: Operator) -> None:
     said = operator.clawdet("pool", "status", "--sandbox")
     assert said.code == 0, said.err

@@ -136,6 +136,37 @@ def test_the_exit_code_is_the_greatest_of_the_failures(
     assert cli.main([*command, "alice", "bob", "carol", *ZONE, "--quiet"]) == code
 
 
+@pytest.mark.parametrize("command", [["provision"], ["destroy", "--yes"], ["verify"], ["status", "--live"]])
+def test_quiet_keeps_progress_from_stderr_and_says_each_failure_there_once(
+    command: list[str], users: FakeOperations, capsys: Captured
+) -> None:
+    refused = CloudError("sold out", next_steps=["clawdet provision bob"])
+    refused.left_behind = ("server clawdet-bob (id 7): EUR 5.99 per month until it is destroyed",)
+    users.during = failing({"bob": refused, "carol": ConfigError("no token")})
+    assert cli.main([*command, "alice", "bob", "carol", *ZONE, "--quiet"]) == 5
+    err = capsys.readouterr().err
+    assert err.count("bob: Failed: sold out") == err.count("sold out") == 1
+    assert err.count("carol: Failed: no token") == err.count("no token") == 1
+    assert "  server clawdet-bob (id 7): EUR 5.99 per month until it is destroyed" in err
+    assert "  clawdet provision bob --zone example.com" in err
+    assert "alice" not in err
+    assert "ordering" not in err
+
+
+@pytest.mark.usefixtures("users")
+def test_quiet_says_nothing_where_all_goes_well(capsys: Captured) -> None:
+    assert cli.main(["provision", "alice", "bob", *ZONE, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_quiet_with_json_leaves_failures_to_the_document(users: FakeOperations, capsys: Captured) -> None:
+    users.during = failing({"bob": CloudError("sold out")})
+    assert cli.main(["provision", "alice", "bob", *ZONE, "--quiet", "--json"]) == 5
+    said = capsys.readouterr()
+    assert [failure["what"] for failure in json.loads(said.out)["failures"]] == ["sold out"]
+    assert said.err == ""
+
+
 def test_a_failing_check_of_one_is_told_and_ends_with_6(users: FakeOperations, capsys: Captured) -> None:
     users.instances["bob"] = an_instance("bob", failing=["gateway"])
     assert cli.main(["verify", "alice", "bob", *ZONE]) == 6

@@ -76,7 +76,9 @@ def make(tmp_path: Path) -> Callable[..., Settings]:
 
 def clouds(hetzner: float | None = 0.0, cloudflare: float | None = 0.4) -> Clouds:
     def cloud(ahead: float | None) -> SimpleNamespace:
-        return SimpleNamespace(clock=SimpleNamespace(ahead=ahead))
+        clock = CloudClock()
+        clock.ahead = ahead
+        return SimpleNamespace(clock=clock)
 
     return cast(Clouds, SimpleNamespace(hetzner=cloud(hetzner), cloudflare=cloud(cloudflare)))
 
@@ -160,6 +162,21 @@ def test_a_clock_that_is_wrong_is_named(
     assert said in found
 
 
+@pytest.mark.parametrize("what", ["certificate is not yet valid", "the certificate of the VPS expired: 2026-11-30"])
+def test_a_check_that_fails_for_the_time_names_the_clock_where_that_is_wrong(what: str) -> None:
+    def criterion(_: object) -> str:
+        raise verify.NotMetError(f"https://alice.example.com/: {what}")
+
+    def seen(ahead: float) -> str:
+        run = SimpleNamespace(deadline=Deadline.after(60), clouds=clouds(ahead, None))
+        return verify._checked("gateway", criterion, cast(verify._Evidence, SimpleNamespace(run=run))).evidence
+
+    assert seen(-18000.0).startswith(
+        f"https://alice.example.com/: {what}; but this machine's clock is 300 minutes behind that of Hetzner"
+    )
+    assert seen(3.0) == f"https://alice.example.com/: {what}"
+
+
 def test_a_clock_is_learned_from_the_first_answer_that_says_the_time() -> None:
     clock, seen = CloudClock(), []
     for date in (None, "yesterday", "", "Mon, 30 Nov 2026 12:00:00 GMT", "Mon, 30 Nov 2026 13:00:00 GMT"):
@@ -181,7 +198,8 @@ class TestExposed:
 
         endpoints = SimpleNamespace(dial=dial, unused_address=UNUSED)
         instance = SimpleNamespace(ipv4=SERVER, host="alice.example.com")
-        run = SimpleNamespace(settings=SimpleNamespace(endpoints=endpoints), instance=instance, note=notes.append)
+        settings, deadline = SimpleNamespace(endpoints=endpoints), Deadline.after(60)
+        run = SimpleNamespace(settings=settings, instance=instance, note=notes.append, deadline=deadline)
         return verify._exposed(cast(Run, run))
 
     def test_a_transparent_proxy_is_not_the_vps(self, closed: int) -> None:
