@@ -13,7 +13,8 @@ import httpx
 import requests
 
 from clawdet_cli import stopping
-from clawdet_cli.adapters.ssh import ConnectionLost, Ssh
+from clawdet_cli.adapters import ssh
+from clawdet_cli.adapters.ssh import Ssh
 
 T = TypeVar("T")
 
@@ -37,6 +38,8 @@ class Stops:
         """The one that is within the effect."""
         self._lost = False
         """The request was lost: the next pause, or the next connection, is the moment."""
+        self._speaking = False
+        """A command is on its way to the VPS."""
         self._over = False
         self._patch()
 
@@ -83,6 +86,7 @@ class Stops:
     def _patch(self) -> None:
         http, transport = requests.adapters.HTTPAdapter.send, httpx.HTTPTransport.handle_request
         run, connect, pause = Ssh.run, Ssh.connect.__func__, stopping.pause  # type: ignore[attr-defined]  # of a class
+        converse = ssh._Streams.converse
 
         def http_send(adapter: Any, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
             if request.method == "GET":
@@ -95,19 +99,18 @@ class Stops:
                 return transport(own, request)
             return self._send(lambda: transport(own, request), httpx.ReadError("reset by the test"))
 
-        def ssh_run(ssh: Ssh, command: str, **options: Any) -> Any:
+        def ssh_run(own: Ssh, command: str, **options: Any) -> Any:
             # What is asked in another thread meanwhile changes nothing.
-            if self._thread != threading.get_ident():
-                return run(ssh, command, **options)
-
-            def send() -> Any:
-                return run(ssh, command, **options)
-
+            self._speaking = self._thread == threading.get_ident()
             try:
-                return self._send(send, ConnectionLost("The SSH connection was lost: reset by the test."))
-            except ConnectionLost:
-                ssh.close()
-                raise
+                return run(own, command, **options)
+            finally:
+                self._speaking = False
+
+        def streams_converse(streams: Any, *args: Any) -> Any:
+            if not self._speaking:
+                return converse(streams, *args)
+            return self._send(lambda: converse(streams, *args), EOFError("reset by the test"))
 
         def ssh_connect(kind: type[Ssh], *args: Any, **kwargs: Any) -> Ssh:
             self._if_lost()
@@ -121,5 +124,6 @@ class Stops:
         requests.adapters.HTTPAdapter.send = http_send  # type: ignore[method-assign, assignment]  # the point of this module
         httpx.HTTPTransport.handle_request = httpx_send  # type: ignore[method-assign, assignment]  # the same
         Ssh.run = ssh_run  # type: ignore[method-assign, assignment]  # the same
+        ssh._Streams.converse = streams_converse  # type: ignore[method-assign, assignment]  # the same
         Ssh.connect = classmethod(ssh_connect)  # type: ignore[method-assign, assignment]  # the same
         stopping.pause = paused
