@@ -35,6 +35,7 @@ def world(operator: Operator, launcher: Launcher, folder: Path) -> Iterator[Worl
     """Prepare two databases and what is foreign in an operator's sandbox, which has to be empty."""
     canary = f"sk-ant-{secrets.token_hex(16)}"
     environment = operator.environment({"ANTHROPIC_API_KEY": canary})
+    # What the sandbox says of its state files is of its own folder; nobody here works in that.
     info = operator.info()
     states = {site: folder / site for site in SITES}
     for state in states.values():

@@ -1,7 +1,8 @@
 """After a round: runs what everybody wants in the end, and tells what does not come to it."""
 
+import shlex
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPSConnection
 from socket import create_connection
@@ -14,6 +15,10 @@ from tests.kill.world import World
 TRIES = 4
 """How often a command may be run again, as it says, until it ends well."""
 EDGE_SECONDS = 20
+BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
+"""What says nothing of itself is kept out by the edge."""
+
+Row = Mapping[str, Any]
 
 
 @dataclass
@@ -32,11 +37,16 @@ class Calm:
                     wrong += self._until_well(site, "destroy", user)
             wrong += self._until_well(home, verb, user)
         for site in self.plan.drained:
-            wrong += self._until_well(site, "pool drain", "")
+            wrong += self._until_well(site, "pool", "drain")
         if wrong:
             return wrong
-        wrong += [what for site in SITES for what in self._clean(site)]
-        wrong += self.world.accounts("in the end")
+        findings = {site: self._mended(site) for site in SITES}
+        wrong += [
+            f"{site}: reconcile is not clean: {dict(row)}"
+            for site, rows in findings.items()
+            for row in self._open(site, rows)
+        ]
+        wrong += self.world.accounts("in the end", findings)
         things = self.world.cloud.things()
         for user, (home, verb) in self.plan.wanted.items():
             rows = [row for row in self.world.living(home) if row["user"] == user]
@@ -53,7 +63,7 @@ class Calm:
 
     def _until_well(self, site: str, verb: str, user: str) -> list[str]:
         """Run a command until it ends well, with what it says in between."""
-        words = (*verb.split(), *([user] if user else []), "--yes")
+        words: tuple[str, ...] = (verb, user, "--yes")
         for _ in range(TRIES):
             ended = self.world.run(site, *words)
             if ended.code == 0:
@@ -68,14 +78,17 @@ class Calm:
                     return wrong
         return [f"{site}: {' '.join(words)} never ended well; at last with {ended.code}:\n{ended.err}"]
 
-    def _clean(self, site: str) -> list[str]:
-        """Have what `reconcile` can mend mended, do by hand what it names besides, and tell what it names still."""
-        self.world.reconciled(site, "--fix")
-        for row in self._open_rows(site):
-            self._by_hand(row)
-        return [f"{site}: reconcile is not clean: {row}" for row in self._open_rows(site)]
+    def _mended(self, site: str) -> Sequence[Row]:
+        """Do what `reconcile` says, in what is not right there, and return its rows afterwards."""
+        rows = self.world.reconciled(site) or []
+        if not self._open(site, rows):
+            return rows
+        rows = self.world.reconciled(site, "--fix") or []
+        for row in self._open(site, rows):
+            self._decide(site, row)
+        return self.world.reconciled(site) or []
 
-    def _open_rows(self, site: str) -> list[dict[str, Any]]:
+    def _open(self, site: str, rows: Sequence[Row]) -> list[Row]:
         """Return what is not right, without what is the other database's, and foreign."""
         theirs = {
             str(row[column])
@@ -85,24 +98,26 @@ class Calm:
             for column in truth.ROW_OF.values()
         }
         planted = {number for numbers in self.world.foreign.values() for number in numbers}
-        rows = self.world.reconciled(site) or []
         return [row for row in rows if row["category"] != "right" and str(row["id"]) not in theirs | planted]
 
-    def _by_hand(self, row: Mapping[str, Any]) -> None:
-        if row["category"] != "orphan" and not row["decision"].startswith(("delete it", "look at")):
-            return
-        self.world.lines.append(f"by hand: {row['kind']} {row['id']}")
-        self.world.cloud.delete(row["kind"], str(row["id"]))
+    def _decide(self, site: str, row: Row) -> None:
+        """Do as a row says that leaves its thing to a person."""
+        decision = str(row["decision"])
+        if decision.startswith("clawdet pool"):
+            words = shlex.split(decision, comments=True)[1:]
+            self.world.run(site, "pool", *(["fill", "1"] if words[1] == "fill" else words[1:]), "--yes")
+        elif row["category"] == "orphan" or row["kind"] in {"record", "certificate"}:
+            self.world.lines.append(f"by hand: {row['kind']} {row['id']}")
+            self.world.cloud.delete(row["kind"], str(row["id"]))
 
     def _seen_from_outside(self, user: str) -> list[str]:
         host, (address, _, port) = f"{user}.{self.world.info['zone']}", self.world.info["edge_address"].rpartition(":")
         context = ssl.create_default_context(cafile=self.world.info["ca_file"])
-        connection = HTTPSConnection(host, int(port), timeout=EDGE_SECONDS, context=context)
-        connection._create_connection = lambda _, *rest: create_connection(  # type: ignore[attr-defined]  # where it connects to
-            (address, int(port)), *rest
-        )
+        connection = HTTPSConnection(host, timeout=EDGE_SECONDS)
         try:
-            connection.request("GET", "/")
+            raw = create_connection((address, int(port)), EDGE_SECONDS)
+            connection.sock = context.wrap_socket(raw, server_hostname=host)
+            connection.request("GET", "/", headers=BROWSER)
             status = connection.getresponse().status
         except OSError as error:
             return [f"https://{host}/ cannot be reached: {error}"]

@@ -106,28 +106,36 @@ class World:
                 shutil.copyfile(f"{self.database(site)}{suffix}", folder / f"clawdet.db{suffix}")
         return folder / "clawdet.db"
 
-    def accounts(self, when: str) -> list[str]:
-        """Compare what exists with what the databases hold and `reconcile` names; replace what that refuses to open."""
-        findings, databases, wrong = {}, {}, []
+    def accounts(self, when: str, findings: Mapping[str, Sequence[Mapping[str, Any]]] | None = None) -> list[str]:
+        """Compare what exists with what the databases hold and `reconcile` names.
+
+        `findings` are its rows by database, where they were read already.
+        """
+        wrong: list[str] = []
+        if findings is None:
+            findings, wrong = self._findings()
+        databases = {site: self.living(site) for site in findings}
+        account = truth.Account(self.cloud.things(), databases, findings)
+        wrong += account.wrong(self.foreign) + self._exposed()
+        return [f"{when}: {what}" for what in wrong]
+
+    def _findings(self) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+        """Return the rows of `reconcile` by database, and what is wrong with these; replace what it refuses to open."""
+        findings, wrong = {}, []
         for site in SITES:
-            damage = self.damage(site)
-            rows = self.reconciled(site)
+            damage, rows = self.damage(site), self.reconciled(site)
             if rows is None:
                 # Refused by name. Whoever has no better copy begins with nothing: all that exists is named then.
                 self.lines.append(f"database {site} is refused: {damage or 'by its own signs'}")
                 remove(*self.database(site).parent.glob("clawdet.db*"))
                 rows = self.reconciled(site)
             elif damage:
-                wrong.append(f"{when}: the database {site} is damaged, and clawdet does not see it: {damage}")
+                wrong.append(f"the database {site} is damaged, and clawdet does not see it: {damage}")
             if rows is None:
-                wrong.append(f"{when}: reconcile cannot look at database {site}: {self.lines[-1]}")
-                continue
-            findings[site] = rows
-            with suppress(sqlite3.Error):
-                databases[site] = self.living(site)
-        account = truth.Account(self.cloud.things(), databases, findings)
-        wrong += [f"{when}: {what}" for what in account.wrong(self.foreign)]
-        return wrong + [f"{when}: {what}" for what in self._exposed()]
+                wrong.append(f"reconcile cannot look at the database {site}: {self.lines[-1]}")
+            else:
+                findings[site] = rows
+        return findings, wrong
 
     def foreign_changes(self) -> list[str]:
         """Tell which of the foreign things are not as they were."""
