@@ -1,4 +1,4 @@
-"""The random engine (`python -m tests.kill`) for some minutes: its file's name has it begin early, beside shorter tests.
+"""The random engine (`python -m tests.kill`) for some minutes: by its name this file begins early, before many others.
 
 `CLAWDET_KILL_SECONDS` says for how long, `CLAWDET_KILL_SEED` which rounds they are.
 """

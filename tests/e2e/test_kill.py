@@ -1,14 +1,14 @@
 """The real process is killed at each boundary of each effect, and the same command, or `destroy`, sets it right.
 
 The boundaries are read out of the code (`tests.kill.boundaries`), and counted again on the wire. All ordered pairs of
-kills, the second one in the recovery from the first: `CLAWDET_KILL_PAIRS=1`.
+kills, the second one in the recovery from the first, drawn for an hour: `CLAWDET_KILL_PAIRS=1`.
 """
 
+import math
 import os
-import random
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,14 @@ import pytest
 
 from clawdet_cli.stages.recover import SETTLE_SECONDS
 from tests.e2e.operator import Operator
-from tests.kill import boundaries, wire
+from tests.kill import boundaries, pairs, wire
 from tests.kill.child import Boundary
 from tests.kill.invariants import in_clouds, not_complete, not_empty, not_waiting, rows
 from tests.kill.launcher import Ended, Launcher
 from tests.kill.scenes import DESTROY, DRAIN, FILL, PROVISION, SCENES, Life
 
 SAMPLED_PAIRS = 10
-
-ONLY_IN_CLOUDS = {"provision-anew", "provision-again", "fill"}
-"""Scenes of which the effects on the VPS are not tried again: they are those of `provision`."""
+HOUR = 3600.0
 
 
 @pytest.fixture(scope="module")
@@ -57,30 +55,10 @@ def recorded() -> dict[str, Ended]:
 def undisturbed(life: Life, recorded: dict[str, Ended]) -> Undisturbed:
     def of(scene: str) -> Ended:
         if scene not in recorded:
-            begin, command = SCENES[scene]
-            begin(life)
-            ended = life.run(*command)
-            assert ended.code == 0, ended.err
-            recorded[scene] = ended
-            assert life.emptied() == []
+            recorded[scene] = pairs.undisturbed(life, scene)
         return recorded[scene]
 
     return of
-
-
-def numbered(scene: str, ended: Ended) -> list[tuple[int, str]]:
-    """Give the effects that are tried in a scene, with their place in the run."""
-    effects = [(number, what) for number, what in enumerate(ended.passed, 1) if not what.startswith("recover ")]
-    if scene == "provision-bundle":
-        # All others are those of `provision`.
-        return [(number, what) for number, what in effects if what == "upload bundle"]
-    if scene == "claim":
-        # From there on it is a provision like any other.
-        last = max(number for number, what in effects if what.startswith("switch_host_key"))
-        return [(number, what) for number, what in effects if number <= last]
-    if scene in ONLY_IN_CLOUDS:
-        return [(number, what) for number, what in effects if what.split()[0] in {*wire.CALLS, "reboot_vps"}]
-    return effects
 
 
 def kinds_of(ended: Ended) -> Counter[str]:
@@ -130,22 +108,6 @@ def newest_effect(operator: Operator) -> int:
     return int(rows(operator, "SELECT MAX(id) AS id FROM effects")[0]["id"] or 0)
 
 
-def again(life: Life, scene: str) -> list[str]:
-    """Run the same command once more: it must end well, and leave one of each thing or nothing."""
-    ended = life.run(*SCENES[scene][1])
-    if scene in {"destroy", "drain"}:
-        wrong = not_empty(life.operator)
-    else:
-        wrong = not_waiting(life.operator) if scene == "fill" else not_complete(life.operator, "alice")
-    if scene == "claim":
-        kept = life.secrets() & life.secrets_of_pool
-        wrong += [f"{len(kept)} secrets of the pool are in use still"] if kept else []
-    if scene == "approve":
-        found = life.operator.clawdet("approve", "alice", "--sandbox", "--json").document["devices"]
-        wrong += [] if (len(found["pending"]), len(found["paired"])) == (0, 1) else [f"devices: {found}"]
-    return wrong + ([f"ended with {ended.code}: {ended.err}"] if ended.code else [])
-
-
 def the_other_way(life: Life, scene: str) -> list[str]:
     """Destroy what a provision had begun; a destroy that had begun is not turned round."""
     if scene == "drain":
@@ -164,14 +126,14 @@ MOMENTS = [*((scene, moment) for scene in SCENES for moment in ("before", "after
 """What is written is as good as the intent of what comes next, but for a claim: more is written than its result."""
 
 
-@pytest.mark.parametrize("way", [again, the_other_way])
+@pytest.mark.parametrize("way", [pairs.again, the_other_way])
 @pytest.mark.parametrize(("scene", "moment"), MOMENTS)
 def test_a_process_that_is_killed_there_loses_nothing(
     scene: str, moment: str, way: Callable[[Life, str], list[str]], life: Life, undisturbed: Undisturbed
 ) -> None:
     begin, command = SCENES[scene]
     wrong = []
-    for number, what in numbered(scene, undisturbed(scene)):
+    for number, what in pairs.numbered(scene, undisturbed(scene)):
         begin(life)
         ended = life.run(*command, kill_at=Boundary(number, moment))
         assert ended.killed, f"{what}: {ended}"
@@ -201,45 +163,17 @@ def is_order(seen: dict[str, Any]) -> bool:
     return (seen["method"], seen["path"]) == ("POST", "/v1/servers")
 
 
-def kill_twice(life: Life, scene: str, first: Boundary, second: Boundary) -> tuple[bool, list[str]]:
-    """Kill a command, and the same command again; say whether the second one lived so long, and what is wrong."""
-    begin, command = SCENES[scene]
-    begin(life)
-    assert life.run(*command, kill_at=first).killed
-    ended = life.run(*command, kill_at=second)
-    found = again(life, scene) + life.emptied()
-    return ended.killed, [f"{scene} killed {first}, then {second} ({ended.passed[-1:]}): {what}" for what in found]
-
-
-def test_a_crash_in_the_recovery_from_a_crash_loses_nothing(life: Life, undisturbed: Undisturbed) -> None:
-    chosen = random.Random(20)  # noqa: S311 - a sample, the same one each time
-    wrong, tried = [], 0
-    while tried < SAMPLED_PAIRS:
-        scene = chosen.choice(["provision", "provision", "destroy", "claim"])
-        number = chosen.choice(numbered(scene, undisturbed(scene)))[0]
-        first = Boundary(number, chosen.choice(["before", "after"]))
-        second = Boundary(chosen.randint(1, 3), chosen.choice(["before", "after"]))
-        was_killed, found = kill_twice(life, scene, first, second)
-        tried += was_killed
-        wrong += found
-    assert wrong == []
-
-
-@pytest.mark.skipif(not os.environ.get("CLAWDET_KILL_PAIRS"), reason="takes long: CLAWDET_KILL_PAIRS=1 runs it")
-@pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("scene", SCENES)
-def test_every_ordered_pair_of_kills_loses_nothing(
-    scene: str, moment: str, life: Life, undisturbed: Undisturbed
+def test_a_crash_in_the_recovery_from_a_crash_loses_nothing(
+    life: Life, undisturbed: Undisturbed, record_property: Callable[[str, object], None]
 ) -> None:
-    wrong = []
-    for number, _ in numbered(scene, undisturbed(scene)):
-        for later in ("before", "after"):
-            for second in count(1):
-                was_killed, found = kill_twice(life, scene, Boundary(number, moment), Boundary(second, later))
-                wrong += found
-                if not was_killed:
-                    break
-    assert wrong == []
+    if os.environ.get("CLAWDET_KILL_PAIRS"):
+        seed = int(os.environ.get("CLAWDET_KILL_SEED") or secrets.randbelow(1_000_000))
+        seconds, most, scenes = float(os.environ.get("CLAWDET_KILL_SECONDS") or HOUR), math.inf, list(SCENES)
+    else:
+        seed, seconds, most, scenes = 20, math.inf, SAMPLED_PAIRS, ["provision", "destroy", "claim"]
+    record_property("told", f"pairs of kills: seed {seed}")
+    runs = {scene: undisturbed(scene) for scene in scenes}
+    assert pairs.play(life, runs, seed, seconds=seconds, most=most) == []
 
 
 @pytest.mark.real
