@@ -36,8 +36,10 @@ class Running:
     woken: float = 0.0
     """When it was last sent on from a stop."""
     ended: float = 0.0
+    clouds_waited: float = 0.0
+    """Seconds for which the emulated clouds had been ready and had no CPU, at its begin."""
     waited: float = 0.0
-    """Seconds for which it was ready and had no CPU."""
+    """Seconds for which it was ready and had no CPU itself."""
     said: Ended | None = None
     scheduled: bool = False
     """Whether its signals are under way."""
@@ -85,7 +87,7 @@ class Storm:
         line = Line(world.info, command.accidents, lambda number: self._asleep(one, number))
         process = world.start(command.site, command.machine, self._words(command), line.info)
         assert process.pid
-        one = Running(command, process, line, time.monotonic())
+        one = Running(command, process, line, time.monotonic(), clouds_waited=self._clouds_waited())
         self.running.append(one)
         if not command.at_work:
             self._schedule(one)
@@ -129,9 +131,13 @@ class Storm:
                 self._schedule(one)
             if one.process.over.done():
                 one.ended = time.monotonic()
+                one.waited += self._clouds_waited() - one.clouds_waited
                 one.said = one.process.wait()
                 self.ended_with[one.said.code] += 1
                 self._note(f"{one.said.code} after {one.ended - one.began:.2f} s: {one.command}")
+
+    def _clouds_waited(self) -> float:
+        return waited_for_cpu(self.world.info["pid"])
 
     def _copy(self, accident: FileAccident, to: Path) -> None:
         database = self.world.database(accident.site)
