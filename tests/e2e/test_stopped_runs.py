@@ -153,7 +153,8 @@ def test_a_run_that_slept_through_a_takeover_changes_nothing_more(
     assert lost(operator) == []
     if kind == "create_server":
         remove_what_is_named(operator, KEEPER)
-    if moment != "late":
+    if moment != "late" and kind != "claim_server":
+        # What was claimed half is still in the pool, or was destroyed with its user.
         assert as_left(operator, other, of_pool=of_pool) == []
 
 

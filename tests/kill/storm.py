@@ -152,6 +152,7 @@ class Storm:
     def _befall(self, accident: FileAccident, copy: Path) -> None:
         database, other = self.world.database(accident.site), self.world.database(SITES[1 - SITES.index(accident.site)])
         self._note(str(accident))
+        self.world.history_lost |= accident.kind not in {"swap", "swap_alone"}
         match accident.kind:
             case "restore" if copy.exists():
                 remove(*(Path(f"{database}{suffix}") for suffix in SUFFIXES[1:]))

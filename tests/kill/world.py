@@ -43,6 +43,8 @@ class World:
     canaries: Sequence[str]
     """Secrets."""
     commands: int = 0
+    history_lost: bool = False
+    """A database was deleted or put back: certificates that it alone knew carry no mark, and nobody can name them."""
     lines: list[str] = field(default_factory=list)
     """What happened in the round, in order."""
 
@@ -114,8 +116,10 @@ class World:
         wrong: list[str] = []
         if findings is None:
             findings, wrong = self._findings()
-        databases = {site: self.living(site) for site in findings}
-        account = truth.Account(self.cloud.things(), databases, findings)
+        things = self.cloud.things()
+        if self.history_lost:
+            del things["certificates"]
+        account = truth.Account(things, {site: self.living(site) for site in findings}, findings)
         wrong += account.wrong(self.foreign) + self._exposed()
         return [f"{when}: {what}" for what in wrong]
 
@@ -128,6 +132,7 @@ class World:
                 # Refused by name. Whoever has no better copy begins with nothing: all that exists is named then.
                 self.lines.append(f"database {site} is refused: {damage or 'by its own signs'}")
                 remove(*self.database(site).parent.glob("clawdet.db*"))
+                self.history_lost = True
                 rows = self.reconciled(site)
             elif damage:
                 wrong.append(f"the database {site} is damaged, and clawdet does not see it: {damage}")
@@ -136,6 +141,13 @@ class World:
             else:
                 findings[site] = rows
         return findings, wrong
+
+    def forget_certificates(self) -> None:
+        """Revoke by hand what a lost database alone knew."""
+        known = {str(row["certificate_id"]) for site in SITES for row in self.living(site)}
+        for number in self.cloud.things()["certificates"].keys() - known - set(self.foreign["certificates"]):
+            self.cloud.delete("certificate", number)
+        self.history_lost = False
 
     def foreign_changes(self) -> list[str]:
         """Tell which of the foreign things are not as they were."""
