@@ -17,6 +17,13 @@ def _loopback_only(self: socket.socket, address: Any) -> None:
     _connect(self, address)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have told by the property `told`, as the seed of what was random in them."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    for told in dict.fromkeys(text for one in reports for name, text in one.user_properties if name == "told"):
+        terminalreporter.write_line(str(told))
+
+
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Make a call to a real cloud impossible, and the developer's tokens and files invisible."""

@@ -1,102 +1,73 @@
-"""Kill the program at random moments, for as long as you like: `python -m tests.kill --seconds 3600`.
+"""Play random rounds of commands and accidents, for as long as you like: `python -m tests.kill --seconds 3600`.
 
-Each round takes one of two users in a sandbox of its own, starts `provision` or `destroy`, kills it after a random time
-(and often the next one too, in its recovery), now and then with a fault in one of the clouds, and then lets a last one
-run to its end. After that both clouds, the database and the journal must agree. The seed is printed first, and gives
-the same rounds again. At the first violation it stops with exit code 1, and keeps the state folder.
+Several commands run side by side in each round, on two machines, from two databases on one emulated cloud, for the
+same users. They are killed, told to stop, and put to sleep while another machine takes over; their requests and answers
+are late, doubled or lost; the databases' files are deleted, swapped, and put back from copies. Then everybody runs what
+they want in the end, undisturbed. What exists is compared with what is recorded after the accidents, and once more in
+the end. All of a round is drawn from the seed and its number: `--seed 1 --round 7` plays that one alone. At the first
+violation the engine tells the round and what was wrong, stops with exit code 1, and keeps the state folders.
 """
 
 import argparse
 import math
-import random
 import secrets
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from tests.e2e.operator import Operator
-from tests.kill.invariants import not_complete, not_empty
-from tests.kill.launcher import Ended, Launcher
-
-USERS = ("alice", "bob")
-SHORTEST_SECONDS = 0.001
-FAULTS = (
-    {"kind": "drop_before"},
-    {"kind": "drop_after"},
-    {"kind": "delay", "seconds": 0.3},
-    {"kind": "answer", "status": 429, "body": "slow down"},
-    {"kind": "answer", "status": 502, "body": "<html>bad gateway</html>"},
-)
+from tests.e2e.test_ownership import plant
+from tests.kill.calm import Calm
+from tests.kill.launcher import Launcher
+from tests.kill.plan import SITES, drawn
+from tests.kill.storm import Storm
+from tests.kill.world import PATIENCE, World
 
 
-@dataclass
-class Engine:
-    """Plays rounds, and knows who should be complete after each."""
+@contextmanager
+def world(operator: Operator, launcher: Launcher, folder: Path) -> Iterator[World]:
+    """Prepare two databases and what is foreign in an operator's sandbox, which has to be empty."""
+    canary = f"sk-ant-{secrets.token_hex(16)}"
+    environment = operator.environment({"ANTHROPIC_API_KEY": canary})
+    # What the sandbox says of its state files is of its own folder; nobody here works in that.
+    info = operator.info()
+    states = {site: folder / site for site in SITES}
+    for state in states.values():
+        state.mkdir(mode=0o700)
+    foreign = plant(operator)
+    canaries = (canary, info["hetzner_token"], info["cloudflare_token"])
+    yield World(info, states, environment, launcher, foreign, canaries)
 
-    operator: Operator
-    launcher: Launcher
-    chosen: random.Random
-    longest: float
-    """Seconds that an undisturbed provision takes."""
-    complete: set[str] = field(default_factory=set)
-    killed_at: Counter[str] = field(default_factory=Counter)
-    """How often a process was killed after this was the last thing that it did and wrote down."""
 
-    def round(self) -> tuple[str, list[str]]:
-        """Play one round; tell what was done, and what is wrong afterwards."""
-        user = self.chosen.choice(USERS)
-        done = []
-        verb = "destroy" if user in self.complete else "provision"
-        for _ in range(self.chosen.choice((1, 1, 2, 3))):
-            fault = self._disturb() if self.chosen.random() < 0.3 else ""
-            # Most of a command is reading and checking; what can get lost is in the moments from its first change on.
-            at_work = self.chosen.random() < 0.8
-            shortest, longest = SHORTEST_SECONDS, self.longest / (2 if at_work else 1)
-            after = math.exp(self.chosen.uniform(math.log(shortest), math.log(longest)))
-            ended = self._run(verb, user, after, at_work=at_work)
-            where = ended.passed[-1].split()[0] if ended.passed else "nothing"
-            if ended.killed:
-                self.killed_at[where] += 1
-            since = " of work" if at_work else ""
-            how = f"killed after {after:.3f} s{since} at {where}" if ended.killed else f"ended with {ended.code}"
-            done.append(f"{verb}{fault} {how}")
-            verb = self.chosen.choice((verb, verb, "provision", "destroy"))
-        for cloud in ("hetzner", "cloudflare"):
-            self.operator.control(cloud, "DELETE", "faults")
-        last = self.chosen.choice(("provision", "destroy"))
-        return f"{user}: {', '.join(done)}; then {last}", self._finish(last, user)
-
-    def _finish(self, last: str, user: str) -> list[str]:
-        ended = self._run(last, user)
-        # What was being destroyed is destroyed first: a provision in between is refused, and changes nothing.
-        if last == "provision" and ended.code == 4 and f"clawdet destroy {user}" in ended.err:
-            first = self._run("destroy", user)
-            if first.code != 0:
-                return [f"destroy ended with {first.code}: {first.err}"]
-            ended = self._run(last, user)
-        wrong = [f"{last} ended with {ended.code}: {ended.err}"] if ended.code else []
-        (self.complete.add if last == "provision" else self.complete.discard)(user)
-        return wrong + (not_complete(self.operator, *sorted(self.complete)) if self.complete else self._nothing_left())
-
-    def _nothing_left(self) -> list[str]:
-        # A user who never got further than the first stage may still be in the database, with nothing in the clouds.
-        return [what for what in not_empty(self.operator) if not what.endswith((" is pending", " is failed"))]
-
-    def _run(self, verb: str, user: str, kill_after: float | None = None, *, at_work: bool = False) -> Ended:
-        yes = ("--yes",) if verb == "destroy" else ()
-        arguments = (verb, user, "--sandbox", "--quiet", *yes)
-        environment = self.operator.environment()
-        return self.launcher.run(arguments, environment, kill_after=kill_after, at_work=at_work, settle=1.0)
-
-    def _disturb(self) -> str:
-        cloud, method = self.chosen.choice((("hetzner", "POST"), ("hetzner", "DELETE"), ("cloudflare", "*")))
-        fault = self.chosen.choice(FAULTS)
-        self.operator.control(cloud, "POST", "faults", {**fault, "method": method, "after": self.chosen.randrange(3)})
-        return f" with {fault['kind']} at {cloud}"
+def play(
+    own: World, seed: int, seconds: float = math.inf, numbers: Iterator[int] | None = None, *, quiet: bool = False
+) -> list[str]:
+    """Play so long, and print each round; stop at the first in which something is wrong, and tell what."""
+    started, ended_with, rounds, wrong = time.monotonic(), Counter[int](), 0, list[str]()
+    for number in numbers or count(1):
+        if wrong or time.monotonic() - started >= seconds:
+            break
+        plan, own.lines = drawn(seed, number), []
+        storm, rounds, began = Storm(own, plan), rounds + 1, time.monotonic()
+        wrong = storm.play()
+        ended_with += storm.ended_with
+        time.sleep(2 * PATIENCE["clawdet_cli.lease:STALE_SECONDS"])
+        wrong = wrong or own.accounts("after the storm") or Calm(own, plan).settle()
+        wrong += own.foreign_changes()
+        print(f"round {number}: {time.monotonic() - began:.0f} s, {'LOST' if wrong else 'right'}", flush=True)
+        if not quiet or wrong:
+            print(plan, flush=True)
+        if wrong:
+            print("what happened:", *own.lines, sep="\n  ", flush=True)
+    codes = ", ".join(f"{code}: {times}" for code, times in sorted(ended_with.items()))
+    print(f"{rounds} rounds, {own.commands} commands; those that met accidents ended with {codes}", flush=True)
+    return wrong
 
 
 def main() -> int:
@@ -104,19 +75,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kill", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
+    parser.add_argument("--round", type=int, help="play this round alone")
+    parser.add_argument("--quiet", action="store_true", help="do not print what happens in each round")
     asked = parser.parse_args()
     print(f"seed {asked.seed}, {asked.seconds:g} seconds", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="clawdet-kill-"))
-    operator = Operator(folder / "state", folder / "cache", in_process=True)
+    operator = Operator(folder / "cloud", folder / "cache", in_process=True)
     up = operator.clawdet("sandbox", "up", "--servers", "simulated", "--boot-seconds", "0")
     if up.code != 0:
         print(up.err)
         return up.code
-    wrong: list[str] = []
+    wrong = ["it did not end"]
     try:
         operator.unlimited()
-        with Launcher() as launcher:
-            wrong = play(operator, launcher, asked.seed, asked.seconds)
+        numbers = None if asked.round is None else iter([asked.round])
+        with Launcher() as launcher, world(operator, launcher, folder) as own:
+            wrong = play(own, asked.seed, asked.seconds, numbers, quiet=asked.quiet)
     finally:
         if not wrong:
             operator.clawdet("sandbox", "down", "--yes")
@@ -124,27 +98,6 @@ def main() -> int:
     if wrong:
         print("LOST:", *wrong, f"the sandbox still runs; its state folder: {operator.state}", sep="\n  ")
     return 1 if wrong else 0
-
-
-def play(
-    operator: Operator, launcher: Launcher, seed: int, seconds: float = math.inf, most_rounds: float = math.inf
-) -> list[str]:
-    """Play so long or so many rounds, and print each; stop at the first in which something is wrong, and tell what."""
-    started = time.monotonic()
-    first = launcher.run(("provision", USERS[0], "--sandbox", "--quiet"), operator.environment())
-    if first.code != 0:
-        return [f"an undisturbed provision ended with {first.code}: {first.err}"]
-    engine = Engine(operator, launcher, random.Random(seed), time.monotonic() - started)  # noqa: S311 - to be repeated
-    engine.complete.add(USERS[0])
-    wrong: list[str] = []
-    rounds = 0
-    while not wrong and rounds < most_rounds and time.monotonic() - started < seconds:
-        rounds += 1
-        told, wrong = engine.round()
-        print(f"round {rounds}  {told}: {'LOST' if wrong else 'right'}", flush=True)
-    places = ", ".join(f"{where} {times}" for where, times in engine.killed_at.most_common())
-    print(f"{rounds} rounds, {engine.killed_at.total()} processes killed. The last thing that they did: {places}")
-    return wrong
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
 """What must hold after any number of crashes, once a command has ended well."""
 
+import base64
+import hashlib
 import json
 import sqlite3
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from clawdet_cli.adapters.ssh_keys import pin_label
-from tests.e2e.operator import Operator
+if TYPE_CHECKING:
+    from tests.e2e.operator import Operator
 
 
-def in_clouds(operator: Operator) -> dict[str, list[dict[str, Any]]]:
+def in_clouds(operator: "Operator") -> dict[str, list[dict[str, Any]]]:
     """List all that exists in both clouds, by kind."""
     return {
         "servers": operator.servers(),
@@ -22,20 +24,20 @@ def in_clouds(operator: Operator) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def rows(operator: Operator, query: str) -> list[dict[str, Any]]:
+def rows(operator: "Operator", query: str) -> list[dict[str, Any]]:
     """Ask the database of the operator's state folder."""
     with closing(sqlite3.connect(operator.info()["state_file"])) as database:
         database.row_factory = sqlite3.Row
         return [dict(row) for row in database.execute(query)]
 
 
-def unfinished(operator: Operator) -> list[str]:
+def unfinished(operator: "Operator") -> list[str]:
     """Tell what is in the database that only a run at work may have there."""
     wrong = [f"open intent {row['kind']} {row['name']}" for row in rows(operator, _OPEN)]
     return wrong + [f"lease of {row['user']}" for row in rows(operator, "SELECT user FROM leases")]
 
 
-def not_complete(operator: Operator, *users: str) -> list[str]:
+def not_complete(operator: "Operator", *users: str) -> list[str]:
     """Tell what is wrong where exactly these users should be complete, with one of each thing."""
     found, wrong = in_clouds(operator), unfinished(operator)
     counts = {kind: len(things) for kind, things in found.items()}
@@ -59,7 +61,7 @@ def not_complete(operator: Operator, *users: str) -> list[str]:
     return wrong
 
 
-def not_waiting(operator: Operator) -> list[str]:
+def not_waiting(operator: "Operator") -> list[str]:
     """Tell what is wrong where exactly one server should wait in the pool, and nothing else should be."""
     found, wrong = in_clouds(operator), unfinished(operator)
     counts = {kind: len(things) for kind, things in found.items()}
@@ -72,20 +74,20 @@ def not_waiting(operator: Operator) -> list[str]:
     (row,) = living
     labels = {**_OURS, "pool": row["user"].removeprefix("pool."), "run": row["run_id"]}
     for server in found["servers"]:
-        labels["host-key"] = pin_label(row["host_key"] or "none AA==")
+        labels["host-key"] = _pin(row["host_key"] or "none AA==")
         wrong += [] if server["labels"] == labels else [f"labels are {server['labels']} and should be {labels}"]
         wrong += [] if server["id"] == row["server_id"] else [f"server {row['server_id']} is recorded"]
     return wrong + ([] if (row["status"], bool(row["monthly"])) == ("complete", True) else [f"it is {row['status']}"])
 
 
-def not_empty(operator: Operator) -> list[str]:
+def not_empty(operator: "Operator") -> list[str]:
     """Tell what is wrong where nothing should be left, in the clouds or under way."""
     wrong = [f"{kind}: {json.dumps(things)}" for kind, things in in_clouds(operator).items() if things]
     living = rows(operator, "SELECT user, status FROM instances WHERE status != 'destroyed'")
     return wrong + [f"{row['user']} is {row['status']}" for row in living] + unfinished(operator)
 
 
-def _differences(operator: Operator, row: dict[str, Any], found: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _differences(operator: "Operator", row: dict[str, Any], found: dict[str, list[dict[str, Any]]]) -> list[str]:
     host, name = f"{row['user']}.{row['zone']}", f"clawdet-{row['user']}"
     server = next((one for one in found["servers"] if one["name"] == name), None)
     record = next((one for one in found["records"] if one["name"] == host), None)
@@ -105,11 +107,16 @@ def _differences(operator: Operator, row: dict[str, Any], found: dict[str, list[
         "labels": (labels, {key: server["labels"].get(key) for key in labels}),
         "key": (_key(operator.certificate(certificate["id"])["certificate"]), _key(row["csr"] or "none")),
         "type": (server["server_type"]["name"], row["server_type"]),
-        "host key": ({"host-key": pin_label(row["host_key"] or "none AA==")}, _pins(server)),
+        "host key": ({"host-key": _pin(row["host_key"] or "none AA==")}, _pins(server)),
         "next host key": (None, row["next_host_key"]),
     }
     differing = [f"{what} is {is_} and should be {should}" for what, (should, is_) in wanted.items() if should != is_]
     return differing + ([] if row["monthly"] else ["no price is recorded"])
+
+
+def _pin(public: str) -> str:
+    """Return what the label of a server has of its host key: the base32 SHA-256 of the public key."""
+    return base64.b32encode(hashlib.sha256(base64.b64decode(public.split()[1])).digest()).decode().rstrip("=")
 
 
 def _key(pem: str) -> bytes:

@@ -1,50 +1,31 @@
-"""Runs the program as processes that are killed where the caller wants.
+"""Runs the program as processes that are killed or stopped where the caller wants, several at a time.
 
 `python -m tests.kill.launcher` imports the program once, and forks for each command that it reads as a line of JSON:
 every command is a process of its own, without the second that Python takes to import the SDKs.
 """
 
-import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Self
 
-import clawdet_cli
+from tests.kill.child import FILES, Boundary, become
 
-# Imported before any fork, the SDKs too: it is this second that the forks save.
-from clawdet_cli import operations
-from clawdet_cli.adapters import connect
-from clawdet_cli.cli import main
-from clawdet_cli.model import Effect, EffectOutcome
-from clawdet_cli.stages import destroy, provision, recover
-from clawdet_cli.stages.runner import Pending, Run
-
-IMPORTED = (operations, connect, destroy, provision)
-
-FILES = ("out", "err", "passed", "places")
 SETTLE_SECONDS = 0.2
 """How long the commands wait for an order that may be on its way: where it is the kill that is tried, none is."""
-
-
-@dataclass(frozen=True)
-class Boundary:
-    """A moment in a run: before or after something that it does and writes down."""
-
-    what: int | str
-    """Its number in the run, or how its kind and name begin."""
-    moment: str
-    """`before`: the intent is durable, and nothing was done. `after`: it was done, and the result is not written.
-    `written`: that is written too, and nothing else is done yet."""
+LOOK_SECONDS = 0.0005
+"""How often a process is looked at that is to be killed some time after its first change."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +47,71 @@ class Ended:
         return self.code == -signal.SIGKILL
 
 
+class Process:
+    """A command that runs."""
+
+    def __init__(self, folder: "tempfile.TemporaryDirectory[str]") -> None:
+        self._folder = folder
+        self.path = Path(folder.name)
+        self.begun: Future[int] = Future()
+        self.over: Future[int] = Future()
+
+    @property
+    def pid(self) -> int:
+        """Return the number of the process."""
+        return self.begun.result(60)
+
+    def signal(self, number: int) -> bool:
+        """Send a signal; return whether the process was still there."""
+        if self.over.done():
+            return False
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def at_work(self) -> bool:
+        """Return whether it has written down that it is about to change something."""
+        return (self.path / "passed").stat().st_size > 0
+
+    def stopped(self, timeout: float) -> bool:
+        """Wait until it has stopped itself where that was asked for; return whether it did, and not ended instead."""
+        until = time.monotonic() + timeout
+        while time.monotonic() < until and not self.over.done():
+            if (self.path / "stopped").stat().st_size and _state(self.pid) == "T":
+                return True
+            time.sleep(0.005)
+        return False
+
+    def wait(self, timeout: float | None = None) -> Ended:
+        """Wait for its end, and return what it said. Raises TimeoutError."""
+        code = self.over.result(timeout)
+        out, err, passed, places = ((self.path / name).read_text(errors="replace") for name in FILES[:4])
+        self._folder.cleanup()
+        return Ended(code, out, err, tuple(passed.splitlines()), tuple(places.splitlines()))
+
+
 class Launcher:
-    """Starts the commands of one operator."""
+    """Starts the commands of operators."""
 
     def __init__(self) -> None:
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.kill.launcher"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        assert self._server.stdout is not None
+        assert self._server.stdout.readline() == "ready\n"
+        self._lock = threading.Lock()
+        self._running: dict[int, Process] = {}
+        self._number = 0
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
-    def run(
+    def run(self, arguments: Sequence[str], environment: Mapping[str, str], **options: Any) -> Ended:
+        """Run `clawdet ARGUMENTS` to its end, or until it is killed; the options are those of `start`."""
+        return self.start(arguments, environment, **options).wait()
+
+    def start(
         self,
         arguments: Sequence[str],
         environment: Mapping[str, str],
@@ -82,29 +119,52 @@ class Launcher:
         kill_at: Boundary | None = None,
         kill_after: float | None = None,
         at_work: bool = False,
+        stop_at: Boundary | None = None,
         settle: float = SETTLE_SECONDS,
-    ) -> Ended:
-        """Run `clawdet ARGUMENTS` to its end, or until it is killed: at a boundary, or after some seconds.
+        constants: Mapping[str, float] | None = None,
+        machine: str | None = None,
+        sandbox: Mapping[str, Any] | None = None,
+    ) -> Process:
+        """Start `clawdet ARGUMENTS`, to be killed at a boundary or after some seconds, or to stop itself somewhere.
 
-        With `at_work` the seconds are counted from the first thing that it does and writes down.
+        With `at_work` the seconds are counted from the first thing that it does and writes down. `constants` are set in
+        the process (`module:NAME`), `machine` is what it takes its machine for, and `sandbox` what it is told of the
+        sandbox, in place of what that says of itself.
         """
+        process = Process(tempfile.TemporaryDirectory(prefix="clawdet-kill-"))
+        for name in FILES:
+            (process.path / name).touch()
+        order = {
+            "arguments": list(arguments),
+            "environment": dict(environment),
+            "folder": str(process.path),
+            "kill_at": asdict(kill_at) if kill_at else None,
+            "kill_after": kill_after,
+            "at_work": at_work,
+            "stop_at": asdict(stop_at) if stop_at else None,
+            "settle": settle,
+            "constants": dict(constants or {}),
+            "machine": machine,
+            "sandbox": dict(sandbox) if sandbox is not None else None,
+        }
         assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        with tempfile.TemporaryDirectory(prefix="clawdet-kill-") as folder:
-            order = {
-                "arguments": list(arguments),
-                "environment": dict(environment),
-                "folder": folder,
-                "kill_at": asdict(kill_at) if kill_at else None,
-                "kill_after": kill_after,
-                "at_work": at_work,
-                "settle": settle,
-            }
-            self._server.stdin.write(json.dumps(order) + "\n")
+        with self._lock:
+            self._number += 1
+            self._running[self._number] = process
+            self._server.stdin.write(json.dumps({"number": self._number, **order}) + "\n")
             self._server.stdin.flush()
-            code = int(self._server.stdout.readline())
-            out, err, passed, places = ((Path(folder) / name).read_text(errors="replace") for name in FILES)
-        return Ended(code, out, err, tuple(passed.splitlines()), tuple(places.splitlines()))
+        return process
+
+    def _read(self) -> None:
+        assert self._server.stdout is not None
+        for line in self._server.stdout:
+            told = json.loads(line)
+            process = self._running[told["number"]]
+            if "pid" in told:
+                process.begun.set_result(told["pid"])
+            else:
+                process.over.set_result(told["code"])
+                del self._running[told["number"]]
 
     def __enter__(self) -> Self:
         return self
@@ -114,113 +174,91 @@ class Launcher:
         assert self._server.stdout is not None
         self._server.stdin.close()
         self._server.wait(10)
+        self._reader.join(10)
         self._server.stdout.close()
 
 
-def serve() -> None:
-    """Fork for each command that stdin names, and say how it ended."""
-    for line in sys.stdin:
-        order = json.loads(line)
-        for name in FILES:
-            (Path(order["folder"]) / name).touch()
-        process = os.fork()
-        if process == 0:
-            _become(order)
-        print(_end_of(process, order), flush=True)
-
-
-def _end_of(process: int, order: Mapping[str, Any]) -> int:
-    passed = Path(order["folder"]) / "passed"
-    since = None if order["at_work"] else time.monotonic()
-    while order["kill_after"] is not None:
-        ended, status = os.waitpid(process, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        if since is None and passed.stat().st_size:
-            since = time.monotonic()
-        if since is not None and time.monotonic() >= since + order["kill_after"]:
-            os.kill(process, signal.SIGKILL)
-            break
-        time.sleep(0.0005)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-
-
-def _become(order: Mapping[str, Any]) -> None:
-    """Turn the forked process into the command; does not return."""
-    code = 70
+def _state(pid: int) -> str:
+    """Return the letter that stat(5) has for a process; empty when it is gone."""
     try:
-        folder = Path(order["folder"])
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(os.open(folder / "out", os.O_WRONLY), 1)
-        os.dup2(os.open(folder / "err", os.O_WRONLY), 2)
-        os.environ.clear()
-        os.environ.update(order["environment"])
-        recover.SETTLE_SECONDS = order["settle"]
-        wanted = order["kill_at"]
-        _watch_boundaries(folder, Boundary(**wanted) if wanted else None)
-        code = main(order["arguments"])
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
 
 
-def _watch_boundaries(folder: Path, kill_at: Boundary | None) -> None:
-    """Note every boundary that this process passes, and kill it at the wanted one."""
-    journal, places = (os.open(folder / name, os.O_WRONLY | os.O_APPEND) for name in ("passed", "places"))
-    count = 0
+@dataclass
+class _Child:
+    number: int
+    order: Mapping[str, Any]
+    since: float | None
 
-    def wanted(what: str) -> bool:
-        nonlocal count
-        count += 1
-        os.write(journal, f"{what}\n".encode())
-        if kill_at is None:
+    def due(self) -> bool:
+        """Return whether it is to be killed now."""
+        if self.order["kill_after"] is None:
             return False
-        return what.startswith(kill_at.what) if isinstance(kill_at.what, str) else count == kill_at.what
-
-    def moment(name: str) -> None:
-        if kill_at is not None and kill_at.moment == name:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    begin, settle = Run.effect, Run.settle
-
-    @contextmanager
-    def watched_effect(self: Run, kind: str, name: str, **data: Any) -> Iterator[Pending]:
-        os.write(places, f"{_place()}\n".encode())
-        here = wanted(f"{kind} {name}")
-        with begin(self, kind, name, **data) as pending:
-            if here:
-                moment("before")
-            yield pending
-            if here:
-                moment("after")
-        if here:
-            moment("written")
-
-    def watched_settle(
-        self: Run, effect: Effect, outcome: EffectOutcome, result: str, changes: Mapping[str, Any]
-    ) -> None:
-        if self.stage != "recover":
-            settle(self, effect, outcome, result, changes)
-            return
-        here = wanted(f"recover {effect.kind}")
-        if here:
-            moment("before")
-        settle(self, effect, outcome, result, changes)
-        if here:
-            moment("after")
-
-    Run.effect = watched_effect  # type: ignore[method-assign]  # the point of this program
-    Run.settle = watched_settle  # type: ignore[method-assign]  # the same
+        if self.since is None and (Path(self.order["folder"]) / "passed").stat().st_size:
+            self.since = time.monotonic()
+        return self.since is not None and time.monotonic() >= self.since + self.order["kill_after"]
 
 
-def _place() -> str:
-    """Give where the `with` stands that is being entered: the first frame that is neither ours nor the library's."""
-    frame = sys._getframe(1)
-    while frame.f_code.co_filename in {__file__, contextlib.__file__} and frame.f_back is not None:
-        frame = frame.f_back
-    return f"{Path(frame.f_code.co_filename).relative_to(Path(clawdet_cli.__file__).parent)}:{frame.f_lineno}"
+class _Server:
+    """Forks for each command that stdin names, and tells the process's number and how it ended."""
+
+    def __init__(self) -> None:
+        self._children: dict[int, _Child] = {}
+        self._wake_read, self._wake_write = os.pipe()
+        for end in (self._wake_read, self._wake_write):
+            os.set_blocking(end, False)
+
+    def serve(self) -> None:
+        """Go on until stdin ends."""
+        signal.signal(signal.SIGCHLD, self._woken)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        os.write(1, b"ready\n")
+        rest = b""
+        while True:
+            hurried = any(child.order["kill_after"] is not None for child in self._children.values())
+            ready, _, _ = select.select([0, self._wake_read], [], [], LOOK_SECONDS if hurried else None)
+            if self._wake_read in ready:
+                os.read(self._wake_read, 1000)
+            self._reap()
+            if 0 in ready:
+                news = os.read(0, 1 << 20)
+                if not news:
+                    return
+                *lines, rest = (rest + news).split(b"\n")
+                for line in lines:
+                    self._fork(json.loads(line))
+            for pid, child in self._children.items():
+                if child.due():
+                    os.kill(pid, signal.SIGKILL)
+
+    def _woken(self, _number: int, _frame: FrameType | None) -> None:
+        """Let the wake-up descriptor do the work."""
+
+    def _fork(self, order: Mapping[str, Any]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+            become(order)
+        self._children[pid] = _Child(order["number"], order, None if order["at_work"] else time.monotonic())
+        self._tell({"number": order["number"], "pid": pid})
+
+    def _reap(self) -> None:
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            child = self._children.pop(pid)
+            self._tell({"number": child.number, "code": os.waitstatus_to_exitcode(status)})
+
+    @staticmethod
+    def _tell(what: Mapping[str, Any]) -> None:
+        os.write(1, json.dumps(what).encode() + b"\n")
 
 
 if __name__ == "__main__":
-    serve()
+    _Server().serve()
