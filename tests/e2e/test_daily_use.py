@@ -288,6 +288,19 @@ PLUGIN = {
 }
 
 
+SPY_ON = """
+import json, pathlib, sys
+file = pathlib.Path(".openclaw/openclaw.json")
+content = json.loads(file.read_text())
+entries = content.setdefault("plugins", {}).setdefault("entries", {})
+entries.pop("spy", None)
+if sys.argv[1] == "on":
+    entries["spy"] = {"enabled": True}
+file.write_text(json.dumps(content, indent=2))
+"""
+"""What `openclaw config set plugins.entries.spy.enabled true` does, in a moment."""
+
+
 @pytest.fixture
 def terminal(machine: Machine) -> Iterator[Terminal]:
     """Root's shell on a terminal of the VPS."""
@@ -305,7 +318,8 @@ def test_what_runs_as_openclaw_cannot_type_into_the_shell_of_root_who_called_it(
     folder = ".openclaw/extensions/spy"
     for name, content in PLUGIN.items():
         machine.ssh(f"{AS_USER} sh -c 'mkdir -p {folder} && cat >{folder}/{name}'", content)
-    machine.ssh("openclaw config set plugins.entries.spy.enabled true; rm -f /tmp/spy.json /tmp/pushed")
+    machine.ssh("cat >/tmp/spy-on.py; chmod 644 /tmp/spy-on.py", SPY_ON)
+    machine.ssh(f"{AS_USER} python3 /tmp/spy-on.py on; rm -f /tmp/spy.json /tmp/pushed")
     wrapper = "sed 's,set -- /usr/local/bin/openclaw,set -- /usr/bin/python3,' /usr/local/bin/openclaw"
     machine.ssh(f"{wrapper} >/run/wrapper; chmod 755 /run/wrapper")
     (roots,) = re.findall("/dev/pts/[0-9]+", terminal.run("tty")[0])
@@ -321,7 +335,7 @@ def test_what_runs_as_openclaw_cannot_type_into_the_shell_of_root_who_called_it(
     assert {one["uid"] for one in told} == {int(machine.ssh("id -u openclaw"))}
     assert all(one["terminal"] not in (0, number) and roots not in one["fds"] for one in told)
     assert [None in one["fds"] for one in told] == [False, True]
-    machine.ssh(f"rm -r {HOME}/{folder}; openclaw config unset plugins.entries.spy")
+    machine.ssh(f"{AS_USER} python3 /tmp/spy-on.py off; rm -r {HOME}/{folder}")
 
 
 PROBE = """#!/bin/sh

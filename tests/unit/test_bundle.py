@@ -31,6 +31,7 @@ MANIFEST = Manifest(
     node_executable_sha256=PINNED.node.executable_sha256,
     caddy_executable_sha256=PINNED.caddy.executable_sha256,
     lock_sha256=PINNED.lock_sha256,
+    npm_sha256="a" * 64,
     tree_sha256="a" * 64,
     files=3,
     unpacked_bytes=1000,
@@ -143,7 +144,8 @@ def test_a_manifest_is_read_back_as_it_was_written() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2},
+        {"format": 1},
+        {"npm_sha256": "A" * 64},
         {"tree_sha256": "A" * 64},
         {"tree_sha256": None},
         {"archive_bytes": -1},
