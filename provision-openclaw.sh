@@ -424,12 +424,17 @@ do_swap() {
   fi
 }
 
+# By it a program types into the terminal that it runs on, as if somebody sat there.
+readonly TIOCSTI=/etc/sysctl.d/60-clawdet.conf
 have_users() {
   [[ $(getent passwd openclaw) == *:$OPENCLAW_HOME:/usr/sbin/nologin && $(getent passwd caddy) == *:/usr/sbin/nologin ]] &&
-    [[ $(stat -c %U:%a "$OPENCLAW_HOME" 2>/dev/null) == openclaw:700 ]]
+    [[ $(stat -c %U:%a "$OPENCLAW_HOME" 2>/dev/null) == openclaw:700 && -f $TIOCSTI ]]
 }
 do_users() {
   local name
+  # The dash: kernels before 6.2 have no such switch.
+  put "$TIOCSTI" 0644 <<<'-dev.tty.legacy_tiocsti = 0'
+  quiet /lib/systemd/systemd-sysctl "$TIOCSTI" || true
   for name in openclaw caddy; do
     getent passwd "$name" >/dev/null || useradd --system --user-group --home-dir "/var/lib/$name" \
       --shell /usr/sbin/nologin --comment "$name service" "$name"
@@ -452,6 +457,7 @@ $(printf '\t\t%s meta skuid != 0 reject\n' "${METADATA[@]}")
 }
 RULES
 }
+# nft speaks to the kernel alone; the empty line forgets the families that were listed before.
 metadata_unit() {
   cat <<UNIT
 [Unit]
@@ -466,7 +472,6 @@ ExecStart=$(command -v nft) -f $METADATA_RULES
 CapabilityBoundingSet=CAP_NET_ADMIN
 $(hardening)
 $(stricter)
-# The first line empties the list above it: nft speaks to the kernel alone.
 RestrictAddressFamilies=
 RestrictAddressFamilies=AF_NETLINK
 
@@ -578,14 +583,16 @@ do_downloads() {
   [[ -z $caddy ]] || wait "$caddy" || die "cannot download from $(public_url "${IN[caddy_url]}")"
 }
 
+# npm runs as root where it installs. Of that in a bundle nothing is pinned: it does so no more than once it came anew.
+node_fits() {
+  { have_tree || [[ ! -f $RECORD/bundle ]]; } && has_digest "/opt/node/${IN[node_version]}/bin/node" "${IN[node_executable_sha256]}"
+}
 have_node() {
-  local folder=/opt/node/${IN[node_version]}
-  [[ $(readlink /usr/local/bin/node) == "$folder/bin/node" && -e /usr/local/bin/npm ]] &&
-    has_digest "$folder/bin/node" "${IN[node_executable_sha256]}"
+  [[ $(readlink /usr/local/bin/node) == "/opt/node/${IN[node_version]}/bin/node" && -e /usr/local/bin/npm ]] && node_fits
 }
 do_node() {
   local folder=/opt/node/${IN[node_version]} new name
-  if ! has_digest "$folder/bin/node" "${IN[node_executable_sha256]}"; then
+  if ! node_fits; then
     install -d -m 0755 /opt/node
     check_digest 256 "${IN[node_archive_sha256]}" "$SCRATCH/node" 'the archive of Node'
     new=$(mktemp -d /opt/node/.new.XXXXXX)
@@ -594,7 +601,7 @@ do_node() {
     chmod -R u=rwX,go=rX "$new"
     rm -rf "$folder"
     mv -T "$new" "$folder"
-    rm -f "$SCRATCH/node"
+    rm -f "$SCRATCH/node" "$RECORD/bundle"
     SEEN+=" $folder/bin/node=${IN[node_executable_sha256]} "
   fi
   for name in node npm npx; do ln -sfn "$folder/bin/$name" "/usr/local/bin/$name"; done
@@ -635,6 +642,7 @@ install_packages() { # install_packages FOLDER
 search_path() { echo "/opt/node/${IN[node_version]}/bin:/usr/local/bin:$NPM_PREFIX/bin:$OPENCLAW_HOME/.local/bin:/usr/bin:/bin"; }
 # OpenClaw itself looks for a service of its user's only, and its advice is for one.
 # The caller's folder is kept for the sake of relative paths, where openclaw may enter it.
+# It runs on a terminal of its own, since whatever shares root's can type there. What is no terminal is handed on as it is.
 openclaw_wrapper() {
   cat <<WRAPPER
 #!/bin/sh
@@ -653,7 +661,15 @@ if [ "\$(id -u)" = 0 ]; then
     done
     cd $OPENCLAW_HOME
   fi
-  exec \$user env -i HOME=$OPENCLAW_HOME TERM="\${TERM:-dumb}" LANG="\${LANG:-C.UTF-8}" /usr/local/bin/openclaw "\$@"
+  set -- /usr/local/bin/openclaw "\$@"
+  if (: </dev/tty) 2>/dev/null; then
+    user="/sbin/runuser -u openclaw --pty --" to=
+    [ -t 0 ] || { exec 3<&0 </dev/null; to=' <&3'; }
+    [ -t 1 ] || { exec 4>&1 >/dev/tty </dev/null; to="\$to >&4"; }
+    [ -t 2 ] || { exec 5>&2 2>/dev/tty; to="\$to 2>&5"; }
+    set -- sh -c 'exec "\$@"'"\$to" sh "\$@"
+  fi
+  exec env -i HOME=$OPENCLAW_HOME TERM="\${TERM:-dumb}" LANG="\${LANG:-C.UTF-8}" \$user "\$@"
 fi
 export PATH="$(search_path):\$PATH" OPENCLAW_NO_RESPAWN=1 NODE_EXTRA_CA_CERTS=$TRUST
 export NODE_COMPILE_CACHE=$COMPILED $ONCE $EXTERNAL NPM_CONFIG_PREFIX=$NPM_PREFIX
@@ -675,6 +691,19 @@ await_lock() {
     sleep 0.1
   done
 }
+# OpenClaw finishes its installation at its first run, and must be able to write to its folders then: as a user that nobody
+# is, who has no network and can write nowhere else. What that user leaves is looked at before it becomes root's.
+first_run() { # first_run FOLDER
+  local folder=$1/node_modules/openclaw unit=clawdet-first-run-$BASHPID limits
+  mapfile -t limits < <({ hardening; printf '%s\n' "ReadWritePaths=$folder" UMask=0022 Private{Tmp,Network}=yes \
+    RestrictSUIDSGID=yes InaccessiblePaths=/dev/shm Type=oneshot TimeoutStartSec=300; } | sed s/^/-p/)
+  find "$folder" -type d -exec chown 65533 {} +
+  systemd-run --quiet --collect --unit="$unit" "${limits[@]}" setpriv --reuid 65533 --regid 65533 --clear-groups \
+    env -i PATH="$PATH" HOME=/tmp NODE_DISABLE_COMPILE_CACHE=1 node "$folder/openclaw.mjs" --version ||
+    { journal "$unit" && die 'the first run of OpenClaw failed; its last lines are above'; }
+  [[ $(find "$folder" -uid 65533 \( \( -perm /7022 -o ! -type f ! -type d \) -print -o -exec chown 0:0 {} + \) && echo all) == all &&
+    ! -e $folder/.openclaw-lifecycle-pending ]] || die 'the first run of OpenClaw left what it must not leave'
+}
 install_openclaw() {
   local folder=/opt/openclaw/${IN[openclaw_version]} new room
   await_lock
@@ -689,11 +718,9 @@ install_openclaw() {
   [[ ! -v IN[npm_registry] ]] || export npm_config_registry=${IN[npm_registry]}
   install_packages "$new" || die 'npm could not install OpenClaw; its last lines are above'
   [[ $(openclaw_version_in "$new") == "${IN[openclaw_version]}" ]] || die 'the lock installs another version of OpenClaw'
-  # OpenClaw finishes its installation at its first run, and must be able to write to its folder then.
-  env -i PATH="$PATH" HOME="$SCRATCH" NODE_DISABLE_COMPILE_CACHE=1 node "$new/node_modules/openclaw/openclaw.mjs" --version >/dev/null
-  [[ ! -e $new/node_modules/openclaw/.openclaw-lifecycle-pending ]] || die 'OpenClaw did not finish its installation'
-  install -m 0644 "$INPUT_FOLDER/package-lock.json" "$new/"
   chmod 0755 "$new"
+  first_run "$new"
+  install -m 0644 "$INPUT_FOLDER/package-lock.json" "$new/"
   rm -rf "$folder" "$SCRATCH/npm" "$RECORD/bundle"
   mv -T "$new" "$folder"
 }
@@ -737,6 +764,7 @@ UNIT
 # hides the locks that it shares with the command line.
 stricter() { printf '%s=yes\n' PrivateTmp RestrictSUIDSGID MemoryDenyWriteExecute; }
 
+# Its exit code 78: the configuration is missing or wrong; starting again would only loop.
 gateway_unit() {
   local node=/opt/node/${IN[node_version]}/bin
   cat <<UNIT
@@ -762,7 +790,6 @@ Environment=NPM_CONFIG_PREFIX=$NPM_PREFIX $EXTERNAL
 ExecStart=$node/node /opt/openclaw/${IN[openclaw_version]}/node_modules/openclaw/openclaw.mjs gateway run --port $PORT
 Restart=always
 RestartSec=5
-# 78: the configuration is missing or wrong; starting again would only loop.
 RestartPreventExitStatus=78
 TimeoutStopSec=90
 KillMode=control-group

@@ -29,10 +29,12 @@ class Secret:
 
     __slots__ = ("_value",)
 
-    def __init__(self, value: str) -> None:
+    def __init__(self, value: str, parts: Iterable[str] | None = None) -> None:
+        """Hold a value. Masked are these parts of it, if there are any given; otherwise all of it."""
         self._value = value
-        if len(value) >= SHORTEST:
-            _learn(_written(value))
+        for part in [value] if parts is None else parts:
+            if len(part) >= SHORTEST:
+                _learn(_written(part))
 
     def reveal(self) -> str:
         """Give the value, for the one call that needs it."""

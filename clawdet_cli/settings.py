@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import platformdirs
 
@@ -90,8 +91,9 @@ class Settings:
     """Whether networks go that somebody else may have let in."""
     origin_pull_ca: str | None
     """PEM of who must have certified whoever connects to the VPS's web server; empty for nobody, None as it is."""
-    bundle: str | None
-    """The prepared bundle that a VPS installs from: a file, a URL (https), or URL#sha256=DIGEST. None is npm."""
+    bundle: Path | Secret | None
+    """The prepared bundle that a VPS installs from: a file, or an address (https), or that with #sha256=DIGEST, which
+    may hold a password or be signed. None is npm."""
     pool_days: float
     """How many days ago a server that waits in the pool may have been prepared to be taken; 0 takes none."""
     timeout: float
@@ -164,7 +166,8 @@ _PROVIDER_KEY = re.compile(r"[A-Za-z0-9._~+/=:@-]{8,512}", re.ASCII)
 after a server was bought."""
 
 _BUNDLE_URL = re.compile(
-    r"https://[^\s\"\\#\x00-\x1f\x7f]{1,2000}|https?://[^\s\"\\#\x00-\x1f\x7f]{1,2000}#sha256=[0-9a-f]{64}", re.ASCII
+    r"https://[!$-\[\]-~]{1,2000}|https?://[!$-\[\]-~]{1,2000}#sha256=[0-9a-f]{64}",  # no quotation mark, #, backslash
+    re.ASCII,
 )
 
 MOST_PEM = 40_000
@@ -411,21 +414,47 @@ def _command(value: Any, where: str) -> str | None:
     return value.strip()
 
 
-def _bundle(value: Any, where: str) -> str | None:
+def _bundle(value: Any, where: str) -> Path | Secret | None:
     if value is None or value == "none":
         return None
     text = str(value)
+    # Nothing of it is ever shown: it may be a signed address, or carry a mirror's password.
     if not isinstance(value, str | Path) or not text or text.startswith(("-", "#")):
-        raise ConfigError(f"{where} is {value!r}, but the file or address of a bundle is expected, or 'none'.")
-    if "://" not in text:
-        return text
-    if not _BUNDLE_URL.fullmatch(text):
-        # Not shown: it may be a signed address, or carry a mirror's password.
+        raise ConfigError(f"{where} is neither the file nor the address of a bundle, nor 'none'.")
+    if not re.match(r"[A-Za-z+]+:/", text):
+        return Path(text).expanduser()
+    if not _BUNDLE_URL.fullmatch(text) or not _is_unambiguous(text):
         raise ConfigError(
             f"{where} is not an address that a bundle can be taken from.",
-            next_steps=["give https://HOST/NAME.tar.zst, with its manifest beside it (.json), or ...#sha256=DIGEST"],
+            next_steps=[
+                "give https://HOST/NAME.tar.zst, with its manifest beside it (.json), or ...#sha256=DIGEST",
+                "write / as %2F, @ as %40, : as %3A and % as %25 in a user or password",
+            ],
         )
-    return text
+    return Secret(text, _hidden_in(text))
+
+
+def _is_unambiguous(address: str) -> bool:
+    """Return whether an address has a host, and nothing in it can be a password that was not taken for one."""
+    try:
+        parts = urlsplit(address)
+        port = parts.port
+    except ValueError:
+        return False
+    user, at, _ = parts.netloc.rpartition("@")
+    # `user:123/rest@host` has a port and a path.
+    cut_off = not at and port is not None and re.search(r"[^/]@", parts.path)
+    return bool(parts.hostname) and "@" not in user and not cut_off
+
+
+def _hidden_in(address: str) -> set[str]:
+    """Return what of an address is masked wherever it is written: user and password, and the query of a signed one."""
+    parts = urlsplit(address)
+    user = parts.netloc.rpartition("@")[0]
+    # A user without a password is a token.
+    found = {user, unquote(user), parts.password or user, unquote(parts.password or user), parts.query}
+    found.update(value for pair in parts.query.split("&") for value in pair.split("=")[1:])
+    return found - {""}
 
 
 def _seconds(value: Any, where: str, *, least: int, default: float) -> float:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import stat
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from clawdet_cli import __version__, pins
-from clawdet_cli.bundle import fetch, manifest, pack, tree
+from clawdet_cli.bundle import confined, fetch, manifest, pack, tree
 from clawdet_cli.bundle.manifest import Manifest
 from clawdet_cli.bundle.prune import prune
 from clawdet_cli.errors import ConfigError
@@ -26,6 +27,12 @@ from clawdet_cli.network import from_environment
 from clawdet_cli.pins import Download, Pinned
 
 NPM_SECONDS = 900.0
+NPM = "lib/node_modules/npm"
+SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+_NPM_READS = re.compile(
+    r"npm_config_.*|HOME|LANG|LC_ALL|TMPDIR|(https?|all|no)_proxy|NODE_EXTRA_CA_CERTS|SSL_CERT_(FILE|DIR)",
+    re.IGNORECASE,
+)
 NPM_CPUS: Mapping[str, str] = {"x86": "x64", "arm": "arm64"}
 
 Tell = Callable[[str], None]
@@ -42,6 +49,7 @@ def build(openclaw_version: str, architecture: str, into: Path, artifacts: Mappi
     into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".clawdet-bundle-", dir=into) as temporary:
         scratch, root = Path(temporary), Path(temporary) / "root"
+        confined.make_room(scratch)
         node, caddy = _located(pinned, architecture, artifacts)
         tell(f"Getting Node {node.version} and Caddy {caddy.version} for {architecture}")
         _unpack_node(node, root / "node" / node.version, scratch)
@@ -58,7 +66,7 @@ def build(openclaw_version: str, architecture: str, into: Path, artifacts: Mappi
         prune(folder / "node_modules")
         tree.normalise(root)
         tree.check(root)
-        ran = _try_out(pinned, root) if architecture == host else ()
+        ran = _try_out(pinned, root, scratch) if architecture == host else ()
         made = _manifest(pinned, architecture, root)
         (root / manifest.NAME).write_text(made.text())
         (root / manifest.NAME).chmod(0o644)
@@ -147,7 +155,7 @@ def _install_openclaw(pinned: Pinned, folder: Path, node: Path, architecture: st
     (folder / "package.json").write_bytes(pinned.package_json)
     lock = folder / "package-lock.json"
     npm = [str(node / "bin/node"), str(node / "lib/node_modules/npm/bin/npm-cli.js")]
-    environment = {**os.environ, "PATH": f"{node / 'bin'}:{os.environ['PATH']}", "npm_config_update_notifier": "false"}
+    environment = _npm_environment(node)
     registry = _run([*npm, "config", "get", "registry"], scratch, environment).strip().rstrip("/")
     lock.write_text(_addressed(pinned.package_lock, registry))
     flags = "--omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error --no-progress".split()
@@ -160,10 +168,18 @@ def _install_openclaw(pinned: Pinned, folder: Path, node: Path, architecture: st
     if json.loads((package / "package.json").read_text())["version"] != pinned.openclaw_version:
         raise ConfigError("The lock installs another version of OpenClaw.")
     # OpenClaw finishes its installation at its first run, which is JavaScript alone; on a VPS it could not write there.
-    clean = {"PATH": f"{node / 'bin'}:/usr/bin:/bin", "HOME": str(scratch), "NODE_DISABLE_COMPILE_CACHE": "1"}
-    _run([str(node / "bin/node"), str(package / "openclaw.mjs"), "--version"], scratch, clean)
+    confined.hand_over(package)
+    first_run = confined.confined(scratch, node / "bin", node / "bin/node", package / "openclaw.mjs", "--version")
+    _run(first_run, scratch, {"PATH": SYSTEM_PATH})
+    confined.take_back(package)
     if (package / ".openclaw-lifecycle-pending").exists():
         raise ConfigError("OpenClaw did not finish its installation.")
+
+
+def _npm_environment(node: Path) -> dict[str, str]:
+    """Return what npm needs of this environment: its own settings and the way out, and no token of anything else."""
+    kept = {name: value for name, value in os.environ.items() if _NPM_READS.fullmatch(name)}
+    return {**kept, "PATH": f"{node / 'bin'}:{SYSTEM_PATH}", "npm_config_update_notifier": "false"}
 
 
 def _addressed(lock: bytes, registry: str) -> str:
@@ -200,19 +216,18 @@ def _run(command: list[str], cwd: Path, environment: Mapping[str, str]) -> str:
     return done.stdout
 
 
-def _try_out(pinned: Pinned, root: Path) -> tuple[str, ...]:
+def _try_out(pinned: Pinned, root: Path, scratch: Path) -> tuple[str, ...]:
     """Run what is for this machine's architecture, and give what ran. Raises ConfigError for another version."""
     node = root / "node" / pinned.node_version / "bin/node"
     program = root / "openclaw" / pinned.openclaw_version / "node_modules/openclaw/openclaw.mjs"
-    with tempfile.TemporaryDirectory() as home:
-        clean = {"PATH": f"{node.parent}:/usr/bin:/bin", "HOME": home, "NODE_DISABLE_COMPILE_CACHE": "1"}
-        for command, expected in (
-            ((str(node), "--version"), pinned.node_version),
-            ((str(root / "caddy"), "version"), pinned.caddy_version),
-            ((str(node), str(program), "--version"), pinned.openclaw_version),
-        ):
-            if expected not in _run([*command], Path(home), clean):
-                raise ConfigError(f"{Path(command[-2]).name} in the bundle is not version {expected}.")
+    commands: tuple[tuple[tuple[str | Path, ...], str], ...] = (
+        ((node, "--version"), pinned.node_version),
+        ((root / "caddy", "version"), pinned.caddy_version),
+        ((node, program, "--version"), pinned.openclaw_version),
+    )
+    for command, expected in commands:
+        if expected not in _run(confined.confined(scratch, node.parent, *command), scratch, {"PATH": SYSTEM_PATH}):
+            raise ConfigError(f"{Path(command[-2]).name} in the bundle is not version {expected}.")
     return ("node --version", "caddy version", "openclaw --version")
 
 
@@ -238,6 +253,7 @@ def _manifest(pinned: Pinned, architecture: str, root: Path) -> Manifest:
         node_executable_sha256=_sha256(root / "node" / pinned.node_version / "bin/node"),
         caddy_executable_sha256=_sha256(root / "caddy"),
         lock_sha256=hashlib.sha256(pinned.package_lock).hexdigest(),
+        npm_sha256=tree.digest(root / "node" / pinned.node_version / NPM, ["."]),
         tree_sha256=tree.digest(root),
         files=len(files),
         unpacked_bytes=sum(status.st_size for status in files),

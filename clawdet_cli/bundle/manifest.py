@@ -9,7 +9,8 @@ from typing import Any
 from clawdet_cli.errors import ConfigError
 from clawdet_cli.pins import Pinned
 
-FORMAT = 1
+FORMAT = 2
+"""2 tells npm's digest."""
 MOST_MANIFEST = 65536
 """Characters; ours has some 2,000."""
 NAME = "manifest.json"
@@ -32,6 +33,8 @@ class Manifest:
     caddy_executable_sha256: str
     lock_sha256: str
     """Of OpenClaw's npm lock."""
+    npm_sha256: str
+    """Of the npm in the pinned archive of Node, as `tree_sha256` is made: of npm's folder."""
     tree_sha256: str
     """Over everything in it but the manifest: sorted paths, modes, links and contents."""
     files: int

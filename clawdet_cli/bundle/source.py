@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clawdet_cli.bundle import manifest
+from clawdet_cli.bundle.fetch import shown
 from clawdet_cli.bundle.manifest import Manifest
 from clawdet_cli.errors import ConfigError
+from clawdet_cli.secret import Secret
 
-Fetch = Callable[[str], str]
+Fetch = Callable[[Secret], str]
 
 _NAMED = re.compile(r"clawdet-bundle-([0-9.]+)-(x86|arm)\.tar\.zst", re.ASCII)
 
@@ -19,8 +21,8 @@ _NAMED = re.compile(r"clawdet-bundle-([0-9.]+)-(x86|arm)\.tar\.zst", re.ASCII)
 class Source:
     """A bundle's place, and what vouches for it."""
 
-    url: str
-    """Where the VPS downloads it; empty for a file of ours."""
+    url: Secret | None
+    """Where the VPS downloads it; None for a file of ours."""
     file: Path | None
     sha256: str
     """Of the archive; empty when only the manifest tells it."""
@@ -28,10 +30,7 @@ class Source:
     @property
     def shown(self) -> str:
         """Name it in a message, without a mirror's password or the query of a signed address."""
-        if self.file is not None:
-            return str(self.file)
-        parts = urllib.parse.urlsplit(self.url)
-        return f"{parts.scheme}://{parts.hostname}{parts.path}"
+        return str(self.file) if self.url is None else shown(self.url)
 
     def manifest(self, fetch: Fetch) -> Manifest | None:
         """Read the manifest beside the archive; None where the address itself carries the digest.
@@ -55,24 +54,26 @@ class Source:
                     next_steps=["copy both again, or build it anew: clawdet bundle build"],
                 )
             return found
-        if self.sha256:
+        if self.sha256 or self.url is None:
             return None
-        parts = urllib.parse.urlsplit(self.url)
-        beside_url = urllib.parse.urlunsplit(parts._replace(path=f"{parts.path}.json"))
+        parts = urllib.parse.urlsplit(self.url.reveal())
+        # What of it is secret is known by now.
+        beside_url = Secret(urllib.parse.urlunsplit(parts._replace(path=f"{parts.path}.json")), ())
         return manifest.parse(fetch(beside_url), f"{self.shown}.json")
 
     def named_otherwise(self, openclaw_version: str, architecture: str) -> str | None:
         """Say what its name tells against it, where there is no manifest to look at."""
-        named = _NAMED.fullmatch(self.url.partition("?")[0].rpartition("/")[2])
+        address = "" if self.url is None else self.url.reveal()
+        named = _NAMED.fullmatch(address.partition("?")[0].rpartition("/")[2])
         if named and named.groups() != (openclaw_version, architecture):
             wanted = f"{openclaw_version} for {architecture}"
             return f"by its name it holds OpenClaw {named[1]} for {named[2]}, and {wanted} is wanted"
         return None
 
 
-def parse(value: str) -> Source:
-    """Read the setting: FILE, URL (https), or URL#sha256=DIGEST. Its shape was checked with the settings."""
-    if not value.startswith(("https://", "http://")):
-        return Source("", Path(value).expanduser(), "")
-    url, _, digest = value.partition("#sha256=")
-    return Source(url, None, digest)
+def parse(value: Path | Secret) -> Source:
+    """Read the setting: a file, an address, or that with #sha256=DIGEST. Its shape was checked with the settings."""
+    if isinstance(value, Path):
+        return Source(None, value, "")
+    address, _, digest = value.reveal().partition("#sha256=")
+    return Source(Secret(address, ()), None, digest)

@@ -1,9 +1,10 @@
 """A folder's contents: what none may hold, and the rest as one digest, by which two builds can be compared."""
 
 import os
+import shlex
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clawdet_cli.errors import ConfigError
@@ -45,12 +46,12 @@ def check(root: Path) -> None:
             raise _unfit(name, f"of mode {stat.S_IMODE(status.st_mode):o}")
 
 
-def digest(root: Path) -> str:
+def digest(root: Path, names: Sequence[str] = MEMBERS) -> str:
     """Give the SHA-256 of the tar that GNU tar makes of it: sorted paths, modes, links and contents, and no times."""
     # By GNU tar, so that anybody can make it anew without this.
     command = "tar -cf - --sort=name --format=gnu --numeric-owner --owner=0 --group=0 --mtime=@0"
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {command} {' '.join(MEMBERS)} | sha256sum"],
+        ["bash", "-c", f"set -o pipefail; {command} {shlex.join(names)} | sha256sum"],
         cwd=root,
         env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
         stdin=subprocess.DEVNULL,

@@ -5,15 +5,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from clawdet_cli import bootstrap, pins
+from clawdet_cli.adapters.answers import in_time
 from clawdet_cli.bundle import fetch, source
 from clawdet_cli.bundle.manifest import Manifest
 from clawdet_cli.errors import ConfigError, GuestError, WaitError
+from clawdet_cli.model import Deadline
+from clawdet_cli.secret import Secret
 from clawdet_cli.settings import Settings
 from clawdet_cli.stages.runner import Run
 
 NPM_WAY_SECONDS = 43.0
 """What Node, Caddy and `npm ci` take on a VPS with two cores (facts of OpenClaw, 7)."""
 UNPACK_SECONDS = 6.0
+MANIFEST_SECONDS = 30.0
+"""For all of a manifest: there is npm, too."""
 PIECE = 256 * 1024
 UNTIMED, TIMED = 4 * 1024 * 1024, 4 * 1024 * 1024
 """The first bytes only fill buffers on the way; the next ones tell the line's speed."""
@@ -23,20 +28,31 @@ def check(run: Run) -> None:
     """Refuse a bundle's file that is not there or not whole, before anything is made. Raises ConfigError."""
     given = run.settings.bundle and source.parse(run.settings.bundle)
     if given and given.file is not None:
-        given.manifest(_reader(run.settings))
+        given.manifest(_reader(run.settings, run.deadline))
 
 
-def _reader(settings: Settings) -> Callable[[str], str]:
-    return lambda url: fetch.text(url, settings.network)
+def _reader(settings: Settings, deadline: Deadline) -> Callable[[Secret], str]:
+    """Return what reads a manifest, within the deadline however slowly it drips. Raises ConfigError."""
+    deadline = deadline.within(MANIFEST_SECONDS)
+
+    def read(address: Secret) -> str:
+        try:
+            return in_time(lambda: fetch.text(address, settings.network), deadline)
+        except TimeoutError:
+            raise ConfigError(f"{fetch.shown(address)} did not come in time.") from None
+
+    return read
 
 
-def lines(settings: Settings, openclaw_version: str, architecture: str) -> tuple[dict[str, str], str]:
+def lines(
+    settings: Settings, openclaw_version: str, architecture: str, deadline: Deadline
+) -> tuple[dict[str, str], str]:
     """Give the script's lines about the bundle; or none, and why it is not used, if one was asked for."""
     if settings.bundle is None:
         return {}, ""
     given = source.parse(settings.bundle)
     try:
-        manifest = given.manifest(_reader(settings))
+        manifest = given.manifest(_reader(settings, deadline))
     except ConfigError as error:
         return {}, error.what
     pinned = pins.load().for_openclaw(openclaw_version, architecture)
@@ -44,10 +60,8 @@ def lines(settings: Settings, openclaw_version: str, architecture: str) -> tuple
     unfit = manifest.unfit(pinned, architecture) if manifest else named
     if unfit:
         return {}, unfit
-    if manifest is None:
-        return {"bundle_url": given.url, "bundle_sha256": given.sha256}, ""
-    sha256 = manifest.archive_sha256
-    url = given.url or f"file://{bootstrap.bundle_file(sha256)}"
+    sha256 = given.sha256 if manifest is None else manifest.archive_sha256
+    url = f"file://{bootstrap.bundle_file(sha256)}" if given.url is None else given.url.reveal()
     return {"bundle_url": url, "bundle_sha256": sha256}, ""
 
 
@@ -56,7 +70,7 @@ def bring(run: Run, openclaw_version: str, architecture: str) -> dict[str, str]:
 
     They are the same whether that succeeded or not, since user_data may have brought them: without a file npm works.
     """
-    found, reason = lines(run.settings, openclaw_version, architecture)
+    found, reason = lines(run.settings, openclaw_version, architecture, run.deadline)
     if run.settings.bundle is None:
         return found
     given = source.parse(run.settings.bundle)
@@ -65,7 +79,7 @@ def bring(run: Run, openclaw_version: str, architecture: str) -> dict[str, str]:
     elif given.file is None:
         run.note(f"the VPS downloads the bundle {given.shown} by itself, since it is an address")
     else:
-        manifest = given.manifest(_reader(run.settings))
+        manifest = given.manifest(_reader(run.settings, run.deadline))
         if manifest:
             _upload(run, given.file, manifest, given)
     return found

@@ -363,7 +363,7 @@ def _order(run: Run, wall: Firewall) -> Server:
             user_data=user_data(
                 host_key,
                 _prepare_input(run, version, offer.architecture)
-                | bundle.lines(settings, version, offer.architecture)[0],
+                | bundle.lines(settings, version, offer.architecture, run.deadline)[0],
             ),
             labels=labels,
             # Named in the order, so that it holds from the first packet.

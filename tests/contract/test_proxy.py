@@ -226,5 +226,5 @@ class TestManifest:
     def test_it_is_read_through_it(self, proxy: CompanyProxy, authority: Authority) -> None:
         network = from_environment({"HTTPS_PROXY": proxy.url, "SSL_CERT_FILE": str(authority.ca_path)})
         with pytest.raises(ConfigError, match="Not Found"):
-            fetch.text(f"https://{HETZNER}/bundle.json", network)
+            fetch.text(Secret(f"https://{HETZNER}/bundle.json"), network)
         assert proxy.asked == [f"CONNECT {HETZNER}:443"]

@@ -19,6 +19,7 @@ from clawdet_cli.bundle import build, fetch, pack, source, tree
 from clawdet_cli.bundle.manifest import Manifest, parse
 from clawdet_cli.bundle.prune import prune
 from clawdet_cli.errors import ConfigError
+from clawdet_cli.secret import Secret
 from clawdet_cli.stages import bundle as stage
 
 PINNED = pins.load().for_openclaw("2026.9.6", "x86")
@@ -30,6 +31,7 @@ MANIFEST = Manifest(
     node_executable_sha256=PINNED.node.executable_sha256,
     caddy_executable_sha256=PINNED.caddy.executable_sha256,
     lock_sha256=PINNED.lock_sha256,
+    npm_sha256="a" * 64,
     tree_sha256="a" * 64,
     files=3,
     unpacked_bytes=1000,
@@ -142,7 +144,8 @@ def test_a_manifest_is_read_back_as_it_was_written() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2},
+        {"format": 1},
+        {"npm_sha256": "A" * 64},
         {"tree_sha256": "A" * 64},
         {"tree_sha256": None},
         {"archive_bytes": -1},
@@ -182,7 +185,9 @@ def test_it_says_why_a_bundle_does_not_fit(change: dict[str, str], reason: str |
 
 def loaded(bundle: str) -> str | None:
     found = settings.load({}, {"CLAWDET_STATE": "/nowhere", "CLAWDET_BUNDLE": bundle}, default_openclaw="2026.9.6")
-    return found.bundle
+    if isinstance(found.bundle, Secret):
+        return found.bundle.reveal()
+    return None if found.bundle is None else str(found.bundle)
 
 
 @pytest.mark.parametrize(
@@ -208,37 +213,48 @@ def test_none_is_no_bundle() -> None:
         'https://h.test/"b',
         "https://h.test/b c",
         "-o",
+        "https:/me:pass-word@h.test/b",
+        "https://me:pass/word@h.test/b",
+        "https://me:1/pass-word@h.test/b",
+        "https://me:pass@word@h.test/b",
+        "-https://me:pass-word@h.test/b",
+        "https://h.test/b?pass-wörd",
     ],
 )
-def test_settings_refuse_what_is_neither(value: str) -> None:
-    with pytest.raises(ConfigError, match="CLAWDET_BUNDLE"):
+def test_settings_refuse_what_is_neither_and_show_nothing_of_it(value: str) -> None:
+    with pytest.raises(ConfigError, match="CLAWDET_BUNDLE") as refused:
         loaded(value)
+    assert not [part for part in ("pass", "word", "me:") if part in refused.value.what]
+
+
+def parsed(address: str) -> source.Source:
+    return source.parse(Secret(address, ()))
 
 
 def test_a_signed_address_is_shown_without_what_is_secret_in_it() -> None:
-    given = source.parse(f"https://me:secret@h.test:8443/a/b.tar.zst?sig=secret#sha256={'a' * 64}")
+    given = parsed(f"https://me:secret@h.test:8443/a/b.tar.zst?sig=secret#sha256={'a' * 64}")
     assert given.shown == "https://h.test/a/b.tar.zst"
     assert given.manifest(fetch.text) is None
     asked = []
 
-    def remember(url: str) -> str:
-        asked.append(url)
+    def remember(url: Secret) -> str:
+        asked.append(url.reveal())
         return MANIFEST.text()
 
-    assert source.parse("https://h.test/b.tar.zst?sig=1").manifest(remember) == MANIFEST
+    assert parsed("https://h.test/b.tar.zst?sig=1").manifest(remember) == MANIFEST
     assert asked == ["https://h.test/b.tar.zst.json?sig=1"]
 
 
 def test_the_name_of_an_archive_tells_against_it_where_nothing_else_can() -> None:
-    given = source.parse(f"https://h.test/clawdet-bundle-2026.9.2-arm.tar.zst?x#sha256={'a' * 64}")
+    given = parsed(f"https://h.test/clawdet-bundle-2026.9.2-arm.tar.zst?x#sha256={'a' * 64}")
     assert "holds OpenClaw 2026.9.2 for arm" in str(given.named_otherwise("2026.9.6", "x86"))
     assert given.named_otherwise("2026.9.2", "arm") is None
-    assert source.parse(f"https://h.test/b#sha256={'a' * 64}").named_otherwise("2026.9.6", "x86") is None
+    assert parsed(f"https://h.test/b#sha256={'a' * 64}").named_otherwise("2026.9.6", "x86") is None
 
 
 def test_a_file_must_be_there_with_its_manifest_and_be_whole(tmp_path: Path) -> None:
     archive = tmp_path / "b.tar.zst"
-    given = source.parse(str(archive))
+    given = source.parse(archive)
     with pytest.raises(ConfigError, match="No such file"):
         given.manifest(fetch.text)
     (tmp_path / "b.tar.zst.json").write_text(MANIFEST.text())

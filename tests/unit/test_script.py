@@ -466,6 +466,7 @@ class Wrapper:
             ("/opt/node/24.21.0/bin/node", f"{folder}/bin/node"),
             ("/usr/local/bin/openclaw", f"{folder}/bin/openclaw"),
             (f"cd {HOME}", f"cd {self.home}"),
+            ('user="setpriv ', f'user="{folder}/bin/setpriv '),
             # Root's environment ends where the user's begins.
             ("$(id -u)", f'$([ "$HOME" = {HOME} ] && echo 999 || echo "$CALLER")'),
         ):
@@ -492,6 +493,7 @@ class Wrapper:
             cwd=folder,
             env={"PATH": f"{self.folder}/bin:/usr/bin:/bin", "HOME": "/root", "SECRET": "x", "CALLER": str(uid)},
             timeout=60,
+            start_new_session=True,  # without a terminal, whoever runs the tests
         )
         return done.stdout.splitlines(), done.stderr
 
