@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from clawdet_cli.adapters.retry import NotYet
+from clawdet_cli.adapters.values import header_count
 
 RESERVE = 20
 """Calls that reading leaves to changes: a deletion must never have to wait for somebody's looks."""
@@ -51,15 +52,16 @@ class Budget:
         self, limit: str | None, left: str | None, *, per_second: float = 0.0, full_in: float | None = None
     ) -> None:
         """Take note of an answer's headers: a limit that refills evenly, or one that is full again in some seconds."""
-        if limit is None or left is None or not (limit.isdecimal() and left.isdecimal()):
+        limit_number, left_number = header_count(limit), header_count(left)
+        if limit_number is None or left_number is None:
             return
         with self._lock:
             if self._mine.number < self._newest:
                 # It was overtaken: what it tells of is older, and others have been counted since.
-                self._left = min(float(left), self._left or 0.0)
+                self._left = min(float(left_number), self._left or 0.0)
                 return
             self._newest = self._mine.number
-            self._limit, self._left, self._at = int(limit), float(left), time.monotonic()
+            self._limit, self._left, self._at = limit_number, float(left_number), time.monotonic()
             self._per_second, self._full_in = per_second, full_in
 
     @contextmanager

@@ -18,6 +18,7 @@ from cloudflare.types.origin_ca_certificates import OriginCACertificate
 from cloudflare.types.zones import Zone as ApiZone
 
 from clawdet_cli import USER_AGENT, public_key
+from clawdet_cli.adapters import values
 from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unknown_shape, unpacked
 from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.calling import Calling
@@ -37,7 +38,7 @@ from clawdet_cli.adapters.retry import FIRST_PATIENCE, Fence, Lost, NotYet, Watc
 from clawdet_cli.errors import CloudError, ConfigError, StateError
 from clawdet_cli.model import Certificate, Deadline, DnsRecord, EdgeCertificate, Zone
 from clawdet_cli.network import DIRECT, Network
-from clawdet_cli.secret import Secret
+from clawdet_cli.secret import Secret, excerpt
 from clawdet_cli.settings import CLOUDFLARE_HOW_TO
 
 T = TypeVar("T")
@@ -48,6 +49,8 @@ CONNECTIONS = 16
 """More calls than these at a time wait for each other: a hundred runs need no hundred connections."""
 PER_PAGE = 50
 """The most that a page of certificates holds."""
+MAX_SETTING = 100
+"""Characters of a setting or a status that are told on; the words of the API have a tenth of them."""
 MOST_PER_PAGE = 5000
 """Of DNS records, as we ask for them: more than a zone of any plan but the largest holds."""
 
@@ -139,7 +142,7 @@ class Cloudflare:
             # Tokens that belong to an account, not a user, are unknown here although they are good.
             status = self._account_token_status(refused)
         else:
-            status = str(_whole(token).status)
+            status = excerpt(str(_whole(token).status), MAX_SETTING)
         if status != "active":
             raise ConfigError(
                 f"The Cloudflare API token (CLOUDFLARE_API_TOKEN) is {status}.", next_steps=[CLOUDFLARE_HOW_TO]
@@ -165,7 +168,7 @@ class Cloudflare:
     def zone_names(self) -> list[str]:
         """List the zones that the token sees, fifty at most."""
         found = self._ask("list the zones", ZONE_READ, lambda: self._client.zones.list(per_page=50).result)
-        return [zone.name for zone in found]
+        return [values.text(zone.name) for zone in found]
 
     def may(self, right: str, zone: Zone) -> bool | None:
         """Find out whether the token has a right in the zone, by a request that changes nothing whatever the answer.
@@ -229,7 +232,7 @@ class Cloudflare:
                 if 400 <= error.status_code < 500 and error.status_code not in {408, 409, 429}:
                     return None
                 raise
-            return str(_whole(getattr(setting, "value", None)))
+            return excerpt(str(_whole(getattr(setting, "value", None))), MAX_SETTING)
 
         return self._ask(f"read the zone's setting '{name}'", SETTINGS_READ, read)
 
@@ -239,7 +242,7 @@ class Cloudflare:
         if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
             return None
         return tuple(
-            EdgeCertificate(str(one.get("status")), tuple(str(host) for host in one.get("hosts") or ()))
+            EdgeCertificate(excerpt(str(one.get("status")), MAX_SETTING), values.texts(one.get("hosts")))
             for one in found
         )
 
@@ -256,7 +259,9 @@ class Cloudflare:
                 "count the zone's DNS records", DNS_EDIT, lambda: self._client.dns.usage.zone.get(zone_id=zone_id)
             )
         )
-        return usage.record_usage, usage.record_quota
+        used = values.whole(usage.record_usage, 0, values.MAX_NUMBER)
+        quota = usage.record_quota
+        return used, None if quota is None else values.whole(quota, 0, values.MAX_NUMBER)
 
     def records(self, zone_id: str, name: str) -> list[DnsRecord]:
         """List the records of exactly this name, of all types, ours or not."""
@@ -454,7 +459,7 @@ class Cloudflare:
             token = self._ask("verify the token", "", lambda: verify(account_id=account), FIRST_PATIENCE)
         except (ConfigError, CloudError):
             return "active"  # it reads zones, which a dead token cannot
-        return str(_whole(token).status)
+        return excerpt(str(_whole(token).status), MAX_SETTING)
 
     def _remark(self, path: str, query: Mapping[str, str]) -> object:
         """Read what is good to know; None for a refusal, since nothing depends on it."""
@@ -556,8 +561,11 @@ def _whole(answer: T | None) -> T:
 
 
 def _all_counted(total: object, seen: int) -> bool:
-    """Say whether a list's own count says that everything was seen; where it has none, nobody knows."""
-    return isinstance(total, int) and seen >= total
+    """Return whether a list's own count says that everything was seen; where it has none, nobody knows.
+
+    One that is too small says nothing either: what it does not count would be taken for gone.
+    """
+    return isinstance(total, int) and not isinstance(total, bool) and seen == total
 
 
 def _or_none(call: Callable[[], T]) -> T | None:
@@ -590,11 +598,11 @@ def _errors(error: cloudflare.APIStatusError) -> list[tuple[int, str]]:
 def _zone(zone: ApiZone) -> Zone:
     return Zone(
         id=_id(zone.id),
-        name=zone.name,
-        status=str(zone.status),
+        name=values.text(zone.name),
+        status=excerpt(str(zone.status), MAX_SETTING),
         paused=bool(zone.paused),
-        name_servers=tuple(zone.name_servers),
-        account_id=zone.account.id or "",
+        name_servers=values.texts(zone.name_servers),
+        account_id=values.text(zone.account.id or ""),
     )
 
 
@@ -603,12 +611,12 @@ def _record(record: RecordResponse | None) -> DnsRecord:
         raise ValueError(_NO_RESULT)
     return DnsRecord(
         id=_id(record.id),
-        name=record.name,
-        type=record.type,
+        name=values.text(record.name),
+        type=values.text(record.type),
         content=str(record.content or ""),
         proxied=bool(record.proxied),
-        comment=record.comment or "",
-        created=record.created_on,
+        comment=values.text(record.comment or ""),
+        created=values.moment(record.created_on),
     )
 
 
@@ -616,12 +624,12 @@ def _listed(record: Mapping[str, Any]) -> DnsRecord:
     """Give a record of a list that was not made into the SDK's models."""
     return DnsRecord(
         id=_id(record["id"]),
-        name=str(record["name"]),
-        type=str(record["type"]),
+        name=values.text(record["name"]),
+        type=values.text(record["type"]),
         content=str(record.get("content") or ""),
         proxied=bool(record.get("proxied")),
-        comment=str(record.get("comment") or ""),
-        created=datetime.fromisoformat(record["created_on"]),
+        comment=values.text(record.get("comment") or ""),
+        created=values.moment(datetime.fromisoformat(record["created_on"])),
     )
 
 
@@ -631,10 +639,10 @@ def _certificate(certificate: OriginCACertificate) -> Certificate:
     The published schema requires `csr` in what is read, and the API does not give it
     (terraform-provider-cloudflare issue 2526): the models of the SDK lack what an answer lacks.
     """
-    pem = str(getattr(certificate, "certificate", None) or "")
+    pem = values.text(getattr(certificate, "certificate", None) or "")
     return Certificate(
         id=_id(str(certificate.id)),
-        hostnames=tuple(getattr(certificate, "hostnames", None) or public_key.names_in_certificate(pem)),
+        hostnames=values.texts(getattr(certificate, "hostnames", None)) or public_key.names_in_certificate(pem),
         key=public_key.of_certificate(pem) or public_key.of_request(str(getattr(certificate, "csr", None) or "")),
         pem=pem,
     )

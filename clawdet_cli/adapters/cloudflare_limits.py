@@ -57,6 +57,6 @@ def _older(headers: Mapping[str, str]) -> Window | None:
         ends, now = (parsedate_to_datetime(headers[name]) for name in ("x-ratelimit-reset", "date"))
         # Both are cut to whole seconds: what lies between them is up to one longer than they say.
         full_in = min(max(0.0, (ends - now).total_seconds()) + 1, WINDOW_SECONDS)
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         full_in = WINDOW_SECONDS
     return Window(limit, left, full_in)

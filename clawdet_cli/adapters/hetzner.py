@@ -33,7 +33,8 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
 from clawdet_cli import __version__
-from clawdet_cli.adapters.answers import TooMuchError, bounded, understood, unknown_shape
+from clawdet_cli.adapters import values
+from clawdet_cli.adapters.answers import MOST_WORDS, TooMuchError, bounded, understood, unknown_shape
 from clawdet_cli.adapters.budget import Budget
 from clawdet_cli.adapters.calling import Calling
 from clawdet_cli.adapters.clock import CloudClock
@@ -44,7 +45,7 @@ from clawdet_cli.errors import CloudError, ConfigError, StateError
 from clawdet_cli.model import Deadline, Firewall, FirewallRule, Server, ServerOffer, ServerOrder, SshKey
 from clawdet_cli.money import Price
 from clawdet_cli.network import DIRECT, Network
-from clawdet_cli.secret import Secret
+from clawdet_cli.secret import Secret, excerpt
 
 T = TypeVar("T")
 
@@ -57,6 +58,9 @@ TOLD = {"id", "name", "status", "public_net", "location", "labels", "created"}
 """What of a server in a list is of interest, besides its type's name."""
 PER_PAGE = 50
 """The most that a page of a list holds."""
+MAX_PAGES = 1000
+MAX_CORES, MAX_GB = 4096, 1_000_000
+"""More than any server has: of processors, and of memory or disk."""
 CENT = Decimal("0.01")
 
 NOBODYS_ID = 2**53 - 1
@@ -202,7 +206,8 @@ class Hetzner:
         parameters = {"sort": "id:asc", "per_page": PER_PAGE, "page": page}
         answer = self._ask("list servers", lambda: self._client.request("GET", "/servers", params=parameters))
         servers = [self._seen(one) for one in answer["servers"]]
-        return servers, int(answer["meta"]["pagination"]["last_page"] or 1)
+        # None is what Hetzner says of an empty list.
+        return servers, values.whole(answer["meta"]["pagination"]["last_page"] or 1, 1, MAX_PAGES)
 
     def _seen(self, described: dict[str, Any]) -> Server:
         """Give a server of a list; of a hundred that are polled nearly all are described as the last time."""
@@ -221,10 +226,11 @@ class Hetzner:
         found: dict[int, list[str]] = {}
         for action in self._ask("list failed actions", lambda: actions.get_all(status=["error"])):
             error: Mapping[str, Any] = action.error or {}
-            said = f"{action.command}: {error.get('code')}: {error.get('message')} (action {action.id})"
+            words = excerpt(f"{action.command}: {error.get('code')}: {error.get('message')}", MOST_WORDS)
+            said = f"{words} (action {values.number_id(action.id)})"
             for resource in action.resources or []:
                 if resource["type"] == "server":
-                    found.setdefault(int(resource["id"]), []).append(said)
+                    found.setdefault(values.number_id(resource["id"]), []).append(said)
         return found
 
     def all_servers(self) -> list[Server]:
@@ -276,7 +282,8 @@ class Hetzner:
 
         def replace_them() -> list[int]:
             wanted = [_api_rule(rule) for rule in rules]
-            return [action.id for action in self._client.firewalls.set_rules(ApiFirewall(id=firewall.id), wanted)]
+            actions = self._client.firewalls.set_rules(ApiFirewall(id=firewall.id), wanted)
+            return [values.number_id(action.id) for action in actions]
 
         def look() -> list[int] | None:
             found = self.firewall(firewall.name)
@@ -296,11 +303,15 @@ class Hetzner:
                 if error.code == "firewall_already_applied":
                     return []
                 raise
-            return [action.id for action in actions]
+            return [values.number_id(action.id) for action in actions]
 
         def look() -> list[int] | None:
-            found = self.server(server_id)
-            return [] if found is not None and firewall_id in found.firewall_ids else None
+            what = f"read server {server_id}"
+            found = self._ask(what, lambda: _or_none(lambda: self._client.servers.get_by_id(server_id)))
+            statuses = _firewall_statuses(found) if found is not None else {}
+            if statuses.get(firewall_id, "applied") != "applied":
+                raise NotYet(f"the firewall is {statuses[firewall_id]}", maybe_done=True)
+            return [] if firewall_id in statuses else None
 
         self._await_actions(self._change(f"attach a firewall to server {server_id}", attach, look), "the firewall")
 
@@ -326,14 +337,14 @@ class Hetzner:
         found = {}
         for kind in known:
             for price in kind.prices or []:
-                found[str(kind.name), str(price["location"])] = _monthly(price, pricing)
+                found[values.text(kind.name), values.text(price["location"])] = _monthly(price, pricing)
         return found
 
     def actions_of(self, server_id: int) -> list[int]:
         """List the ids of a server's actions, finished ones included."""
         what = f"list the actions of server {server_id}"
         found = self._ask(what, lambda: self._client.servers.get_actions(ApiServer(id=server_id)))
-        return [action.id for action in found]
+        return [values.number_id(action.id) for action in found]
 
     def ssh_key(self, public_key: str) -> SshKey | None:
         """Find a key by its fingerprint, which is unique in the project; its name may be any."""
@@ -401,7 +412,8 @@ class Hetzner:
                 if error.code == "uniqueness_error":
                     raise NotYet(str(error), pause=0, maybe_done=True) from None
                 raise
-            return _server(answer.server, [answer.action.id, *(action.id for action in answer.next_actions)])
+            begun = [answer.action, *answer.next_actions]
+            return _server(answer.server, [values.number_id(action.id) for action in begun])
 
         def look() -> Server | None:
             found = self.find_server(order.name)
@@ -491,7 +503,7 @@ class Hetzner:
 
         def delete() -> list[int]:
             action = _or_none(lambda: self._client.servers.delete(ApiServer(id=server_id)))
-            return [] if action is None else [action.id]
+            return [] if action is None else [values.number_id(action.id)]
 
         def look() -> list[int] | None:
             found = self.server(server_id)
@@ -541,11 +553,13 @@ class Hetzner:
                 if action["status"] == "error":
                     error = action["error"] or {}
                     raise CloudError(
-                        f"Hetzner could not finish '{action['command']}' for {what}.",
-                        details=[f"{error.get('code')}: {error.get('message')} (action {action['id']})"],
+                        f"Hetzner could not finish '{excerpt(str(action['command']), 80)}' for {what}"
+                        f" (action {excerpt(str(action['id']), 20)}).",
+                        details=[excerpt(f"{error.get('code')}: {error.get('message')}", MOST_WORDS)],
                         next_steps=[f"see the server's activity at {CONSOLE}", *steps],
                     )
-            waiting = [f"{a['command']} at {a['progress']} %" for a in answer["actions"] if a["status"] == "running"]
+            running = [action for action in answer["actions"] if action["status"] == "running"]
+            waiting = [excerpt(f"{action['command']} at {action['progress']} %", 80) for action in running]
             if waiting:
                 raise NotYet(", ".join(waiting))
             return True
@@ -607,10 +621,10 @@ class _Bounded(HTTPAdapter):
         self._clock.learn(answer.headers.get("Date"))
         self._read(answer, Deadline.after(left))
         limit = answer.headers.get("RateLimit-Limit")
-        per_second = int(limit) / 3600 if limit is not None and limit.isdecimal() else 0.0
+        per_second = (values.header_count(limit) or 0) / 3600
         self._budget.answered(limit, answer.headers.get("RateLimit-Remaining"), per_second=per_second)
-        after = answer.headers.get("Retry-After", "")
-        if answer.status_code in {429, 503} and after.isdecimal() and 0 < float(after) <= LONGEST_PAUSE:
+        after = values.header_count(answer.headers.get("Retry-After"))
+        if answer.status_code in {429, 503} and after is not None and 0 < after <= LONGEST_PAUSE:
             # Here, since the SDK's errors carry no headers.
             busy = refusal("", answer.status_code, "", None, None)
             if isinstance(busy, NotYet):
@@ -661,25 +675,27 @@ def _or_none(call: Callable[[], T]) -> T | None:
 
 
 def _ssh_key(key: BoundSSHKey) -> SshKey:
-    return SshKey(id=_id(key), name=str(key.name), labels=dict(key.labels or {}))
+    return SshKey(id=values.number_id(key.id), name=str(key.name), labels=values.labels(key.labels))
 
 
 def _firewall(found: BoundFirewall) -> Firewall:
     rules = [
         FirewallRule(
-            port=rule.port or "",
-            sources=frozenset((rule.source_ips if rule.direction == "in" else rule.destination_ips) or []),
-            protocol=rule.protocol,
-            direction=rule.direction,
-            description=rule.description or "",
+            port=values.text(rule.port or ""),
+            sources=values.networks(rule.source_ips if rule.direction == "in" else rule.destination_ips),
+            protocol=values.text(rule.protocol),
+            direction=values.text(rule.direction),
+            description=values.text(rule.description or ""),
         )
         for rule in found.rules or []
     ]
     attached: list[FirewallResource] = found.applied_to or []
     matched = [one for resource in attached for one in resource.applied_to_resources or []]  # by a label selector
     behind = [one.server for one in attached] + [one.server for one in matched]
-    servers = frozenset(server.id for server in behind if server is not None and server.id is not None)
-    return Firewall(_id(found), str(found.name), dict(found.labels or {}), tuple(rules), bool(attached), servers)
+    servers = frozenset(values.number_id(server.id) for server in behind if server is not None)
+    return Firewall(
+        values.number_id(found.id), str(found.name), values.labels(found.labels), tuple(rules), bool(attached), servers
+    )
 
 
 def _api_rule(rule: FirewallRule) -> ApiRule:
@@ -692,13 +708,6 @@ def _api_rule(rule: FirewallRule) -> ApiRule:
     )
 
 
-def _id(thing: BoundServer | BoundSSHKey | BoundFirewall) -> int:
-    # It becomes a part of paths, here and in later calls.
-    if not isinstance(thing.id, int):
-        raise TypeError("it has no id")
-    return thing.id
-
-
 def _past_waiting(server: Server) -> Sequence[str]:
     """Give what helps with a server that should have started long ago; nothing for a younger one."""
     if (datetime.now(UTC) - server.created).total_seconds() < STUCK_SECONDS:
@@ -709,22 +718,23 @@ def _past_waiting(server: Server) -> Sequence[str]:
 def _server(server: BoundServer, actions: Sequence[int] = ()) -> Server:
     address = server.public_net.ipv4 if server.public_net else None
     return Server(
-        id=_id(server),
+        id=values.number_id(server.id),
         name=str(server.name),
         status=str(server.status),
         ipv4=str(IPv4Address(str(address.ip))) if address else None,  # it will be dialled, and stand in a command line
         server_type=str(server.server_type.name) if server.server_type else "",
         location=str(server.location.name) if server.location else "",
-        labels=dict(server.labels or {}),
-        created=server.created or datetime.now(UTC),
-        firewall_ids=_attached(server),
+        labels=values.labels(server.labels),
+        created=values.moment(server.created or datetime.now(UTC)),
+        firewall_ids=tuple(_firewall_statuses(server)),
         actions=tuple(actions),
     )
 
 
-def _attached(server: BoundServer) -> tuple[int, ...]:
+def _firewall_statuses(server: BoundServer) -> dict[int, str]:
+    """Give how each firewall that is attached, or about to be, stands: `applied` or `pending`."""
     found = (server.public_net.firewalls if server.public_net else None) or []
-    return tuple(one.firewall.id for one in found if one.firewall.id is not None)
+    return {values.number_id(one.firewall.id): str(one.status) for one in found}
 
 
 def _offer(kind: BoundServerType, location: str, pricing: Mapping[str, Any]) -> ServerOffer | None:
@@ -737,9 +747,9 @@ def _offer(kind: BoundServerType, location: str, pricing: Mapping[str, Any]) -> 
         server_type=str(kind.name),
         location=location,
         architecture=str(kind.architecture),
-        cores=int(kind.cores or 0),
-        memory_gb=float(kind.memory or 0),
-        disk_gb=int(kind.disk or 0),
+        cores=values.whole(kind.cores, 1, MAX_CORES),
+        memory_gb=values.size(kind.memory, MAX_GB),
+        disk_gb=values.whole(kind.disk, 1, MAX_GB),
         monthly=_monthly(price, pricing),
         available=bool(place.available),
     )
@@ -749,13 +759,17 @@ def _monthly(price: Mapping[str, Any], pricing: Mapping[str, Any]) -> Price:
     """Add the price of a primary IPv4 at the same location."""
     address = next(kind["prices"] for kind in pricing["primary_ips"] if kind["type"] == "ipv4")
     address_price = next(item for item in address if item["location"] == price["location"])
-    net = Decimal(price["price_monthly"]["net"]) + Decimal(address_price["price_monthly"]["net"])
+    server = values.amount(price["price_monthly"]["net"])
+    net = server + values.amount(address_price["price_monthly"]["net"])
+    if server <= 0:
+        # An address may be free; a server is not, and to call it so would have somebody order it unasked.
+        raise ValueError("a server at no price")
     return Price(net.quantize(CENT), str(pricing["currency"]))
 
 
 def _gone(place: ServerTypeLocation) -> bool:
     after = place.deprecation.unavailable_after if place.deprecation else None
-    return after is not None and after <= datetime.now(UTC)
+    return after is not None and values.moment(after) <= datetime.now(UTC)
 
 
 def _known_names(what: str, asked: Sequence[str], known: Sequence[str], flag: str) -> None:
