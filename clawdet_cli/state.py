@@ -459,15 +459,16 @@ class State:
 
     def _migrate(self) -> None:
         # Mostly there is nothing to do, and a reader must not queue up behind those who write.
-        if self._connection.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS):
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == len(MIGRATIONS):
             return
+        if version > len(MIGRATIONS):
+            raise StateError(
+                f"{self.path} was written by a newer clawdet (its schema is {version}, ours {len(MIGRATIONS)}).",
+                next_steps=["install the newer clawdet, or name another folder with --state"],
+            )
         with self.transaction() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > len(MIGRATIONS):
-                raise StateError(
-                    f"{self.path} was written by a newer clawdet (its schema is {version}, ours {len(MIGRATIONS)}).",
-                    next_steps=["install the newer clawdet, or name another folder with --state"],
-                )
             for number, migration in enumerate(MIGRATIONS[version:], version + 1):
                 for statement in migration.split(";"):
                     connection.execute(statement)
