@@ -15,6 +15,7 @@ from clawdet_cli.lease import holder_of
 from clawdet_cli.model import ZONE, EffectOutcome, Result, Status, is_member, is_user
 from clawdet_cli.private import new_private_file
 from clawdet_cli.state import MIGRATIONS, State
+from clawdet_cli.state_file import new_generation
 
 VERSION = 1
 TABLES = ("instances", "checks", "stage_runs", "effects")
@@ -80,7 +81,7 @@ EFFECTS: Mapping[str, tuple[re.Pattern[str], Mapping[str, Callable[[Any], bool]]
 
 def export(state: State) -> dict[str, Any]:
     """Give everything that is recorded, as one moment shows it; there is no secret in it."""
-    with state.transaction() as connection:
+    with state.reading() as connection:
         tables = {
             name: [dict(row) for row in connection.execute(f"SELECT * FROM {name} ORDER BY rowid")]  # noqa: S608 - ours
             for name in TABLES
@@ -135,6 +136,8 @@ def backup(state: State, target: Path) -> None:
             source.backup(copy)
             # One file, to be carried about: without it a copy would make -wal and -shm beside it when it is read.
             copy.execute("PRAGMA journal_mode = DELETE")
+            # Another file than the database from here on: no -wal of that is one of the copy's.
+            copy.execute(f"PRAGMA application_id = {new_generation()}")
         for path in (target, target.parent):
             opened = os.open(path, os.O_RDONLY)
             try:
@@ -160,7 +163,7 @@ def _checked(state: State, document: object) -> dict[str, list[Mapping[str, Any]
         rows = document.get(name)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise _unusable(f"'{name}' is no list of objects")
-        with state.transaction() as connection:
+        with state.reading() as connection:
             columns = {row[1]: row for row in connection.execute(f"PRAGMA table_info({name})")}
         for number, row in enumerate(rows):
             if set(row) != set(columns):

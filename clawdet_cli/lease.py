@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,10 +72,10 @@ def lease(state: State, user: str, verb: str, *, wait: float = 0.0, tell: Callab
             taken = False
             raise
         state.held[user] = (owner, number)
-        _heart.add(state.path, owner)
+        _heart.add(state, owner)
         yield
     finally:
-        _heart.remove(state.path, owner)
+        _heart.remove(state, owner)
         if state.held.get(user, ("", 0))[0] == owner:
             del state.held[user]
         _held_here.discard(owner)
@@ -87,7 +87,7 @@ def lease(state: State, user: str, verb: str, *, wait: float = 0.0, tell: Callab
 
 def holder_of(state: State, user: str) -> Holder | None:
     """Give the living run that works on a user now; None when there is none, or only a dead one's lease."""
-    with state.transaction() as connection:
+    with state.reading() as connection:
         held = _held(connection, user)
     return held if held is not None and (_process_lives(held) if held.machine == _machine() else _beats(held)) else None
 
@@ -190,21 +190,21 @@ class _Heart:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._leases: set[tuple[Path, str]] = set()
+        self._leases: set[tuple[State, str]] = set()
         self._stop = threading.Event()
 
-    def add(self, path: Path, owner: str) -> None:
+    def add(self, state: State, owner: str) -> None:
         """Beat for a lease from now on."""
         with self._lock:
             if not self._leases:
                 self._stop = threading.Event()
                 threading.Thread(target=self._beat, args=(self._stop,), daemon=True).start()
-            self._leases.add((path, owner))
+            self._leases.add((state, owner))
 
-    def remove(self, path: Path, owner: str) -> None:
+    def remove(self, state: State, owner: str) -> None:
         """Beat for it no more."""
         with self._lock:
-            self._leases.discard((path, owner))
+            self._leases.discard((state, owner))
             if not self._leases:
                 self._stop.set()
 
@@ -212,10 +212,11 @@ class _Heart:
         while not stop.wait(HEARTBEAT_SECONDS):
             with self._lock:
                 leases = set(self._leases)
-            for path in {path for path, _ in leases}:
-                beaten = [(now_text(), owner) for at, owner in leases if at == path]
-                # A beat that fails is no reason to end the work: the next one may succeed.
-                with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=5.0)) as connection, connection:
+            for state in {state for state, _ in leases}:
+                beaten = [(now_text(), owner) for at, owner in leases if at is state]
+                # A beat that fails is no reason to end the work: the next one may succeed. Over the connection that
+                # is open, since opening the database again would make it anew where it was deleted.
+                with suppress(StateError), state.transaction() as connection:
                     connection.executemany("UPDATE leases SET heartbeat = ? WHERE owner = ?", beaten)
 
 

@@ -48,6 +48,7 @@ from clawdet_cli.state import State
 if TYPE_CHECKING:
     from clawdet_cli.adapters import SharedClouds
     from clawdet_cli.bundle.manifest import Manifest
+    from clawdet_cli.restore import Restored
     from clawdet_cli.stages.runner import Run
 
 
@@ -454,6 +455,13 @@ def backup_state(settings: Settings, target: Path) -> None:
     """Copy the database to a new file, consistent also while a run writes to it."""
     with _database(settings) as state:
         archive.backup(state, target)
+
+
+def restore_state(settings: Settings, source: Path) -> "Restored":
+    """Put a backup in the database's place. Raises StateError, and nothing is changed then."""
+    from clawdet_cli.restore import restore
+
+    return restore(settings.state_file, source)
 
 
 def token(settings: Settings, user: str) -> Secret:

@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clawdet_cli import filesystem, stopping
+from clawdet_cli import filesystem, state_file, stopping
 from clawdet_cli.errors import LeaseLostError, RecordError, StateError
 from clawdet_cli.model import POOL, Check, Effect, EffectOutcome, Instance, Result, StageRun, Standing, Status, now_text
 from clawdet_cli.private import new_private_file, private_folder, refuse_files_of_others
@@ -82,6 +82,9 @@ So will locks on `virtiofs` and all of FUSE, of which nothing tells whether othe
 LOCKLESS = {"fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse", "fuse.goofys", "fuse.davfs", "davfs"}
 """Those whose locks hold on one machine only: two would work on one user, and lose what the other wrote."""
 
+MAX_WAL = 4 * 1024 * 1024
+"""Bytes: where SQLite's -wal has more, it is brought into the database file before the next write."""
+
 LEAST_ROOM = 65536
 """Bytes: with less than these left on the disk, an I/O error of the database is for want of room."""
 
@@ -149,6 +152,7 @@ class State:
         """Many runs of one command share the connection: with one each, they would wait for each other by polling."""
         self.held: dict[str, tuple[str, int]] = {}
         """The owner and the number of the leases that this process took, by user; `lease` keeps it."""
+        self._max_wal = MAX_WAL
         self._typical: dict[str, float] = {}
         """How long stages take, as far as it was asked for."""
         with self._translated():
@@ -156,20 +160,32 @@ class State:
             own = (path.name, *(f"{path.name}-{suffix}" for suffix in ("wal", "shm", "journal")))
             refuse_files_of_others(path.parent, *own, "logs", "ssh", "ssh/id_ed25519")
             self._journal = _journal_mode(path.parent)
+            if not path.exists():
+                state_file.refuse_foreign_wal(path, None)
             # Made by us with its mode, since SQLite would use the umask; -wal and -shm take the same mode.
             with suppress(FileExistsError):
                 os.close(new_private_file(path))
-            os.close(os.open(path, os.O_RDWR | os.O_NOFOLLOW))
-            self._connection = self._connect()
+            self._file = state_file.DatabaseFile(path)
             try:
+                self._connection = self._connect()
+            except BaseException:
+                self._file.close()
+                raise
+            try:
+                self._check_file()
                 self._migrate()
             except BaseException:
-                self._connection.close()
+                self.close()
                 raise
 
     def close(self) -> None:
         """Close the database."""
-        self._connection.close()
+        with self._lock:
+            guard = state_file.guard_against_checkpoint(self._file, self._connection)
+            self._connection.close()
+            if guard is not None:
+                guard.close()
+            self._file.close()
 
     def instance(self, user: str) -> Instance | None:
         """Give what is recorded of a user's instance, a destroyed one included."""
@@ -487,22 +503,52 @@ class State:
         try:
             connection.execute(f"PRAGMA journal_mode = {self._journal}")
             connection.execute("PRAGMA synchronous = FULL")
+            # `_keep_wal_own` does it, so that each -wal begins with the generation of the file as it is then.
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
         except sqlite3.Error:
             connection.close()
             raise
         return connection
 
+    def _check_file(self) -> None:
+        """Raise RecordError when the file was deleted or replaced: what is written now would be lost."""
+        overwritten = self._file.is_overwritten(state_file.generation(self._connection))
+        lost = self.path if not self._file.is_at_its_path() else None
+        if lost is None and self._journal == "WAL" and self._file.wal_size() is None:
+            lost = self._file.wal
+        if lost is None and not overwritten:
+            return
+        what = "was deleted" if lost is not None and not lost.exists() else "was replaced by another file"
+        raise RecordError(
+            f"The database {lost or self.path} {what} while it was in use: nothing more is changed.",
+            next_steps=[
+                "clawdet state restore FILE    (takes up a backup)",
+                "clawdet state rebuild    (or records again what the clouds hold)",
+                "clawdet reconcile    (then tells what differs)",
+            ],
+        )
+
+    def _keep_wal_own(self) -> None:
+        """Have the database file change before a -wal begins, so that none fits to a copy from before."""
+        if self._journal == "WAL":
+            size = self._file.wal_size()
+            if not size or size >= self._max_wal:
+                state_file.change_generation(self._connection)
+                # Where a reader hinders it, the next one shall not wait for him as well.
+                self._max_wal = max(MAX_WAL, 2 * (self._file.wal_size() or 0))
+
     def _migrate(self) -> None:
         # Mostly there is nothing to do, and a reader must not queue up behind those who write.
-        if self._connection.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS):
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == len(MIGRATIONS):
             return
+        if version > len(MIGRATIONS):
+            raise StateError(
+                f"{self.path} was written by a newer clawdet (its schema is {version}, ours {len(MIGRATIONS)}).",
+                next_steps=["install the newer clawdet, or name another folder with --state"],
+            )
         with self.transaction() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > len(MIGRATIONS):
-                raise StateError(
-                    f"{self.path} was written by a newer clawdet (its schema is {version}, ours {len(MIGRATIONS)}).",
-                    next_steps=["install the newer clawdet, or name another folder with --state"],
-                )
             for number, migration in enumerate(MIGRATIONS[version:], version + 1):
                 for statement in migration.split(";"):
                     connection.execute(statement)
@@ -512,15 +558,31 @@ class State:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Write several things together or not at all; durable at the end, and never cut off by a stop."""
         with self._translated(), stopping.held(), self._lock:
+            self._check_file()
+            self._keep_wal_own()
             self._connection.execute("BEGIN IMMEDIATE")
             try:
+                before = self._connection.total_changes
                 yield self._connection
+                self._check_file()
+                if self._connection.total_changes != before:
+                    state_file.take_along(self._connection)
                 self._connection.execute("COMMIT")
             except BaseException:
                 # A full disk makes SQLite roll back by itself; a second one would hide why.
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Read several things as one moment shows them."""
+        with self._translated(), self._lock:
+            self._connection.execute("BEGIN")
+            try:
+                yield self._connection
+            finally:
+                self._connection.execute("ROLLBACK")
 
     @contextmanager
     def _unsynced(self) -> Iterator[sqlite3.Connection]:

@@ -4,6 +4,7 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 
 from clawdet_cli.cli.options import LocalCall
 from clawdet_cli.cli.output import Paint, Screen, beside, clean, duration
@@ -337,6 +338,18 @@ def rebuilt(values: Sequence[Instance], call: LocalCall) -> Screen:
             without = f"; not found: {', '.join(lacking)}" if lacking else ""
             yield clean(f"{value.user}: {', '.join(found)}{without}")
             yield "  " + call.pasteable(f"clawdet provision {value.user}    (checks it, and makes it complete)")
+
+    return screen
+
+
+def restored(file: Path, count: int, call: LocalCall) -> Screen:
+    """Lay out what a backup held that is the database now."""
+
+    def screen(_: Paint) -> Iterator[str]:
+        yield clean(f"restored from {file}: {count} {'instance' if count == 1 else 'instances'}")
+        yield ""
+        yield "Next:"
+        yield "  " + call.pasteable("clawdet reconcile    (tells what the clouds hold since then, and it does not)")
 
     return screen
 

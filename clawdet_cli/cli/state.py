@@ -102,7 +102,7 @@ def import_(
     cls=HelpCommand,
     help="""Copy the database to a new FILE, whole and consistent, also while a run writes to it.
 
-The copy is a database as well: put it into a state folder as clawdet.db to use it.""",
+To use it: 'clawdet state restore FILE'.""",
     epilog='Example: clawdet state backup "clawdet-$(date +%F).db"',
 )
 @with_call
@@ -114,6 +114,33 @@ def backup(call: Call, file: Annotated[Path, _File]) -> None:
         configured = configure(call, view, local=True)
         operations.backup_state(configured.settings, file.absolute())
     output.result(call, {"file": str(file)}, lambda _: [f"copied to {file}"], label=configured.label)
+
+
+@app.command(
+    cls=HelpCommand,
+    help="""Put a backup in the place of the database, also of one that is lost or broken.
+
+FILE is checked first, and stays as it is. What was there is kept beside it, under a name that is told. Refused while a
+run works with the database. Nothing in the clouds is changed: 'clawdet reconcile' tells afterwards what differs.""",
+    epilog="Example: clawdet state restore clawdet-2026-11-30.db",
+)
+@with_call
+def restore(call: Call, file: Annotated[Path, _File]) -> None:
+    """Put a backup in the database's place."""
+    from clawdet_cli import operations  # not above: --help must stay fast
+
+    with output.progress(call, banner=False) as view:
+        configured = configure(call, view, local=True)
+        done = operations.restore_state(configured.settings, file.absolute())
+        if done.replaced is not None:
+            view.note(f"what was there is kept as {done.replaced}")
+    content: documents.Document = {
+        "restored": str(file),
+        "replaced": str(done.replaced) if done.replaced else None,
+        "instances": done.instances,
+        "schema": done.schema,
+    }
+    output.result(call, content, screens.restored(file, done.instances, call), label=configured.label)
 
 
 def _read(file: Path) -> Any:

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from clawdet_cli.adapters import ssh
+from clawdet_cli.state import MIGRATIONS
 from tests.e2e.operator import Operator, Said
 from tests.e2e.test_bad_input import error_of, provision
 from tests.e2e.test_recovery import emptied, lose_the_database, recorded, rewrite
 from tests.kill.invariants import in_clouds, not_complete, not_empty, rows
+from tests.unit.test_state_file import killed_at_work
 
 __all__ = ["emptied"]
 
@@ -245,3 +247,40 @@ def test_a_backup_can_take_the_databases_place(alice: Operator, tmp_path: Path) 
     (tmp_path / "copy.db").rename(alice.info()["state_file"])
     assert not_complete(alice, "alice") == []
     assert provision(alice).code == 0
+
+
+def test_a_backup_is_restored_by_the_verb_after_a_crash_and_what_was_there_is_kept(
+    alice: Operator, tmp_path: Path
+) -> None:
+    path, copy = Path(alice.info()["state_file"]), tmp_path / "copy.db"
+    assert state(alice, "backup", str(copy)).code == 0
+    before = copy.read_bytes()
+    killed_at_work(path, 0, 3)
+    path.write_bytes(before)
+    for command in (("status",), ("provision", "alice"), ("destroy", "alice", "--yes"), ("reconcile",)):
+        error = error_of(alice.clawdet(*command, "--sandbox", "--json"), 4, "state")
+        assert "clawdet.db is another file than the one that this was written for" in error["what"]
+        assert "clawdet state restore FILE" in error["next_steps"][0]
+    said = alice.clawdet("state", "restore", str(copy), "--sandbox")
+    assert said.code == 0, said.err
+    kept = Path(said.err.partition("what was there is kept as ")[2].strip())
+    assert stat.S_IMODE(kept.stat().st_mode) == stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert "copy.db: 1 instance\n" in said.out
+    assert "  clawdet reconcile --sandbox" in said.out
+    assert copy.read_bytes() == before
+    assert not_complete(alice, "alice") == []
+    assert alice.clawdet("reconcile", "--sandbox").code == 0
+    said = state(alice, "restore", str(copy))
+    assert said.code == 0, said.out
+    again = said.document["replaced"]
+    assert (said.document["restored"], said.document["instances"]) == (str(copy), 1)
+    assert said.document["schema"] == len(MIGRATIONS)
+    for one in path.parent.glob("*replaced*"):
+        assert one.name.startswith((kept.name, Path(again).name))
+        one.unlink()
+
+
+def test_a_file_that_cannot_be_restored_is_one_clear_error(operator: Operator, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("hello")
+    assert "no SQLite database" in error_of(state(operator, "restore", str(tmp_path / "text")), 4, "state")["what"]
+    assert "No such file" in error_of(state(operator, "restore", str(tmp_path / "none")), 4, "state")["what"]
