@@ -653,7 +653,9 @@ def _or_none(call: Callable[[], T]) -> T | None:
 
 
 def _ssh_key(key: BoundSSHKey) -> SshKey:
-    return SshKey(id=_id(key), name=str(key.name), labels=dict(key.labels or {}))
+    public = str(key.public_key)
+    base64.b64decode(public.split()[1], validate=True)  # it is told from others by its digest
+    return SshKey(id=_id(key), name=str(key.name), labels=dict(key.labels or {}), public=public)
 
 
 def _firewall(found: BoundFirewall) -> Firewall:

@@ -171,15 +171,26 @@ class FakeOperations:
             self._play(watch, "")
         return [self.instances[user] for user in users or self.instances]
 
-    def holdings(self, settings: Settings, user: str, _common: Common | None = None) -> Holdings:
+    def holdings(
+        self, settings: Settings, user: str, _common: Common | None = None, *, of_another_database: bool = False
+    ) -> Holdings:
         """Tell what there is."""
+        self.of_another_database = of_another_database
         self._begin(settings, "holdings", user)
         return Holdings(user, f"{user}.example.com", self.found, "19.99", self.instances.get(user))
 
     def destroy(
-        self, settings: Settings, user: str, watch: Watcher, _common: Common | None = None, *, zone_gone: bool = False
+        self,
+        settings: Settings,
+        user: str,
+        watch: Watcher,
+        _common: Common | None = None,
+        *,
+        zone_gone: bool = False,
+        of_another_database: bool = False,
     ) -> Destroyed:
         """Tell what was removed."""
+        self.of_another_database = of_another_database
         self._begin(settings, "destroy", user)
         self.zone_gone = zone_gone
         self._play(watch, user)
