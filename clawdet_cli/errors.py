@@ -41,6 +41,10 @@ class StateError(ClawdetError):
     exit_code = 4
 
 
+class AnotherDatabaseError(StateError):
+    """Something is in the way that clawdet made with another database: only who says that it is meant may remove it."""
+
+
 class ForeignNetworksError(StateError):
     """Networks that somebody else may have let in would be locked out; whoever wants that has to say so."""
 
@@ -69,6 +73,10 @@ class CloudError(ClawdetError):
 
 class SoldOutError(CloudError):
     """A server type cannot be had at a location now; another candidate may."""
+
+
+class MissingError(CloudError):
+    """An order names a firewall or an SSH key that is there no more."""
 
 
 class InUseError(CloudError):

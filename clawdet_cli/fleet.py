@@ -100,25 +100,34 @@ def destroy(
     parallel: int,
     zone_gone: bool = False,
     forget_foreign: bool = False,
+    of_another_database: bool = False,
 ) -> Fleet[Destroyed]:
     """Remove all instances; `confirm` is asked once, for all of them. Raises StoppedError when it says no."""
     from clawdet_cli import operations
 
     with operations.sharing(settings, min(parallel, len(users))) as common:
-        if confirm is not None:
-            held = _all(
-                common,
-                users,
-                parallel,
-                _quiet,
-                lambda user, _: operations.holdings(settings, user, common, forget_foreign=forget_foreign),
+
+        def look(user: str, _: Watcher) -> Holdings:
+            return operations.holdings(
+                settings, user, common, forget_foreign=forget_foreign, of_another_database=of_another_database
             )
+
+        if confirm is not None:
+            held = _all(common, users, parallel, _quiet, look)
             _refuse_a_stop()
             if not confirm(list(held.done.values()), held.failures):
                 raise StoppedError("Not confirmed: nothing was removed.")
 
         def remove(user: str, told: Watcher) -> Destroyed:
-            return operations.destroy(settings, user, told, common, zone_gone=zone_gone, forget_foreign=forget_foreign)
+            return operations.destroy(
+                settings,
+                user,
+                told,
+                common,
+                zone_gone=zone_gone,
+                forget_foreign=forget_foreign,
+                of_another_database=of_another_database,
+            )
 
         return _all(common, users, parallel, watch, remove)
 

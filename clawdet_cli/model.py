@@ -155,6 +155,8 @@ class SshKey:
     id: int
     name: str
     labels: Mapping[str, str]
+    public: str
+    """`ssh-ed25519 AAAA...`, perhaps with a comment."""
 
 
 @dataclass(frozen=True)
@@ -596,6 +598,8 @@ class Holdings:
     monthly: str | None
     instance: Instance | None
     """None when nothing is known of such a user anywhere."""
+    seen: tuple[str, ...] = ()
+    """How it stands, where another database made it."""
 
 
 @dataclass(frozen=True)
@@ -609,6 +613,8 @@ class Destroyed:
     """How many calls it took, by cloud."""
     not_judged: tuple[str, ...] = ()
     """What was left, since Cloudflare does not show whose it is: certificates, which cost nothing."""
+    may_appear: tuple[str, ...] = ()
+    """What a run that was killed had just asked a cloud for, and was not there yet."""
 
 
 class Category(StrEnum):

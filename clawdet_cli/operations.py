@@ -200,13 +200,22 @@ def status(settings: Settings, users: Sequence[str], *, live: bool, watch: Watch
     return [verify(settings, instance.user, watch) for instance in wanted]
 
 
-def holdings(settings: Settings, user: str, common: Common | None = None, *, forget_foreign: bool = False) -> Holdings:
+def holdings(
+    settings: Settings,
+    user: str,
+    common: Common | None = None,
+    *,
+    forget_foreign: bool = False,
+    of_another_database: bool = False,
+) -> Holdings:
     """Find what a destroy would remove, also when the local database knows nothing of it."""
     from clawdet_cli.stages import destroy as way_back
 
     checked_user(user)
     with _database(settings, user, common) as state:
-        instance = _recorded_or_adopted(settings, state, user, add=False, common=common)
+        seen: list[str] = []
+        allowed = seen.append if of_another_database else None
+        instance = _recorded_or_adopted(settings, state, user, add=False, common=common, tell_of_another=allowed)
         if instance is None or instance.status == Status.DESTROYED:
             zone = settings.zone or (instance.zone if instance else "")
             return Holdings(user, f"{user}.{zone}" if zone else user, (), None, None)
@@ -216,7 +225,7 @@ def holdings(settings: Settings, user: str, common: Common | None = None, *, for
             found = [f"DNS record {record.name} -> {record.content}" for record in way_back.own_records(run)]
             found += [f"Origin CA certificate {certificate.id}" for certificate in way_back.own_certificates(run)]
         found += [f"server {server.name} (id {server.id}, {server.server_type}, {server.location})"] if server else []
-        return Holdings(user, instance.host, tuple(found), instance.monthly if server else None, instance)
+        return Holdings(user, instance.host, tuple(found), instance.monthly if server else None, instance, tuple(seen))
 
 
 def destroy(
@@ -227,11 +236,13 @@ def destroy(
     *,
     zone_gone: bool = False,
     forget_foreign: bool = False,
+    of_another_database: bool = False,
 ) -> Destroyed:
     """Remove an instance from both clouds and prove that it is gone. Raises ClawdetError naming what is left.
 
     With `zone_gone` what was in a zone that Cloudflare does not show any more is forgotten, with `forget_foreign` what
-    is recorded and does not carry clawdet's mark.
+    is recorded and does not carry clawdet's mark. What this database does not record is removed only with
+    `of_another_database`.
     """
     from clawdet_cli.stages.destroy import DESTROY
     from clawdet_cli.stages.runner import execute
@@ -242,7 +253,12 @@ def destroy(
         _leased(settings, state, user, "destroy", watch),
         _logged(settings, user, "destroy", watch) as watching,
     ):
-        instance = _recorded_or_adopted(settings, state, user, add=True, common=common)
+
+        def tell(text: str) -> None:
+            watching(Event("note", now_text(), text=f"of another database: {text}"))
+
+        allowed = tell if of_another_database else None
+        instance = _recorded_or_adopted(settings, state, user, add=True, common=common, tell_of_another=allowed)
         if instance is None or instance.status == Status.DESTROYED:
             return Destroyed(user, (), ())
         with _run(settings, instance, state, watching, common=common) as run:
@@ -250,7 +266,10 @@ def destroy(
             _recover(run, on_failure=Status.DESTROYING)
             execute(run, DESTROY, on_failure=Status.DESTROYING)
             run.record(status=Status.DESTROYED)
-        return Destroyed(user, tuple(run.removed), tuple(run.absent), run.clouds.calls(), tuple(run.not_judged))
+        perhaps = tuple(run.may_appear.values())
+        return Destroyed(
+            user, tuple(run.removed), tuple(run.absent), run.clouds.calls(), tuple(run.not_judged), perhaps
+        )
 
 
 def pool(settings: Settings) -> list[Member]:
@@ -343,7 +362,8 @@ def drain(settings: Settings, name: str, watch: Watcher, common: Common) -> Dest
             _recover(run, on_failure=Status.DESTROYING)
             execute(run, DRAIN, on_failure=Status.DESTROYING)
             run.record(status=Status.DESTROYED)
-        return Destroyed(name, tuple(run.removed), tuple(run.absent))
+        perhaps = tuple(run.may_appear.values())
+        return Destroyed(name, tuple(run.removed), tuple(run.absent), may_appear=perhaps)
 
 
 def refresh_firewall(settings: Settings, watch: Watcher) -> Firewall | None:
@@ -398,6 +418,9 @@ def reconcile(settings: Settings, *, fix: bool, watch: Watcher) -> Reconciled:
             if fix and finding.fix:
                 fixable.setdefault(finding.user, []).append(finding)
         for user, his in fixable.items():
+            if not user:
+                _mend_project(settings, state, his, watch)
+                continue
             # Of a destroyed one there may be a certificate.
             instance = seen.get(user) or state.instance(user)
             if instance is not None:
@@ -408,9 +431,23 @@ def reconcile(settings: Settings, *, fix: bool, watch: Watcher) -> Reconciled:
         return replace(_compared(settings, state, watch)[1], mended=mended)
 
 
-def rebuild(settings: Settings, users: Sequence[str], watch: Watcher) -> list[Instance]:
-    """Record again what the clouds hold of these users, or of all; rows that live stay as they are."""
+@dataclass(frozen=True)
+class Rebuilt:
+    """What `rebuild` came to."""
+
+    instances: Sequence[Instance]
+    left: Mapping[str, Sequence[str]]
+    """By user, how those stand that were not recorded, since nothing shows that they are not another database's."""
+
+
+def rebuild(settings: Settings, users: Sequence[str], watch: Watcher, *, of_another_database: bool = False) -> Rebuilt:
+    """Record again what the clouds hold of these users, or of all; rows that live stay as they are.
+
+    What another database may know is recorded where the VPS lets in this state folder's SSH key; the rest only with
+    `of_another_database`.
+    """
     from clawdet_cli.adapters import connect
+    from clawdet_cli.stages import another_database
     from clawdet_cli.stages.rebuild import REBUILD, lost_instances
     from clawdet_cli.stages.runner import execute
 
@@ -422,6 +459,7 @@ def rebuild(settings: Settings, users: Sequence[str], watch: Watcher) -> list[In
         finally:
             clouds.close()
         rebuilt = []
+        left: dict[str, Sequence[str]] = {}
         held = {one.server_id for one in [*state.instances(), *state.pool()]} - {None}
         for instance in (one for one in lost if one.server_id not in held):
             with (
@@ -431,12 +469,19 @@ def rebuild(settings: Settings, users: Sequence[str], watch: Watcher) -> list[In
                 known = state.instance(instance.user)
                 if known is not None and known.status != Status.DESTROYED:
                     continue
-                state.add(instance)
                 with _run(settings, instance, state, watching) as run:
+                    ours = state.has_run(instance.user, instance.run_id)
+                    seen = [] if ours else another_database.seen_unless_ours(run)
+                    if seen and not of_another_database:
+                        left[instance.user] = seen
+                        continue
+                    for line in seen:
+                        run.note(f"{instance.user}, of another database: {line}")
+                    state.add(instance)
                     execute(run, REBUILD, on_failure=Status.FAILED)
                     run.record(error=instance.error)
                 rebuilt.append(_recorded(state, instance.user))
-        return rebuilt
+        return Rebuilt(rebuilt, left)
 
 
 def export_state(settings: Settings) -> dict[str, Any]:
@@ -601,7 +646,8 @@ def _compared(settings: Settings, state: State, watch: Watcher) -> tuple[dict[st
     deadline = Deadline.after(settings.timeout)
     clouds = connect(settings, deadline, watch=lambda text: watch(Event("note", now_text(), text=text)))
     try:
-        findings, foreign = compare(look(settings, clouds, instances, busy, deadline, requests=state.all_requests()))
+        seen = look(settings, clouds, instances, busy, deadline, requests=state.all_requests())
+        findings, foreign = compare(replace(seen, runs=state.runs()))
     finally:
         clouds.close()
     return {instance.user: instance for instance in instances}, Reconciled(tuple(findings), foreign, busy=busy)
@@ -622,6 +668,20 @@ def _mend(settings: Settings, state: State, seen: Instance, findings: Sequence[F
         with _run(settings, instance, state, watching) as run:
             _recover(run, on_failure=instance.status)
             execute(run, [mending(run.instance.status, findings)], on_failure=instance.status)
+
+
+def _mend_project(settings: Settings, state: State, findings: Sequence[Finding], watch: Watcher) -> None:
+    """Mend what belongs to no user: remove SSH keys that no server needs, by what the project shows now."""
+    from clawdet_cli.stages import operator_keys
+    from clawdet_cli.stages.recover import recover
+
+    with (
+        _leased(settings, state, PROJECT, "reconcile", watch),
+        _logged(settings, PROJECT, "reconcile", watch) as watching,
+        _run(settings, _blank(settings, PROJECT, settings.zone or ""), state, watching) as run,
+    ):
+        recover(run)
+        operator_keys.remove_unneeded(run, [finding.id for finding in findings if finding.kind == "ssh_key"])
 
 
 def _recover(run: "Run", *, on_failure: Status) -> None:
@@ -736,9 +796,21 @@ def _never_ordered(instance: Instance, state: State) -> bool:
 
 
 def _recorded_or_adopted(
-    settings: Settings, state: State, user: str, *, add: bool, common: Common | None
+    settings: Settings,
+    state: State,
+    user: str,
+    *,
+    add: bool,
+    common: Common | None,
+    tell_of_another: Callable[[str], None] | None,
 ) -> Instance | None:
-    """Give the recorded instance, else one that a server's labels or a record's comment tell of; None for neither."""
+    """Give the recorded instance, else one that a server's labels or a record's comment tell of; None for neither.
+
+    One that is not of a run of this database is told of in lines; without `tell_of_another` it is refused, with
+    StateError.
+    """
+    from clawdet_cli.stages import another_database
+
     instance = state.instance(user)
     if instance is not None and instance.status != Status.DESTROYED and not _never_ordered(instance, state):
         return instance
@@ -767,6 +839,13 @@ def _recorded_or_adopted(
         adopted = _adopted(blank, runs[0], None)
     else:
         return instance
+    if not state.has_run(user, adopted.run_id):
+        with _run(settings, adopted, state, lambda _: None, common=common) as run:
+            seen = another_database.health(run, server, records)
+        if tell_of_another is None:
+            raise another_database.refusal(adopted, seen, "Nothing was removed.")
+        for line in seen:
+            tell_of_another(line)
     if add:
         state.add(adopted)
     return adopted

@@ -280,6 +280,22 @@ class State:
                 (status, why, now_text(), member.user, Status.COMPLETE, member.server_id),
             )
 
+    def runs(self) -> set[tuple[str, str]]:
+        """Return user and run of all that this database has ever ordered or recorded."""
+        rows = self._rows(
+            "SELECT user, run_id FROM instances UNION SELECT user, run_id FROM effects WHERE kind = 'create_server'", ()
+        )
+        return {(row["user"], row["run_id"]) for row in rows}
+
+    def has_run(self, user: str, run_id: str) -> bool:
+        """Return whether a run is of this database, also where the instance was destroyed and made again since."""
+        return (user, run_id) in self.runs()
+
+    def server_ids(self) -> set[int]:
+        """Return the ids of all servers that are recorded, those of the pool among them."""
+        rows = self._rows("SELECT server_id FROM instances WHERE server_id IS NOT NULL", ())
+        return {int(row["server_id"]) for row in rows}
+
     def addresses(self, most: int) -> list[str]:
         """Return the addresses of some servers that were complete at last."""
         query = "SELECT ipv4 FROM instances WHERE status = ? AND ipv4 IS NOT NULL ORDER BY updated_at DESC LIMIT ?"

@@ -675,7 +675,9 @@ def _or_none(call: Callable[[], T]) -> T | None:
 
 
 def _ssh_key(key: BoundSSHKey) -> SshKey:
-    return SshKey(id=values.number_id(key.id), name=str(key.name), labels=values.labels(key.labels))
+    public = str(key.public_key)
+    base64.b64decode(public.split()[1], validate=True)  # it is told from others by its digest
+    return SshKey(id=values.number_id(key.id), name=str(key.name), labels=values.labels(key.labels), public=public)
 
 
 def _firewall(found: BoundFirewall) -> Firewall:

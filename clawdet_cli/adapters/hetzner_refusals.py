@@ -7,7 +7,7 @@ from typing import Any
 
 from clawdet_cli.adapters.answers import MOST_LINES, MOST_WORDS
 from clawdet_cli.adapters.retry import Lost, NotYet
-from clawdet_cli.errors import ClawdetError, CloudError, ConfigError, InUseError, SoldOutError, StateError
+from clawdet_cli.errors import ClawdetError, CloudError, ConfigError, InUseError, MissingError, SoldOutError, StateError
 from clawdet_cli.secret import excerpt
 from clawdet_cli.settings import HETZNER_HOW_TO
 
@@ -50,6 +50,11 @@ _REFUSED: dict[int | str, _Refused] = {
         [f"ask for more at {CONSOLE}/limits", "or remove what is no longer needed: clawdet status lists it"],
     ),
     "resource_in_use": (InUseError, "it is still in use: nothing was deleted", ["run the command again in a minute"]),
+    "missing": (
+        MissingError,
+        "something that it needs was deleted meanwhile: {reason}",
+        ["run the command again: it makes it anew"],
+    ),
     "protected": (
         StateError,
         "it is protected: nothing was touched",
@@ -72,11 +77,23 @@ def refusal(what: str, code: int | str, message: str, details: Any, correlation:
     if correlation:
         words.append(f"correlation id {correlation}")
     words = [excerpt(line, MOST_WORDS) for line in words]
+    if what.startswith("create server ") and _names_what_is_missing(code, message, details):
+        code = "missing"
     if code == "invalid_input" and any(text in message for text in _SOLD_OUT):
         code = "resource_unavailable"
     kind, outcome, steps = _REFUSED.get(code, (CloudError, "it refused: {reason}", ["see the details above"]))
     reason = excerpt(_limits(details) or message, MOST_WORDS)
     return kind(f"Asked Hetzner Cloud to {what}, and {outcome.format(reason=reason)}.", details=words, next_steps=steps)
+
+
+def _names_what_is_missing(code: int | str, message: str, details: Any) -> bool:
+    """Return whether an order was refused since its firewall or SSH key is there no more."""
+    words = " ".join([message, *_lines(details)]).lower()
+    return (
+        code in {"invalid_input", "not_found"}
+        and "not found" in words
+        and any(kind in words for kind in ("firewall", "ssh_key", "ssh key"))
+    )
 
 
 def _limits(details: Any) -> str:

@@ -17,7 +17,7 @@ from clawdet_cli.secret import excerpt
 _STATUS = re.compile(r"(?:^|Tunnel connection failed: )([345]\d\d)\b")
 """As httpcore says what a proxy answered, and as http.client does, which urllib3 uses."""
 _MAX_WORDS = 200
-_CLOCK_SECONDS = 1.0
+_CLOCK_SECONDS = 1.5
 """How long whoever is not trusted may take to say what time it is."""
 
 

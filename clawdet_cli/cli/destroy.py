@@ -7,7 +7,7 @@ import typer
 
 from clawdet_cli.cli import documents, output, screens
 from clawdet_cli.cli.configure import configure
-from clawdet_cli.cli.options import Call, with_call
+from clawdet_cli.cli.options import Call, OfAnotherDatabase, with_call
 from clawdet_cli.cli.users import PARALLEL, FromFile, Parallel, Users, wanted
 from clawdet_cli.errors import ClawdetError, StoppedError
 from clawdet_cli.model import Holdings
@@ -16,6 +16,9 @@ HELP = """\
 Shows what would be removed and asks for the user's name to be typed; for several users, for their number. Only what
 clawdet made for these users is touched. Afterwards it is proved that nothing is left, so nothing of it costs money any
 more. There is no way back.
+
+What this database does not record, another operator may use: it is removed only with --of-another-database, whatever
+--yes says, and it is told how it stands.
 
 A second run finds nothing, says so and ends with exit code 0."""
 
@@ -38,40 +41,59 @@ def destroy(
         bool,
         typer.Option("--forget-foreign", help="Forget what is recorded and is not clawdet's; it is not touched."),
     ] = False,
+    of_another_database: OfAnotherDatabase = False,
 ) -> None:
     """Remove instances from both clouds."""
     names = wanted(users, file)
     if not yes:
         asked = " ".join([*(users or ()), *(["--file", file] if file else [])])
         output.need_consent(f"clawdet destroy {asked}", "removes anything")
+    allowed = {"zone_gone": zone_gone, "forget_foreign": forget_foreign, "of_another_database": of_another_database}
     if len(names) == 1:
-        _destroy_one(call, names[0], ask=not yes, zone_gone=zone_gone, forget_foreign=forget_foreign)
+        _destroy_one(call, names[0], ask=not yes, **allowed)
     else:
-        _destroy_all(
-            call, names, ask=not yes, parallel=parallel or PARALLEL, zone_gone=zone_gone, forget_foreign=forget_foreign
-        )
+        _destroy_all(call, names, ask=not yes, parallel=parallel or PARALLEL, **allowed)
 
 
-def _destroy_one(call: Call, user: str, *, ask: bool, zone_gone: bool, forget_foreign: bool) -> None:
+def _destroy_one(
+    call: Call, user: str, *, ask: bool, zone_gone: bool, forget_foreign: bool, of_another_database: bool
+) -> None:
     from clawdet_cli import operations  # not above: --help must stay fast
 
     with output.progress(call) as view:
         configured = configure(call, view)
         if ask:
             with view.working("Looking for what there is"):
-                held = operations.holdings(configured.settings, user, forget_foreign=forget_foreign)
+                held = operations.holdings(
+                    configured.settings,
+                    user,
+                    forget_foreign=forget_foreign,
+                    of_another_database=of_another_database,
+                )
             question = f"Type {user} to destroy it:"
             if held.found and output.ask(view, screens.holdings(held, call), question) != user:
                 raise StoppedError("Not confirmed: nothing was removed.")
         gone = operations.destroy(
-            configured.settings, user, view.watch, zone_gone=zone_gone, forget_foreign=forget_foreign
+            configured.settings,
+            user,
+            view.watch,
+            zone_gone=zone_gone,
+            forget_foreign=forget_foreign,
+            of_another_database=of_another_database,
         )
     content = {"destroyed": documents.destroyed(gone), **documents.calls([gone.calls])}
     output.result(call, content, screens.destroyed(gone), label=configured.label)
 
 
 def _destroy_all(
-    call: Call, users: list[str], *, ask: bool, parallel: int, zone_gone: bool, forget_foreign: bool
+    call: Call,
+    users: list[str],
+    *,
+    ask: bool,
+    parallel: int,
+    zone_gone: bool,
+    forget_foreign: bool,
+    of_another_database: bool,
 ) -> None:
     from clawdet_cli import fleet  # not above: --help must stay fast
     from clawdet_cli.cli import summary
@@ -94,6 +116,7 @@ def _destroy_all(
             parallel=parallel,
             zone_gone=zone_gone,
             forget_foreign=forget_foreign,
+            of_another_database=of_another_database,
         )
     content = {}
     if call.json:

@@ -92,6 +92,7 @@ def destroyed(value: Destroyed) -> Document:
         "removed": list(value.removed),
         "absent": list(value.absent),
         "not_judged": list(value.not_judged),
+        "may_appear": list(value.may_appear),
     }
 
 

@@ -45,6 +45,15 @@ Strict = Annotated[
 ]
 
 
+OfAnotherDatabase = Annotated[
+    bool,
+    typer.Option(
+        "--of-another-database",
+        help="Also what clawdet made and this database does not record: another operator may use it.",
+    ),
+]
+
+
 ReplaceSshFrom = Annotated[
     bool,
     typer.Option(

@@ -14,7 +14,7 @@ Each thing of clawdet's is one of these: right; drifted (ours, not as recorded);
 (in the database only); orphan (in a cloud only, with its cost per month). What is not clawdet's is counted only.
 
 With --fix it mends what needs no decision: records what is adoptable, forgets ghosts, sets DNS records right, revokes
-second certificates. It orders nothing and deletes no server.
+second certificates, removes SSH keys that clawdet added and no server needs. It orders nothing and deletes no server.
 
 Exit code 0: everything is as it should be. 4: something differs, also after --fix."""
 

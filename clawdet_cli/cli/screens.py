@@ -325,11 +325,11 @@ def firewall(value: Firewall | None) -> Screen:
     return screen
 
 
-def rebuilt(values: Sequence[Instance], call: LocalCall) -> Screen:
-    """Lay out what was recorded again, and how to go on with it."""
+def rebuilt(values: Sequence[Instance], left: Mapping[str, Sequence[str]], call: LocalCall) -> Screen:
+    """Lay out what was recorded again, how to go on with it, and what was left to another database."""
 
-    def screen(_: Paint) -> Iterator[str]:
-        if not values:
+    def screen(paint: Paint) -> Iterator[str]:
+        if not values and not left:
             yield "Everything of clawdet's that the clouds show is recorded."
         for value in values:
             parts = {"server": value.server_id, "DNS record": value.record_id, "certificate": value.certificate_id}
@@ -338,6 +338,14 @@ def rebuilt(values: Sequence[Instance], call: LocalCall) -> Screen:
             without = f"; not found: {', '.join(lacking)}" if lacking else ""
             yield clean(f"{value.user}: {', '.join(found)}{without}")
             yield "  " + call.pasteable(f"clawdet provision {value.user}    (checks it, and makes it complete)")
+        for user, seen in left.items():
+            yield paint(f"{user}: not recorded, since another database may know it. It stands like this:", "yellow")
+            yield from (f"  {clean(line)}" for line in seen)
+        if left:
+            yield "Next:"
+            yield "  use the database that knows them: --state FOLDER"
+            takes_over = f"clawdet state rebuild {' '.join(left)} --of-another-database"
+            yield "  " + call.pasteable(f"{takes_over}    (takes them over, if that is lost)")
 
     return screen
 
@@ -362,6 +370,11 @@ def holdings(value: Holdings, call: LocalCall) -> Screen:
         yield ""
         yield from (f"  {clean(line)}" for line in value.found)
         yield ""
+        if value.seen:
+            yield paint("It is not in this database: another operator may use it. How it stands now:", "red")
+            yield ""
+            yield from (f"  {clean(line)}" for line in value.seen)
+            yield ""
         if value.monthly and not call.labelled:
             yield f"It saves {Price(value.monthly).shown} per month. There is no way back."
         else:
@@ -375,7 +388,10 @@ def destroyed(value: Destroyed) -> Screen:
     """Lay out what was removed, and what was looked for and is not there."""
 
     def screen(paint: Paint) -> Iterator[str]:
-        if not value.removed:
+        if value.may_appear:
+            yield paint(f"Nothing of {value.user} is there now, but an order of a killed run may still come:", "yellow")
+            yield ""
+        elif not value.removed:
             yield paint(f"Nothing to destroy: {value.user} is gone.", "green")
         else:
             yield paint(f"{value.user} is destroyed: nothing of it exists any more that costs money.", "green")
@@ -383,6 +399,9 @@ def destroyed(value: Destroyed) -> Screen:
         yield from (f"  removed   {clean(line)}" for line in value.removed)
         yield from (f"  absent    {clean(line)}" for line in value.absent)
         yield from (f"  not known {clean(line)}" for line in value.not_judged)
+        yield from (f"  perhaps   {clean(line)}, which may still appear" for line in value.may_appear)
+        if value.may_appear:
+            yield f"Look again in two minutes: clawdet destroy {value.user}, or clawdet reconcile, finds and names it."
         if value.calls:
             yield f"  calls     {_calls(value.calls)}"
 

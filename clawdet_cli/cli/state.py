@@ -10,7 +10,7 @@ import typer
 from clawdet_cli.cli import documents, output, screens
 from clawdet_cli.cli.configure import configure
 from clawdet_cli.cli.help import HelpCommand, HelpGroup
-from clawdet_cli.cli.options import Call, with_call
+from clawdet_cli.cli.options import Call, OfAnotherDatabase, with_call
 from clawdet_cli.errors import StateError, UsageError
 from clawdet_cli.model import checked_user
 from clawdet_cli.private import new_private_file
@@ -28,6 +28,8 @@ _File = typer.Argument(metavar="FILE", show_default=False)
 
 The labels of servers and the comments of DNS records tell user, run and zone; the VPS, whose host key must be the one
 that its label names, tells the rest. What is recorded already stays as it is, and nothing in the clouds is changed.
+An instance may be another operator's, with a database of its own: it is recorded where its VPS lets in the SSH key of
+this state folder, and else left, which is exit code 4; --of-another-database takes it over.
 Afterwards 'clawdet provision USER' checks an instance and makes it complete, or 'clawdet destroy USER' removes it.""",
     epilog="Example: clawdet state rebuild --zone example.com",
 )
@@ -37,6 +39,8 @@ def rebuild(
     users: Annotated[
         list[str] | None, typer.Argument(metavar="USER", help="Nobody means all.", show_default=False)
     ] = None,
+    *,
+    of_another_database: OfAnotherDatabase = False,
 ) -> None:
     """Make lost rows anew."""
     from clawdet_cli import operations  # not above: --help must stay fast
@@ -45,9 +49,12 @@ def rebuild(
     with output.progress(call) as view:
         configured = configure(call, view)
         with view.working("Looking for what is not recorded"):
-            found = operations.rebuild(configured.settings, wanted, view.watch)
-    content: documents.Document = {"instances": documents.instances(found)}
-    output.result(call, content, screens.rebuilt(found, call), label=configured.label)
+            found = operations.rebuild(configured.settings, wanted, view.watch, of_another_database=of_another_database)
+    left = [{"user": user, "seen": list(seen)} for user, seen in found.left.items()]
+    content: documents.Document = {"instances": documents.instances(found.instances), "left": left}
+    output.result(call, content, screens.rebuilt(found.instances, found.left, call), label=configured.label)
+    if found.left:
+        raise typer.Exit(StateError.exit_code)
 
 
 @app.command(

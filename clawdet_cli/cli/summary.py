@@ -155,7 +155,12 @@ def holdings(values: Sequence[Holdings], failures: Mapping[str, ClawdetError], c
         there = [value for value in values if value.found]
         yield paint(f"This removes {len(there)} instances, with everything that is on their servers:", "red")
         yield ""
-        yield from (f"  {value.user}: {clean(', '.join(value.found))}" for value in there)
+        for value in there:
+            yield f"  {value.user}: {clean(', '.join(value.found))}"
+            if value.seen:
+                yield paint(
+                    f"    not in this database, another operator may use it: {clean('; '.join(value.seen))}", "red"
+                )
         for user, error in failures.items():
             yield paint(f"  {user} could not be looked at: {clean(error.what)}", "yellow")
         yield ""

@@ -34,7 +34,7 @@ from clawdet_cli.lease import lease
 from clawdet_cli.model import EffectOutcome, Instance, Server, Status, member_by_labels
 from clawdet_cli.money import Price
 from clawdet_cli.settings import Settings
-from clawdet_cli.stages import preflight
+from clawdet_cli.stages import operator_keys, preflight
 from clawdet_cli.stages.host_key import LABEL
 from clawdet_cli.stages.runner import Run
 
@@ -141,6 +141,7 @@ def hand_over(run: Run, server: Server) -> Server:
     # The key that is about to be used: else the label would be put there twice.
     newest = instance.next_host_key or instance.host_key or ""
     labels = {**instance.labels, **instance.zone_label, LABEL: ssh.pin_label(newest)}
+    labels |= {name: value for name, value in server.labels.items() if name == operator_keys.LABEL}
     with run.effect("label_server", server.name, on=server, keys=labels):
         return run.clouds.hetzner.label_server(server.id, labels, instance.server_name)
 

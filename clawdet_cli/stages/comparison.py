@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from clawdet_cli import public_key
@@ -22,7 +23,7 @@ from clawdet_cli.model import (
     zone_by_labels,
 )
 from clawdet_cli.money import Price
-from clawdet_cli.stages import ownership
+from clawdet_cli.stages import operator_keys, ownership
 from clawdet_cli.stages.certificates import DASHBOARD, not_judged, not_seen
 from clawdet_cli.stages.claim import is_of_pool
 from clawdet_cli.stages.firewall import NAME, described, is_ours
@@ -52,6 +53,8 @@ class Seen:
     prices: Mapping[tuple[str, str], Price] = field(default_factory=dict)
     busy: Mapping[str, str] = field(default_factory=dict)
     """Users that another run is working on."""
+    runs: AbstractSet[tuple[str, str]] = frozenset()
+    """User and run of all that this database has ever ordered or recorded, what is destroyed among it."""
 
 
 LONGEST_NAME = 80
@@ -327,10 +330,12 @@ def _unclaimed(seen: Seen, claimed: _Claimed) -> tuple[list[Finding], dict[str, 
     for key in seen.ssh_keys:
         if key.labels.get("managed-by") != "clawdet":
             foreign["ssh_keys"] += 1
-        elif not _needed(seen):
-            what = "clawdet added it, and there is no server of clawdet's in the project"
-            decision = "delete it in the Hetzner console: Security, SSH keys"
-            orphans.append(Finding(Category.ORPHAN, "ssh_key", "", key.name, str(key.id), what, decision=decision))
+        elif not _is_awaited(seen) and not operator_keys.is_needed(key, seen.servers, claimed.servers):
+            what = "clawdet added it, and no server of clawdet's in the project was ordered with it"
+            by_hand = "delete it in the Hetzner console: Security, SSH keys"
+            fix, decision = ("removes it", "") if operator_keys.is_ours(key) else ("", by_hand)
+            row = Finding(Category.ORPHAN, "ssh_key", "", key.name, str(key.id), what, fix=fix, decision=decision)
+            orphans.append(row)
     for wall in seen.firewalls:
         if not is_ours(wall):
             foreign["firewalls"] += 1
@@ -368,8 +373,13 @@ def _orphan_or_foreign(kind: str, orphan: Finding | None, foreign: Counter[str])
     return [orphan]
 
 
+def _is_awaited(seen: Seen) -> bool:
+    """Return whether a run of this database may be about to order a server, with a key that is there already."""
+    return any(instance.server_id is None for instance in seen.instances)
+
+
 def _needed(seen: Seen) -> bool:
-    """Say whether a key that clawdet added may be of use: to a server that is there, or one that is still ordered."""
+    """Return whether a firewall of clawdet's may be of use: to a server that is there, or one that is still ordered."""
     return bool(seen.instances) or any(server.labels.get("managed-by") == "clawdet" for server in seen.servers)
 
 
@@ -399,13 +409,16 @@ def _orphaned_server(server: Server, seen: Seen) -> Finding | None:
     if maker is None:
         return None
     user, run = maker
+    if maker in seen.runs:
+        return _late_server(server, user, seen)
     return Finding(
         Category.ORPHAN,
         "server",
         user,
         server.name,
         str(server.id),
-        f"run {run} of {user} ordered it, and this database knows none such (another one may)",
+        f"run {run} of {user} ordered it, and this database knows none such (another one may); it is {server.status},"
+        f" ordered {server.created:%Y-%m-%d %H:%M} UTC",
         seen.prices.get((server.server_type, server.location)),
         decision=_removal(
             user, seen, f"delete server {server.id} in the Hetzner console", zone_by_labels(server.labels)
@@ -413,11 +426,28 @@ def _orphaned_server(server: Server, seen: Seen) -> Finding | None:
     )
 
 
+def _late_server(server: Server, user: str, seen: Seen) -> Finding:
+    """Return the finding for a server that this database ordered and has destroyed, or has taken for not ordered."""
+    return Finding(
+        Category.ORPHAN,
+        "server",
+        user,
+        server.name,
+        str(server.id),
+        "this database ordered it, and no instance has it: the order was carried out late",
+        seen.prices.get((server.server_type, server.location)),
+        decision=f"delete server {server.id} in the Hetzner console"
+        if any(instance.user == user for instance in seen.instances)
+        else f"clawdet destroy {user}",
+    )
+
+
 def _removal(user: str, seen: Seen, by_hand: str, zone: str | None) -> str:
-    """Say how to be rid of an orphan: `destroy` finds it by its marks, unless the user has another instance now."""
+    """Say how to deal with an orphan: it may be another database's, so nothing that is said first removes it."""
     if any(instance.user == user for instance in seen.instances):
         return by_hand
-    return f"clawdet destroy {user}" + (f" --zone {zone}" if zone else "")
+    at = f" --zone {zone}" if zone else ""
+    return f"clawdet state rebuild {user}{at}    (if it is yours; else leave it to the database that knows it)"
 
 
 def _again(instance: Instance) -> str:

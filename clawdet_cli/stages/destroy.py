@@ -5,8 +5,8 @@ stage                 Cloudflare                    Hetzner                     
 delete_dns_record     DELETE dns_records                                        destroying
 revoke_certificate    DELETE certificates
 delete_server                                       DELETE /servers
-delete_ssh_key                                      DELETE /ssh_keys, when the last server of ours is gone
-delete_firewall                                     DELETE /firewalls, likewise
+delete_ssh_key                                      DELETE /ssh_keys, when no server of ours has this key any more
+delete_firewall                                     DELETE /firewalls, when the last server of ours is gone
 prove_absence         every resource is read again                              destroyed
 ```
 """
@@ -17,7 +17,7 @@ from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
 from clawdet_cli.errors import CloudError, ConfigError, WaitError
 from clawdet_cli.model import Certificate, DnsRecord, Instance, Server, Status, maker_by_labels
-from clawdet_cli.stages import certificates, firewall, ownership, preflight
+from clawdet_cli.stages import certificates, firewall, operator_keys, ownership, preflight
 from clawdet_cli.stages.runner import Run, Stage
 
 LAG_SECONDS = 20.0
@@ -70,13 +70,16 @@ def delete_server(run: Run) -> None:
 
 def delete_ssh_key(run: Run) -> None:
     """Delete the operator's key from the project when no server of ours is left that was made with it."""
-    if run.clouds.hetzner.servers("managed-by=clawdet") or not run.settings.ssh_key.exists():
+    servers = run.clouds.hetzner.servers("managed-by=clawdet")
+    if any(operator_keys.LABEL not in one.labels for one in servers) or not run.settings.ssh_key.exists():
         return
     try:
         public = ssh.operator_key(run.settings.ssh_key, make=False)
     except ConfigError as error:
         # It costs nothing, and must not keep the proof that nothing else is left from being made.
         run.note(f"the SSH key in the Hetzner project was left there: {error.what}")
+        return
+    if any(one.labels.get(operator_keys.LABEL) == operator_keys.mark(public) for one in servers):
         return
     key = run.clouds.hetzner.ssh_key(public)
     if key is None or key.labels.get("managed-by") != "clawdet":
@@ -121,9 +124,26 @@ def prove_absence(run: Run) -> None:
         del absent["DNS record"], absent["certificate"]
     if seen.not_judged:
         absent.pop("certificate", None)
+    _tell_what_may_appear(run, absent)
     run.absent += [what for kind, what in absent.items() if kind not in foreign]
     of_cloudflare = {"record_id": None, "certificate_id": None, "csr": None}
     run.record(**of_cloudflare, ipv4=None, host_key=None, next_host_key=None, installed=None, url=None, error=None)
+
+
+def _tell_what_may_appear(run: Run, absent: dict[str, str]) -> None:
+    """Take what a cloud may still make, for an earlier run that was killed, from what is called absent, and say so."""
+    for kind, absent_kind in _MADE.items():
+        if kind in run.may_appear and absent_kind in absent:
+            del absent[absent_kind]
+            run.note(
+                f"{run.may_appear[kind]} may still appear: a run that was killed had just asked for it."
+                f" In two minutes: clawdet destroy {run.instance.user}"
+            )
+        else:
+            run.may_appear.pop(kind, None)
+
+
+_MADE = {"create_server": "server", "create_dns_record": "DNS record", "sign_certificate": "certificate"}
 
 
 def _refuse_what_nobody_saw(instance: Instance) -> None:

@@ -172,14 +172,20 @@ def delete_firewall(run: Run) -> None:
         run.note(f"the firewall {NAME} protects servers that are not clawdet's, and was left there")
         return
 
-    def delete() -> bool:
-        with run.effect("delete_firewall", str(firewall.id), on=firewall, firewall=NAME):
-            hetzner.delete_firewall(firewall.id)
-        return True
+    def delete() -> tuple[bool]:
+        """Return whether it was deleted; not where another run has ordered a server meanwhile."""
+        try:
+            with run.effect("delete_firewall", str(firewall.id), on=firewall, firewall=NAME):
+                hetzner.delete_firewall(firewall.id)
+        except InUseError:
+            if hetzner.servers("managed-by=clawdet"):
+                return (False,)
+            raise
+        return (True,)
 
     try:
         # Hetzner counts a server as use for a while after it is gone, and nothing but DELETE tells how long.
-        until(
+        (deleted,) = until(
             delete,
             deadline=run.deadline.within(RELEASE_SECONDS),
             what=f"the firewall {NAME} to be released",
@@ -196,7 +202,8 @@ def delete_firewall(run: Run) -> None:
             " there."
         )
         return
-    run.removed.append(f"firewall {NAME} in the Hetzner project")
+    if deleted:
+        run.removed.append(f"firewall {NAME} in the Hetzner project")
 
 
 def _protects_others(run: Run, firewall: Firewall) -> bool:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from clawdet_cli import pins
 from clawdet_cli.adapters import Clouds
-from clawdet_cli.errors import ConfigError, StateError
+from clawdet_cli.errors import AnotherDatabaseError, ConfigError, StateError
 from clawdet_cli.model import DnsRecord, Instance, Plan, Server, ServerOffer, Zone, maker_of
 from clawdet_cli.settings import Settings
-from clawdet_cli.stages import firewall, ownership
+from clawdet_cli.stages import another_database, firewall, ownership
 from clawdet_cli.stages.runner import Run
 
 MINIMUM_MEMORY_GB = 3.5
@@ -25,14 +25,13 @@ def own_server(run: Run) -> Server | None:
     server = hetzner.find_server(instance.server_name)
     if server is None or run.owns(server):
         return server
-    raise StateError(
+    raise _in_the_way(
         f"A server named {server.name} (id {server.id}) exists at Hetzner that is not this instance's:"
         " it was not touched.",
-        next_steps=_steps_past(
-            server.labels.get("managed-by") == "clawdet" and server.labels.get("user") == instance.user,
-            instance,
-            "rename or remove that server in the Hetzner console",
-        ),
+        server.labels.get("managed-by") == "clawdet" and server.labels.get("user") == instance.user,
+        instance,
+        "rename or remove that server in the Hetzner console",
+        another_database.described(server),
     )
 
 
@@ -67,24 +66,22 @@ def own_record(clouds: Clouds, zone: Zone, instance: Instance) -> DnsRecord | No
     foreign = [record for record in records if record not in ours and record.type != "TXT"]
     if foreign:
         taken = ", ".join(f"{record.type} {record.content}" for record in foreign)
-        raise StateError(
+        raise _in_the_way(
             f"The name {instance.host} is taken by a DNS record that is not this instance's ({taken}):"
             " it was not touched.",
-            next_steps=_steps_past(
-                all((maker_of(record.comment) or ("", ""))[0] == instance.user for record in foreign),
-                instance,
-                "remove that record in the Cloudflare dashboard",
-            ),
+            all((maker_of(record.comment) or ("", ""))[0] == instance.user for record in foreign),
+            instance,
+            "remove that record in the Cloudflare dashboard",
         )
     return next(iter(ours), None)
 
 
-def _steps_past(clawdets: bool, instance: Instance, otherwise: str) -> list[str]:
-    """Say what to do about what has the instance's name; clawdet's own, of another database, can be destroyed."""
-    steps = [f"choose another user name, or {otherwise}"]
+def _in_the_way(what: str, clawdets: bool, instance: Instance, otherwise: str, *details: str) -> StateError:
+    """Return the error for what has the instance's name; where it is clawdet's own it may be another operator's."""
     if clawdets:
-        steps.insert(0, f"clawdet destroy {instance.user}    (removes it: clawdet made it, with another database)")
-    return steps
+        steps = another_database.ways(instance.user, "or choose another user name")
+        return AnotherDatabaseError(what, details=details, next_steps=steps)
+    return StateError(what, details=details, next_steps=[f"choose another user name, or {otherwise}"])
 
 
 def choose_offers(clouds: Clouds, settings: Settings) -> tuple[ServerOffer, ...]:

@@ -22,15 +22,36 @@ What user_data begins goes on while other stages wait for other things; where it
 """
 
 from contextlib import suppress
+from dataclasses import replace
 from math import inf
 from typing import Any, TypeVar
 
 from clawdet_cli import bootstrap, csr, public_key
 from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.retry import until
-from clawdet_cli.errors import CloudError, ConfigError, GuestError, SoldOutError, StateError, StoppedError, WaitError
-from clawdet_cli.model import Certificate, DnsRecord, EffectOutcome, Firewall, Result, Server, ServerOrder, Status, Zone
-from clawdet_cli.stages import bundle, certificates, claim, firewall, network, preflight, verify, zones
+from clawdet_cli.errors import (
+    CloudError,
+    ConfigError,
+    GuestError,
+    MissingError,
+    SoldOutError,
+    StateError,
+    StoppedError,
+    WaitError,
+)
+from clawdet_cli.model import (
+    Certificate,
+    DnsRecord,
+    EffectOutcome,
+    Firewall,
+    Result,
+    Server,
+    ServerOrder,
+    SshKey,
+    Status,
+    Zone,
+)
+from clawdet_cli.stages import bundle, certificates, claim, firewall, network, operator_keys, preflight, verify, zones
 from clawdet_cli.stages.host_key import LABEL, label_names, replace_host_key
 from clawdet_cli.stages.phase import Phase
 from clawdet_cli.stages.runner import Run, Stage
@@ -345,13 +366,14 @@ KEEP_FIREWALL = (Stage("keep_firewall", Status.COMPLETE, "Looking at the firewal
 
 def _order(run: Run, wall: Firewall) -> Server:
     """Try the candidates in turn until Hetzner accepts one."""
-    hetzner, instance, settings = run.clouds.hetzner, run.instance, run.settings
-    key_id = run.clouds.once("the SSH key at Hetzner", lambda: _key_at_hetzner(run))
+    instance, settings = run.instance, run.settings
+    key = run.clouds.once("the SSH key at Hetzner", lambda: _key_at_hetzner(run))
     version = instance.openclaw_version or settings.openclaw_version
     run.hang_up()  # from a server that is gone
     host_key = ssh.make_host_key()
     run.record(host_key=host_key.public, next_host_key=None, image=settings.image)
     labels = {**instance.labels, **instance.zone_label, LABEL: ssh.pin_label(host_key.public)}
+    labels[operator_keys.LABEL] = operator_keys.mark(key.public)
     tried = []
     for offer in run.offers:
         order = ServerOrder(
@@ -359,7 +381,7 @@ def _order(run: Run, wall: Firewall) -> Server:
             server_type=offer.server_type,
             location=offer.location,
             image=settings.image,
-            ssh_key_id=key_id,
+            ssh_key_id=key.id,
             user_data=user_data(
                 host_key,
                 _prepare_input(run, version, offer.architecture)
@@ -373,11 +395,7 @@ def _order(run: Run, wall: Firewall) -> Server:
         run.note(f"ordering {offer.server_type} in {offer.location} for {offer.monthly.shown} per month")
         wanted: dict[str, Any] = {"type": offer.server_type, "location": offer.location, "monthly": monthly}
         try:
-            with run.effect("create_server", order.name, labels=labels, **wanted) as effect:
-                server = hetzner.create_server(order)
-                # Not the one of an earlier order, whose answer was lost and which was carried out late.
-                as_ordered = (server.server_type, server.location) == (offer.server_type, offer.location)
-                effect.made(server.id, **found(server), monthly=monthly if as_ordered else None)
+            server = _ordered(run, order, wanted)
         except SoldOutError as refusal:
             tried.append(f"{offer.server_type} in {offer.location}: {refusal.what}")
             run.note(f"not to be had: {tried[-1]}")
@@ -393,22 +411,47 @@ def _order(run: Run, wall: Firewall) -> Server:
     )
 
 
+def _ordered(run: Run, order: ServerOrder, wanted: dict[str, Any]) -> Server:
+    """Place an order; where its firewall or SSH key is gone meanwhile, once more with those that are there now.
+
+    The destroy of another instance that was the last one takes both with it.
+    """
+    try:
+        return _ordered_once(run, order, wanted)
+    except MissingError as missing:
+        run.note(f"{missing.what} Looking for it, or making it, and ordering again")
+    walls, gone = order.firewall_ids, order.ssh_key_id
+    # By the old one's number, so that of many runs of a command one looks for all.
+    wall = run.clouds.once(f"the firewall after {walls}", lambda: firewall.project_firewall(run))
+    key = run.clouds.once(f"the SSH key after {gone}", lambda: _key_at_hetzner(run))
+    return _ordered_once(run, replace(order, firewall_ids=(wall.id,), ssh_key_id=key.id), wanted)
+
+
+def _ordered_once(run: Run, order: ServerOrder, wanted: dict[str, str]) -> Server:
+    with run.effect("create_server", order.name, labels=order.labels, **wanted) as effect:
+        server = run.clouds.hetzner.create_server(order)
+        # Not the one of an earlier order, whose answer was lost and which was carried out late.
+        as_ordered = (server.server_type, server.location) == (order.server_type, order.location)
+        effect.made(server.id, **found(server), monthly=wanted["monthly"] if as_ordered else None)
+    return server
+
+
 def _prepare_input(run: Run, version: str, architecture: str) -> dict[str, str]:
     values = bootstrap.prepare_input(run.settings, version, architecture)
     return {**values, "pool": "yes"} if run.instance.pooled else values
 
 
-def _key_at_hetzner(run: Run) -> int:
-    """Give the id of the operator's key in the project, which new servers let in; add it if it is not there."""
+def _key_at_hetzner(run: Run) -> SshKey:
+    """Return the operator's key in the project, which new servers let in; add it if it is not there."""
     settings = run.settings
     public = ssh.operator_key(settings.ssh_key, make=settings.ssh_key.is_relative_to(settings.state_dir))
     key = run.clouds.hetzner.ssh_key(public)
     if key is None:
-        name = f"clawdet-{ssh.pin_label(public)[:16].lower()}"
+        name = operator_keys.name_of(public)
         with run.effect("add_ssh_key", name, public_key=public) as effect:
             key = run.clouds.hetzner.add_ssh_key(public, name, {"managed-by": "clawdet"})
             effect.made(key.id)
-    return key.id
+    return key
 
 
 def price_of(run: Run, server: Server) -> str | None:

@@ -22,8 +22,11 @@ from clawdet_cli.stages.runner import Run, Stage
 T = TypeVar("T")
 
 SETTLE_SECONDS = 5.0
-"""How long after its intent an order that nobody waited for may still be carried out: it may have been on its way when
-the process died. Without this, a destroy could look a moment too early and leave a server that nobody knows of."""
+"""How long after the first look an order that nobody waited for is looked for: it may have been on its way when the
+process died. Without this, a destroy could look a moment too early and leave a server that nobody knows of."""
+HELD_SECONDS = 120.0
+"""How long after its intent a cloud may still carry it out: clouds and what stands before them hold a request for a
+minute. Until then what is not there is not said to be absent for good."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ def recover(run: Run) -> None:
             # Of a newer clawdet, or imported: what nobody can read must not keep a destroy from working.
             seen = Seen(EffectOutcome.LEFT, "what was noted of it cannot be read: clawdet reconcile looks for it")
         run.settle(effect, seen.outcome, seen.result, seen.changes)
+        if seen.outcome is EffectOutcome.ABSENT and effect.kind in MAY_APPEAR and _age(effect) < HELD_SECONDS:
+            run.may_appear[effect.kind] = f"{MAY_APPEAR[effect.kind]} {effect.name}"
         run.note(f"an earlier run was cut off at {effect.kind} {effect.name}: {seen.text}")
 
 
@@ -183,6 +188,14 @@ LOOKS: Mapping[str, Callable[[Run, Effect], Seen]] = {
 """One for each kind of effect in the stages; a test compares them with the code."""
 
 
+MAY_APPEAR = {
+    "create_server": "server",
+    "create_dns_record": "DNS record",
+    "sign_certificate": "Origin CA certificate for",
+}
+"""Kinds of what is made, and may be made late, with what each is called."""
+
+
 def _age(effect: Effect) -> float:
     """Give the seconds since an intent, by the clock on the wall only when it is of another boot or machine.
 
@@ -194,10 +207,13 @@ def _age(effect: Effect) -> float:
 
 
 def _if_it_comes(run: Run, effect: Effect, look: Callable[[], T | None]) -> T | None:
-    """Look until the thing is there, or nothing can be on its way any more."""
-    # A clock that was set back must not make this wait longer.
-    patience = run.deadline.within(SETTLE_SECONDS - min(max(_age(effect), 0.0), SETTLE_SECONDS))
-    answered = False
+    """Look until the thing is there, or it is long ago that it was asked for, or has not come for a while."""
+    thing = look()
+    if thing is not None or _age(effect) >= HELD_SECONDS:
+        return thing
+    # Counted from the first look that was answered: until then nothing was seen of it.
+    patience = run.deadline.within(SETTLE_SECONDS)
+    answered = True
 
     def there() -> T:
         nonlocal answered

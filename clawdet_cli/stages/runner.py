@@ -13,6 +13,7 @@ from clawdet_cli import stopping, uptime
 from clawdet_cli.adapters import Clouds
 from clawdet_cli.adapters.ssh import CommandResult, ConnectionLost, Ssh
 from clawdet_cli.errors import (
+    AnotherDatabaseError,
     ClawdetError,
     CloudError,
     ConfigError,
@@ -123,6 +124,8 @@ class Run:
         self.absent: list[str] = []
         self.not_judged: list[str] = []
         """What a destroy left, since nobody could tell whose it is."""
+        self.may_appear: dict[str, str] = {}
+        """What an earlier run asked a cloud for a moment before it died, and is not there yet, by kind of effect."""
         self.unseen_certificates: tuple[str, ...] = ()
         """Set once Cloudflare has refused to show them: what is said of those that could not be looked at."""
         self.open_effects = state.open_effects(instance.user)
@@ -333,7 +336,8 @@ class _Attempt:
         # Adapters know no users, and say USER.
         failure.next_steps = tuple(addressed(step, run.instance.user) for step in failure.next_steps)
         said = {step.partition("    (")[0] for step in failure.next_steps}
-        ways_on = () if isinstance(failure, ForeignError) else _ways_on(run.instance, on_failure)
+        final = isinstance(failure, AnotherDatabaseError | ForeignError)
+        ways_on = () if final else _ways_on(run.instance, on_failure)
         failure.next_steps = (*failure.next_steps, *(way for way in ways_on if way.partition("    (")[0] not in said))
         # The failure itself is what the user must learn, also when the disk is full and the record of it fails.
         with suppress(StateError):

@@ -171,10 +171,11 @@ class _Evidence:
             if run.instance.ipv4 in addresses:
                 raise NotMetError(f"DNS gives out the VPS's own address {run.instance.ipv4}: the name is not proxied")
             self._edge = addresses[0]
-            self._visitor = self._visitor_for(30)
+            self._visitor = self.visitor_for(30)
         return self._visitor
 
-    def _visitor_for(self, seconds: float) -> Visitor:
+    def visitor_for(self, seconds: float) -> Visitor:
+        """Return another visitor, with so much patience, once `visitor` has found the edge."""
         run, endpoints = self.run, self.run.settings.endpoints
         return Visitor(
             run.instance.host,
@@ -199,7 +200,7 @@ class _Evidence:
         """Have somebody look at the gateway from outside while the VPS is asked: once, and without patience."""
         with contextlib.suppress(NotMetError, ClawdetError):
             token, _ = self.token(), self.visitor()
-            visitor, host = self._visitor_for(LOOK_AHEAD_SECONDS), self.run.instance.host
+            visitor, host = self.visitor_for(LOOK_AHEAD_SECONDS), self.run.instance.host
             self.answers = begin(lambda: answers_well(visitor, host, token))
 
     def _on_vps(self, verb: str, *arguments: str) -> str:
@@ -477,6 +478,19 @@ def _patiently(evidence: _Evidence, where: str, look: Callable[[], T]) -> T:
     except ClawdetError as error:
         seen = (last or error.what).replace("USER", evidence.run.instance.user)
         raise NotMetError(f"{where}: {seen}") from error
+
+
+def page_seen(run: Run) -> str:
+    """Return in a line how the public name answers now, to whoever visits it."""
+    evidence, address = _Evidence(run, 0), f"https://{run.instance.host}/"
+    try:
+        evidence.visitor()
+        status = let_in(evidence.visitor_for(LOOK_AHEAD_SECONDS).get("/")).status
+    except (NotMetError, UnsteadyError, KeptOutError) as unmet:
+        return f"{address}: {unmet}"
+    except ClawdetError as error:
+        return f"{address}: {' '.join([error.what, *error.details[:1]])}"
+    return f"{address} answers {status}"
 
 
 def _is_starting(report: dict[str, str]) -> bool:

@@ -5,13 +5,13 @@ import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
 
-from clawdet_cli.adapters import retry
+from clawdet_cli.adapters import proxy, retry
 from clawdet_cli.adapters.cloudflare import Cloudflare
 from clawdet_cli.adapters.hetzner import Hetzner
 from clawdet_cli.errors import ConfigError
@@ -56,8 +56,9 @@ def authority(tmp_path: Path) -> Authority:
 @pytest.fixture
 def serving(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., "contextmanager[_Server]"]:
+) -> Callable[..., "AbstractContextManager[_Server]"]:
     """Return what serves an API whose certificate begins `valid` from now, and whose clock is `ahead` of ours."""
+    monkeypatch.setattr(proxy, "_CLOCK_SECONDS", 20)
 
     @contextmanager
     def serve(valid: dt.timedelta, ahead: dt.timedelta) -> Iterator[_Server]:
@@ -75,7 +76,7 @@ def serving(
                 server.shutdown()
                 thread.join(5)
 
-    return serve  # type: ignore[return-value]  # a function with the decorator's result
+    return serve
 
 
 def refused(kind: type[Client], server: _Server, authority: Authority) -> tuple[ConfigError, Client]:
@@ -89,7 +90,7 @@ def refused(kind: type[Client], server: _Server, authority: Authority) -> tuple[
 
 @pytest.mark.parametrize(("kind", "name"), [(Hetzner, "Hetzner Cloud"), (Cloudflare, "Cloudflare")])
 def test_a_clock_that_is_hours_behind_is_named_with_how_much(
-    kind: type[Client], name: str, serving: Callable[..., "contextmanager[_Server]"], authority: Authority
+    kind: type[Client], name: str, serving: Callable[..., "AbstractContextManager[_Server]"], authority: Authority
 ) -> None:
     with serving(valid=HOURS / 2, ahead=HOURS) as server:
         error, client = refused(kind, server, authority)
@@ -104,7 +105,7 @@ def test_a_clock_that_is_hours_behind_is_named_with_how_much(
 
 
 def test_a_certificate_that_is_wrong_by_a_right_clock_is_not_blamed_on_it(
-    serving: Callable[..., "contextmanager[_Server]"], authority: Authority
+    serving: Callable[..., "AbstractContextManager[_Server]"], authority: Authority
 ) -> None:
     with serving(valid=HOURS, ahead=dt.timedelta()) as server:
         error, _ = refused(Hetzner, server, authority)
@@ -112,9 +113,10 @@ def test_a_certificate_that_is_wrong_by_a_right_clock_is_not_blamed_on_it(
 
 
 def test_who_then_says_nothing_holds_nobody_up(
-    serving: Callable[..., "contextmanager[_Server]"], authority: Authority, monkeypatch: pytest.MonkeyPatch
+    serving: Callable[..., "AbstractContextManager[_Server]"], authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retry, "FIRST_PATIENCE", 0.2)
+    monkeypatch.setattr(proxy, "_CLOCK_SECONDS", 0.3)
     released = threading.Event()
     monkeypatch.setattr(_Api, "handle", lambda self: _silent(self, released))
     with serving(valid=HOURS, ahead=HOURS) as server:

@@ -85,7 +85,8 @@ def test_a_database_that_is_lost_between_label_and_switch_trusts_nobody_and_says
     # As between the two: the label names a key that the VPS does not show yet.
     relabel(alice, **{"host-key": pin_label(make_host_key().public)})
     lose_the_database(alice)
-    rebuilt = alice.clawdet("state", "rebuild", "--sandbox")
+    assert alice.clawdet("state", "rebuild", "--sandbox").code == 4
+    rebuilt = alice.clawdet("state", "rebuild", "--sandbox", "--of-another-database")
     assert rebuilt.code == 0, rebuilt.err
     assert "shows another host key than it was ordered with: nothing on it is believed" in rebuilt.err
     assert recorded(alice, "host_key") is None

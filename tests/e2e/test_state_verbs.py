@@ -82,7 +82,8 @@ class TestRebuild:
         lose_the_database(alice)
         other = ssh.make_host_key().public
         monkeypatch.setattr(ssh, "shown_host_key", lambda *_: other)
-        said = alice.clawdet("state", "rebuild", "--sandbox")
+        assert alice.clawdet("state", "rebuild", "--sandbox").code == 4
+        said = alice.clawdet("state", "rebuild", "--sandbox", "--of-another-database")
         assert said.code == 0
         assert "shows another host key than it was ordered with: nothing on it is believed" in said.err
         assert "not found: certificate" in said.out
@@ -93,7 +94,8 @@ class TestRebuild:
         lose_the_database(alice)
         (server,) = alice.servers()
         alice.cloud("hetzner", f"/servers/{server['id']}/actions/poweroff", "POST")
-        said = alice.clawdet("state", "rebuild", "--sandbox")
+        assert alice.clawdet("state", "rebuild", "--sandbox").code == 4
+        said = alice.clawdet("state", "rebuild", "--sandbox", "--of-another-database")
         assert said.code == 0, said.err
         assert "could not be asked" in said.err
         assert recorded(alice, "server_id") == server["id"]
@@ -101,7 +103,8 @@ class TestRebuild:
     def test_a_record_whose_server_is_gone_comes_back_too(self, alice: Operator) -> None:
         lose_the_database(alice)
         alice.cloud("hetzner", f"/servers/{alice.servers()[0]['id']}", "DELETE")
-        assert [row["user"] for row in state(alice, "rebuild").document["instances"]] == ["alice"]
+        found = alice.clawdet("state", "rebuild", "--sandbox", "--json", "--of-another-database").document
+        assert [row["user"] for row in found["instances"]] == ["alice"]
         assert recorded(alice, "record_id") == alice.records()[0]["id"]
         assert alice.clawdet("destroy", "alice", "--sandbox", "--yes").code == 0
         assert alice.records() == []

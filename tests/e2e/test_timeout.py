@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from clawdet_cli.stages import verify as stages
+from clawdet_cli.stages.runner import Run
 from tests.e2e.operator import Operator
 from tests.e2e.test_bad_input import provision
 
@@ -49,13 +50,13 @@ def test_verify_ends_with_its_timeout(
     if "edge" in hangs:
         monkeypatch.setattr(stages, "open_connection", lambda *_: socket.create_connection(silent))
     if "ssh" in hangs:
-        connect = stages.Run.ssh
+        connect = Run.ssh
 
         def elsewhere(run: Any, *arguments: Any) -> Any:
             monkeypatch.setattr(type(run.settings.endpoints), "dial", lambda *_: silent)
             return connect(run, *arguments)
 
-        monkeypatch.setattr(stages.Run, "ssh", elsewhere)
+        monkeypatch.setattr(Run, "ssh", elsewhere)
     if "outside" in hangs:
         monkeypatch.setattr(stages, "_exposed", lambda _: [] if never.wait(60) else [443])
     began = time.monotonic()

@@ -13,7 +13,7 @@ from tests.e2e.test_kept_out import verify as looked_at
 @pytest.fixture
 def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have nobody look ahead, so that the visits come in one order."""
-    monkeypatch.setattr(verify._Evidence, "look_ahead", lambda _self, _aside: None)
+    monkeypatch.setattr(verify._Evidence, "look_ahead", lambda _self: None)
 
 
 def left(operator: Operator) -> list[Any]:

@@ -172,9 +172,16 @@ class FakeOperations:
         return [self.instances[user] for user in users or self.instances]
 
     def holdings(
-        self, settings: Settings, user: str, _common: Common | None = None, *, forget_foreign: bool = False
+        self,
+        settings: Settings,
+        user: str,
+        _common: Common | None = None,
+        *,
+        forget_foreign: bool = False,
+        of_another_database: bool = False,
     ) -> Holdings:
         """Tell what there is."""
+        self.of_another_database = of_another_database
         self._begin(settings, "holdings", user)
         self.forget_foreign = forget_foreign
         return Holdings(user, f"{user}.example.com", self.found, "19.99", self.instances.get(user))
@@ -188,8 +195,10 @@ class FakeOperations:
         *,
         zone_gone: bool = False,
         forget_foreign: bool = False,
+        of_another_database: bool = False,
     ) -> Destroyed:
         """Tell what was removed."""
+        self.of_another_database = of_another_database
         self._begin(settings, "destroy", user)
         self.zone_gone, self.forget_foreign = zone_gone, forget_foreign
         self._play(watch, user)

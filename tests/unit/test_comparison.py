@@ -22,6 +22,7 @@ from clawdet_cli.model import (
     SshKey,
     Status,
 )
+from clawdet_cli.stages import operator_keys
 from clawdet_cli.stages.comparison import Seen, compare
 from clawdet_cli.stages.firewall import EVERYWHERE, rules_for
 from tests.contract.cloudflare_emulator import make_csr
@@ -51,7 +52,8 @@ RULES = rules_for(["192.0.2.0/24"], EVERYWHERE)
 WALL = Firewall(7, "clawdet", {"managed-by": "clawdet"}, RULES, in_use=True)
 RECORD = DnsRecord("r1", "alice.example.com", "A", "203.0.113.7", True, "clawdet:alice:abcdef012345", CREATED)
 CERTIFICATE = Certificate("c1", ("alice.example.com",), public_key.of_request(make_csr(ONE)), "PEM")
-KEY = SshKey(5, "clawdet-key", {"managed-by": "clawdet"})
+PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEf0Q0cX0m1jW5o0bJm1oWm0m2b1kq1v0bqf1c8c8bXk"
+KEY = SshKey(5, operator_keys.name_of(PUBLIC), {"managed-by": "clawdet"}, PUBLIC)
 
 
 def seen(instances: tuple[Instance, ...] = (ALICE,), **changes: Any) -> Seen:
@@ -210,7 +212,7 @@ def test_a_key_is_an_orphan_when_nothing_of_ours_is_left() -> None:
     assert (key.category, key.kind, key.id) == (Category.ORPHAN, "ssh_key", "5")
     assert (wall.category, wall.kind, wall.id) == (Category.ORPHAN, "firewall", "7")
     assert [found.kind for found in differing(seen((), **empty))] == ["server"]
-    foreign = {"ssh_keys": [SshKey(6, "clawdet-laptop", {})], "firewalls": [replace(WALL, labels={})]}
+    foreign = {"ssh_keys": [SshKey(6, "clawdet-laptop", {}, PUBLIC)], "firewalls": [replace(WALL, labels={})]}
     assert compare(seen((), servers=[], **foreign, **empty)) == (
         [],
         {"servers": 0, "records": 0, "certificates": 0, "ssh_keys": 1, "firewalls": 1},
@@ -237,11 +239,33 @@ def test_a_server_is_right_behind_a_firewall_of_ours_only() -> None:
     assert (finding.kind, finding.decision) == ("server", "clawdet firewall refresh")
 
 
-def test_an_orphan_of_a_user_unknown_here_is_removed_by_destroy_in_its_zone() -> None:
+def test_a_key_is_an_orphan_when_no_server_was_ordered_with_it() -> None:
+    def marked(mark: str) -> Server:
+        return replace(SERVER, labels={**SERVER.labels, "ssh-key": mark})
+
+    others, own = marked("a" * 16), marked(operator_keys.mark(PUBLIC))
+    (key,) = differing(seen(servers=[others]))
+    assert (key.category, key.kind, key.fix, key.decision) == (Category.ORPHAN, "ssh_key", "removes it", "")
+    assert differing(seen(servers=[own])) == []
+    assert (
+        differing(seen(servers=[others, replace(SERVER, id=2, name="old", labels=SERVER.labels)]))[0].kind == "server"
+    )
+    # It may be the key that an order is just about to be placed with.
+    ordering = replace(ALICE, user="bob", server_id=None, record_id=None, certificate_id=None, csr=None)
+    assert [row for row in differing(seen((ALICE, ordering), servers=[others])) if row.kind == "ssh_key"] == []
+
+
+@pytest.mark.parametrize("key", [replace(KEY, name="clawdet-renamed"), replace(KEY, public=PUBLIC[:-4] + "aaaa")])
+def test_a_key_that_is_not_provably_clawdets_is_not_removed_by_fix(key: SshKey) -> None:
+    (row,) = differing(seen(servers=[replace(SERVER, labels={**SERVER.labels, "ssh-key": "a" * 16})], ssh_keys=[key]))
+    assert (row.fix, row.decision) == ("", "delete it in the Hetzner console: Security, SSH keys")
+
+
+def test_an_orphan_of_a_user_unknown_here_is_not_advised_to_be_removed() -> None:
     labels = {"managed-by": "clawdet", "user": "bob", "run": "bobbobbobbob", "zone": "example.org"}
     orphan = replace(SERVER, id=2, name="clawdet-bob", labels=labels)
     (finding,) = differing(seen(servers=[SERVER, orphan]))
-    assert finding.decision == "clawdet destroy bob --zone example.org"
+    assert finding.decision.startswith("clawdet state rebuild bob --zone example.org    (if it is yours;")
     assert "this database knows none such (another one may)" in finding.what
 
 

@@ -29,6 +29,7 @@ REASONS = {
     "fleet.py _Crew.work while": "each thread says when it is over, and each run in it has a deadline",
     "stages/bundle.py Line.pieces while": "reads a file; whoever sends the pieces has a deadline",
     "stages/phase.py Phase.end while": "ends at the deadline",
+    "private.py _walked while": "walks along a path, and through 40 links at most",
     "adapters/proxy.py _causes while": "walks up the causes of an error, which are finite",
     "stages/network.py Outlook._reach_servers result": "waits for looks that have a time-out each",
     "stages/zones.py look result": "waits for a call, which has the deadline",

@@ -21,6 +21,7 @@ from clawdet_cli.network import Network
 from clawdet_cli.settings import Endpoints, Settings, load
 from clawdet_cli.stages import verify
 from clawdet_cli.stages.network import Outlook, remarks, rows
+from clawdet_cli.stages.outside import NotMetError
 from clawdet_cli.stages.runner import Run
 
 SERVER, UNUSED = "203.0.113.7", "127.255.255.254"
@@ -165,7 +166,7 @@ def test_a_clock_that_is_wrong_is_named(
 @pytest.mark.parametrize("what", ["certificate is not yet valid", "the certificate of the VPS expired: 2026-11-30"])
 def test_a_check_that_fails_for_the_time_names_the_clock_where_that_is_wrong(what: str) -> None:
     def criterion(_: object) -> str:
-        raise verify.NotMetError(f"https://alice.example.com/: {what}")
+        raise NotMetError(f"https://alice.example.com/: {what}")
 
     def seen(ahead: float) -> str:
         run = SimpleNamespace(deadline=Deadline.after(60), clouds=clouds(ahead, None))

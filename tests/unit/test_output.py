@@ -63,7 +63,7 @@ def evil_instance(call: LocalCall) -> list[output.Screen]:
         screens.plan(plan, call),
         screens.firewall(wall),
         screens.provisioned(one, call, already=False, calls={}, remarks=()),
-        screens.rebuilt([one], call),
+        screens.rebuilt([one], {EVIL: [EVIL]}, call),
     ]
 
 

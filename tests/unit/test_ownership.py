@@ -19,7 +19,7 @@ from tests.unit.test_pool import MEMBER
 
 RECORD = DnsRecord("r1", ALICE.host, "A", "203.0.113.7", True, ALICE.comment, CREATED)
 FIREWALL = Firewall(3, "clawdet", {"managed-by": "clawdet"}, (), in_use=True)
-KEY = SshKey(4, "clawdet-abc", {"managed-by": "clawdet"})
+KEY = SshKey(4, "clawdet-abc", {"managed-by": "clawdet"}, "ssh-ed25519 AAAA")
 POOLED = replace(SERVER, id=7, name=MEMBER.server_name, labels=MEMBER.labels)
 
 
