@@ -427,7 +427,7 @@ def _ordered(run: Run, order: ServerOrder, wanted: dict[str, Any]) -> Server:
     return _ordered_once(run, replace(order, firewall_ids=(wall.id,), ssh_key_id=key.id), wanted)
 
 
-def _ordered_once(run: Run, order: ServerOrder, wanted: dict[str, str]) -> Server:
+def _ordered_once(run: Run, order: ServerOrder, wanted: dict[str, Any]) -> Server:
     with run.effect("create_server", order.name, labels=order.labels, **wanted) as effect:
         server = run.clouds.hetzner.create_server(order)
         # Not the one of an earlier order, whose answer was lost and which was carried out late.
