@@ -245,6 +245,7 @@ def destroy(
     `of_another_database`.
     """
     from clawdet_cli.stages.destroy import DESTROY
+    from clawdet_cli.stages.recover import may_still_appear
     from clawdet_cli.stages.runner import execute
 
     checked_user(user)
@@ -260,7 +261,7 @@ def destroy(
         allowed = tell if of_another_database else None
         instance = _recorded_or_adopted(settings, state, user, add=True, common=common, tell_of_another=allowed)
         if instance is None or instance.status == Status.DESTROYED:
-            return Destroyed(user, (), ())
+            return Destroyed(user, (), (), may_appear=may_still_appear(state, user))
         with _run(settings, instance, state, watching, common=common) as run:
             run.zone_gone, run.forget_foreign = zone_gone, forget_foreign
             _recover(run, on_failure=Status.DESTROYING)
@@ -467,7 +468,8 @@ def rebuild(settings: Settings, users: Sequence[str], watch: Watcher, *, of_anot
                 _logged(settings, instance.user, "rebuild", watch) as watching,
             ):
                 known = state.instance(instance.user)
-                if known is not None and known.status != Status.DESTROYED:
+                # A provision that was refused for what is rebuilt here has left a row of which nothing was made.
+                if known is not None and known.status != Status.DESTROYED and not _never_ordered(known, state):
                     continue
                 with _run(settings, instance, state, watching) as run:
                     ours = state.has_run(instance.user, instance.run_id)

@@ -88,7 +88,8 @@ MAX_WAL = 4 * 1024 * 1024
 LEAST_ROOM = 65536
 """Bytes: with less than these left on the disk, an I/O error of the database is for want of room."""
 
-_OPEN_EFFECTS = "SELECT id, user, run_id, stage, kind, name, data, begun_at FROM effects WHERE outcome IS NULL"
+_EFFECTS = "SELECT id, user, run_id, stage, kind, name, data, begun_at FROM effects WHERE"
+_OPEN_EFFECTS = f"{_EFFECTS} outcome IS NULL"
 _USERS = "WHERE status != ? AND user NOT LIKE ?"
 _OF_USERS = (Status.DESTROYED, f"{POOL}%")
 _COLUMNS = tuple(field.name for field in fields(Instance) if field.name not in {"checks", "stages", "open_effects"})
@@ -289,7 +290,11 @@ class State:
 
     def has_run(self, user: str, run_id: str) -> bool:
         """Return whether a run is of this database, also where the instance was destroyed and made again since."""
-        return (user, run_id) in self.runs()
+        query = (
+            "SELECT 1 FROM instances WHERE user = ? AND run_id = ?"
+            " UNION SELECT 1 FROM effects WHERE user = ? AND run_id = ? AND kind = 'create_server'"
+        )
+        return bool(self._rows(query, (user, run_id, user, run_id)))
 
     def server_ids(self) -> set[int]:
         """Return the ids of all servers that are recorded, those of the pool among them."""
@@ -396,6 +401,10 @@ class State:
     def open_effects(self, user: str) -> list[Effect]:
         """Give what was begun for a user and is not known to have ended, in the order in which it was begun."""
         return [_effect(row) for row in self._rows(f"{_OPEN_EFFECTS} AND user = ? ORDER BY id", (user,))]
+
+    def absent_effects(self, user: str) -> list[Effect]:
+        """Return what was begun for a user, was cut off, and was not there when it was looked for."""
+        return [_effect(row) for row in self._rows(f"{_EFFECTS} outcome = 'absent' AND user = ? ORDER BY id", (user,))]
 
     def begin_stage(self, instance: Instance, name: str) -> int:
         """Note that a stage began, and give the row to end."""

@@ -339,13 +339,14 @@ def rebuilt(values: Sequence[Instance], left: Mapping[str, Sequence[str]], call:
             yield clean(f"{value.user}: {', '.join(found)}{without}")
             yield "  " + call.pasteable(f"clawdet provision {value.user}    (checks it, and makes it complete)")
         for user, seen in left.items():
-            yield paint(f"{user}: not recorded, since another database may know it. It stands like this:", "yellow")
+            text = f"{clean(user)}: not recorded, since another database may know it. It stands like this:"
+            yield paint(text, "yellow")
             yield from (f"  {clean(line)}" for line in seen)
         if left:
             yield "Next:"
             yield "  use the database that knows them: --state FOLDER"
             takes_over = f"clawdet state rebuild {' '.join(left)} --of-another-database"
-            yield "  " + call.pasteable(f"{takes_over}    (takes them over, if that is lost)")
+            yield "  " + clean(call.pasteable(f"{takes_over}    (takes them over, if that is lost)"))
 
     return screen
 

@@ -374,8 +374,9 @@ def _orphan_or_foreign(kind: str, orphan: Finding | None, foreign: Counter[str])
 
 
 def _is_awaited(seen: Seen) -> bool:
-    """Return whether a run of this database may be about to order a server, with a key that is there already."""
-    return any(instance.server_id is None for instance in seen.instances)
+    """Return whether a run of this database may order a server, now or again, with a key that is there already."""
+    there = {server.id for server in seen.servers}
+    return any(instance.server_id not in there for instance in seen.instances)
 
 
 def _needed(seen: Seen) -> bool:

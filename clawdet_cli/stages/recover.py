@@ -18,6 +18,7 @@ from clawdet_cli.stages import certificates
 from clawdet_cli.stages.firewall import is_ours
 from clawdet_cli.stages.provision import found, price_of
 from clawdet_cli.stages.runner import Run, Stage
+from clawdet_cli.state import State
 
 T = TypeVar("T")
 
@@ -194,6 +195,14 @@ MAY_APPEAR = {
     "sign_certificate": "Origin CA certificate for",
 }
 """Kinds of what is made, and may be made late, with what each is called."""
+
+
+def may_still_appear(state: State, user: str) -> tuple[str, ...]:
+    """Return what an earlier destroy did not find, and a cloud may still make for a run that was killed."""
+    held = [
+        effect for effect in state.absent_effects(user) if effect.kind in MAY_APPEAR and _age(effect) < HELD_SECONDS
+    ]
+    return tuple(f"{MAY_APPEAR[effect.kind]} {effect.name}" for effect in held)
 
 
 def _age(effect: Effect) -> float:

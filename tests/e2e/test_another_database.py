@@ -34,6 +34,13 @@ def another(operator: Operator, tmp_path: Path, *, same_key: bool = False) -> It
         path.rename(folder / path.name)
 
 
+@pytest.fixture(autouse=True)
+def no_keys_are_left(operator: Operator) -> Iterator[None]:
+    yield
+    for key in operator.cloud("hetzner", "/ssh_keys")["ssh_keys"]:
+        operator.cloud("hetzner", f"/ssh_keys/{key['id']}", "DELETE")
+
+
 @pytest.fixture
 def dora(operator: Operator) -> Operator:
     said = operator.clawdet("provision", "dora", "--sandbox", "--yes")
@@ -127,6 +134,8 @@ def test_rebuild_records_what_our_key_opens_and_leaves_the_rest(dora: Operator, 
 
 def test_rebuild_of_a_lost_database_needs_no_more_than_the_key(dora: Operator, tmp_path: Path) -> None:
     with another(dora, tmp_path, same_key=True):
+        steps = error_of(dora.clawdet("provision", "dora", "--yes", "--sandbox", "--json"), 4, "state")["next_steps"]
+        assert steps[0].startswith("clawdet state rebuild dora")
         said = dora.clawdet("state", "rebuild", "--sandbox", "--json")
         assert (said.code, rebuilt(said)) == (0, (["dora"], []))
 

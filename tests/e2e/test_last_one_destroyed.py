@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from clawdet_cli.adapters.hetzner import Hetzner
 from clawdet_cli.stages import firewall
 from clawdet_cli.stages import provision as stages
 from clawdet_cli.stages.user_data import user_data
@@ -39,16 +40,16 @@ def test_a_firewall_that_another_order_uses_meanwhile_is_left_without_a_wait(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert operator.clawdet("provision", "alice", "--yes", "--sandbox").code == 0
-    protects = firewall._protects_others
+    delete = Hetzner.delete_firewall
 
-    def and_another_is_ordered(*arguments: Any) -> bool:
+    def and_another_is_ordered(hetzner: Hetzner, number: int) -> None:
         walls = [{"firewall": wall["id"]} for wall in operator.cloud("hetzner", "/firewalls")["firewalls"]]
         order = {"name": "clawdet-bob", "server_type": "cx23", "image": "ubuntu-24.04", "firewalls": walls}
         labels = {"managed-by": "clawdet", "user": "bob", "run": "z" * 12}
         operator.cloud("hetzner", "/servers", "POST", {**order, "labels": labels})
-        return protects(*arguments) and False
+        delete(hetzner, number)
 
-    monkeypatch.setattr(firewall, "_protects_others", and_another_is_ordered)
+    monkeypatch.setattr(Hetzner, "delete_firewall", and_another_is_ordered)
     monkeypatch.setattr(firewall, "RELEASE_SECONDS", 600.0)
     said = operator.clawdet("destroy", "alice", "--yes", "--sandbox", "--json", "--timeout", "60")
     assert said.code == 0, said.err

@@ -48,6 +48,7 @@ def test_destroy_does_not_say_that_it_is_gone_for_good_and_a_later_one_finds_it(
     assert "server clawdet-alice" not in gone["absent"]
     assert "server clawdet-alice may still appear: a run that was killed had just asked for it" in said.err
     assert "clawdet destroy alice" in said.err
+    assert operator.clawdet(*DESTROY).document["destroyed"]["may_appear"] == ["server clawdet-alice"], "too early"
 
     carry_out(operator, held)
     found = operator.clawdet("reconcile", "--sandbox", "--json").document["reconcile"]

@@ -1,22 +1,12 @@
 """The SSH key of an operator leaves the project with the last server that was ordered with it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.e2e.operator import Operator
-from tests.e2e.test_another_database import another
+from tests.e2e.test_another_database import another, no_keys_are_left
 from tests.e2e.test_recovery import emptied
 
-__all__ = ["emptied"]
-
-
-@pytest.fixture(autouse=True)
-def no_keys_are_left(operator: Operator) -> Iterator[None]:
-    yield
-    for key in operator.cloud("hetzner", "/ssh_keys")["ssh_keys"]:
-        operator.cloud("hetzner", f"/ssh_keys/{key['id']}", "DELETE")
+__all__ = ["emptied", "no_keys_are_left"]
 
 
 def keys(operator: Operator) -> set[str]:

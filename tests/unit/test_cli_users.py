@@ -153,6 +153,14 @@ def test_quiet_keeps_progress_from_stderr_and_says_each_failure_there_once(
     assert "ordering" not in err
 
 
+@pytest.mark.parametrize("names", [["alice"], ["alice", "bob"]])
+def test_only_who_says_so_destroys_what_is_of_another_database(names: list[str], users: FakeOperations) -> None:
+    assert cli.main(["destroy", *names, *ZONE, "--yes", "--quiet"]) == 0
+    assert users.of_another_database is False
+    assert cli.main(["destroy", *names, *ZONE, "--yes", "--quiet", "--of-another-database"]) == 0
+    assert users.of_another_database is True
+
+
 @pytest.mark.usefixtures("users")
 def test_quiet_says_nothing_where_all_goes_well(capsys: Captured) -> None:
     assert cli.main(["provision", "alice", "bob", *ZONE, "--quiet"]) == 0

@@ -235,6 +235,7 @@ def test_destroy_tells_what_it_removed(fake: FakeOperations, capsys: Captured) -
         "removed": list(fake.found),
         "absent": [f"no {name}" for name in fake.found],
         "not_judged": [],
+        "may_appear": [],
     }
 
 
