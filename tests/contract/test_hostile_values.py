@@ -28,7 +28,7 @@ from starlette.types import ASGIApp
 
 from clawdet_cli.adapters.cloudflare import Cloudflare
 from clawdet_cli.adapters.hetzner import Hetzner
-from clawdet_cli.errors import ClawdetError
+from clawdet_cli.errors import ClawdetError, CloudError
 from clawdet_cli.model import Deadline, FirewallRule
 from clawdet_cli.secret import Secret
 from tests.contract import hetzner_emulator
@@ -264,6 +264,47 @@ def test_nothing_that_hetzner_says_is_a_bug_of_ours(
     cloud = Hetzner(f"http://{address}/v1", Secret(hetzner_emulator.TOKEN), Deadline.after(60))
     call(cloud)
     assert fuzz(recorded, cloud, call) > 5
+    cloud.close()
+    real.close()
+
+
+PRICES = ["NaN", "sNaN", "-5", "0", "0.000", "1e20", "100000000", "Infinity", THREE, "", None, 5, True, [], {}]
+IDS = [2**63, 2**53 + 1, 0, -1, True, 1.5, math.nan, "7", SEVEN, None, [], {}]
+
+
+@pytest.mark.parametrize(
+    ("call", "leaf", "hostile"),
+    [
+        (lambda cloud: cloud.offers(["cpx22"], ["nbg1"]), ("prices", 0, "price_monthly", "net"), PRICES),
+        (lambda cloud: cloud.prices(), ("prices", 0, "price_monthly", "net"), PRICES),
+        (lambda cloud: cloud.find_server("clawdet-alice"), ("servers", 0, "id"), IDS),
+        (lambda cloud: cloud.servers("managed-by=clawdet"), ("servers", 0, "id"), IDS),
+        (lambda cloud: cloud.all_ssh_keys(), ("ssh_keys", 0, "id"), IDS),
+        (lambda cloud: cloud.all_firewalls(), ("firewalls", 0, "id"), IDS),
+    ],
+)
+def test_no_price_and_no_id_is_taken_that_cannot_be_one(
+    call: Call, leaf: Path, hostile: list[Any], hetzner: hetzner_emulator.Emulator, mirror: tuple[Mirror, str]
+) -> None:
+    real = Hetzner(f"{hetzner.url}/v1", Secret(hetzner_emulator.TOKEN), Deadline.after(60))
+    real.await_running(real.create_server(an_order(real)))
+    real.create_firewall("clawdet", RULES, LABELS)
+    recorded, address = mirror
+    recorded.upstream = urlsplit(hetzner.url).netloc
+    cloud = Hetzner(f"http://{address}/v1", Secret(hetzner_emulator.TOKEN), Deadline.after(60))
+    call(cloud)
+    recorded.upstream = None
+    where = [
+        (key, path)
+        for key, (_, body) in recorded.answers.items()
+        for path, _ in leaves(body)
+        if path[-len(leaf) :] == leaf and path[:1] != ("pricing",)
+    ]
+    assert where
+    for key, path in where:
+        for new in hostile:
+            recorded.changed = key, json.dumps(replaced(recorded.answers[key][1], path, new)).encode()
+            assert outcome(cloud, call) is CloudError, new
     cloud.close()
     real.close()
 
