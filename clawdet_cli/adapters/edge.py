@@ -134,6 +134,8 @@ def answers_directly(address: tuple[str, int], host: str, patience: float, *, tl
             headers = f"Host: {host}\r\nUser-Agent: {USER_AGENT}\r\nConnection: close\r\n"
             plain.sendall(f"GET /healthz HTTP/1.1\r\n{headers}\r\n".encode())
             return bool(plain.recv(1))
+    except ssl.SSLEOFError:
+        return False  # it hung up without a word, as one does whose process is killed while a firewall keeps it silent
     except ssl.SSLError:
         return True  # it said something, though not what was hoped for
     except OSError:

@@ -26,7 +26,7 @@ from websockets.server import ServerProtocol
 
 from clawdet_cli import USER_AGENT
 from clawdet_cli.adapters import edge as adapter
-from clawdet_cli.adapters.edge import CONNECT_REQUEST, Visitor, edge_addresses, explain_52x
+from clawdet_cli.adapters.edge import CONNECT_REQUEST, Visitor, answers_directly, edge_addresses, explain_52x
 from clawdet_cli.errors import GuestError
 from clawdet_cli.model import Deadline
 from clawdet_cli.sandbox.authority import Authority
@@ -553,3 +553,30 @@ class TestDns:
         found = edge_addresses("localhost", [], closed, Deadline.after(0.5), system_resolver=True, watch=told.append)
         assert found == ["127.0.0.1"]
         assert "may lag" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "answers"),
+    [
+        (b"", False),
+        (bytes([21, 3, 3, 0, 2, 2, 40]), True),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", True),
+    ],
+    ids=["nothing", "an alert", "something else"],
+)
+def test_a_connection_that_is_closed_without_a_word_is_no_answer(said: bytes, *, answers: bool) -> None:
+    """As when the process is killed that kept it silent: the system closes it, and nobody was let in."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def take() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)  # what is unread would be answered with a reset
+                connection.sendall(said)
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        try:
+            assert answers_directly(listening.getsockname(), "alice.clawdet.test", 5, tls=True) is answers
+        finally:
+            thread.join()
