@@ -53,6 +53,13 @@ class Command:
     asleep: float = TAKEOVER_SECONDS
     """Seconds until it is woken from a stop that came with a request."""
 
+    def longest(self) -> float:
+        """Return how long it may take: each user's run has its own time, and a pool is filled, then drained."""
+        turns = 2 if self.arguments[:2] == ("pool", "fill") else 1
+        if "--parallel" in self.arguments:
+            turns = math.ceil(len(self.users) / int(self.arguments[-1]))
+        return self.timeout * turns + self.lock_wait
+
     def __str__(self) -> str:
         told = [f"{self.at:.2f} s: {self.site}/{self.machine} {' '.join(self.arguments)}"]
         told += [f"--timeout {self.timeout:g}"] if self.timeout < 900 else []
