@@ -53,6 +53,13 @@ class Command:
     asleep: float = TAKEOVER_SECONDS
     """Seconds until it is woken from a stop that came with a request."""
 
+    def longest(self) -> float:
+        """Return how long it may take: each user's run has its own time, and a pool is filled, then drained."""
+        turns = 2 if self.arguments[:2] == ("pool", "fill") else 1
+        if "--parallel" in self.arguments:
+            turns = math.ceil(len(self.users) / int(self.arguments[-1]))
+        return self.timeout * turns + self.lock_wait
+
     def __str__(self) -> str:
         told = [f"{self.at:.2f} s: {self.site}/{self.machine} {' '.join(self.arguments)}"]
         told += [f"--timeout {self.timeout:g}"] if self.timeout < 900 else []
@@ -100,7 +107,7 @@ def drawn(seed: int, number: int) -> Round:
     """Draw a round."""
     chosen = random.Random(f"{seed}/{number}")  # noqa: S311 - to be repeated
     commands = [command for _ in range(chosen.randint(3, 6)) for command in _commands(chosen)]
-    files = [_file(chosen)] if chosen.random() < 0.35 else []
+    files = [_file(chosen, chosen.choice(commands))] if chosen.random() < 0.4 else []
     wanted = {user: (chosen.choice("AAB"), chosen.choice(("provision", "provision", "destroy"))) for user in USERS}
     drained = tuple(site for site in SITES if chosen.random() < 0.5)
     return Round(number, tuple(sorted(commands, key=lambda one: one.at)), tuple(files), wanted, drained)
@@ -179,6 +186,7 @@ def _accident(chosen: random.Random) -> Accident:
     return Accident(kind, chosen.choice(("hetzner", "cloudflare")), method, chosen.randrange(4), round(seconds, 2))
 
 
-def _file(chosen: random.Random) -> FileAccident:
-    at = chosen.uniform(1.0, STORM_SECONDS)
-    return FileAccident(at, chosen.choice("AAB"), chosen.choice(tuple(FILES)), chosen.uniform(0, at))
+def _file(chosen: random.Random, beneath: Command) -> FileAccident:
+    """Draw what happens to a database while a command works with it, or soon after."""
+    at = beneath.at + chosen.uniform(0.2, LONGEST)
+    return FileAccident(at, beneath.site, chosen.choice(tuple(FILES)), chosen.uniform(0, at))

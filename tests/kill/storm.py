@@ -177,7 +177,7 @@ class Storm:
         if "Traceback (most recent call last)" in said.out + said.err:
             wrong.append("a traceback")
         wrong += ["a secret in its output" for canary in self.world.canaries if canary in said.out + said.err]
-        allowed = max(one.began + command.timeout, one.woken) + command.lock_wait + GRACE_SECONDS + one.waited
+        allowed = max(one.began + command.longest(), one.woken) + GRACE_SECONDS + one.waited
         if one.ended > allowed:
             took = one.ended - one.began
             wrong.append(f"it took {took:.1f} s, of which {one.waited:.1f} s without a CPU")

@@ -56,6 +56,12 @@ def test_what_sleeps_is_taken_over_by_another_machine() -> None:
     assert taken > len(ROUNDS) / 10
 
 
+def test_each_users_run_has_its_own_time() -> None:
+    one = Command(0, "A", "one", ("provision", "alice", "carol", "dave", "--yes", "--parallel", "2"), USERS, timeout=12)
+    assert one.longest() == 24
+    assert Command(0, "A", "one", ("verify", "alice"), timeout=12, lock_wait=10).longest() == 22
+
+
 @pytest.mark.parametrize("module", [truth, invariants])
 def test_what_judges_the_product_has_none_of_its_code(module: object) -> None:
     tree = ast.parse(Path(str(vars(module)["__file__"])).read_text())
