@@ -406,7 +406,7 @@ process.exit(0);
 def test_the_first_run_of_openclaw_has_no_rights_no_network_and_no_secret(machine: Machine) -> None:
     place = "/opt/daily"
     folder = f"{place}/node_modules/openclaw"
-    machine.ssh(f"umask 022; rm -rf {place}; mkdir -p {folder}; cat >{folder}/openclaw.mjs", FIRST_RUN)
+    machine.ssh(f"umask 022; rm -rf {place} /tmp/first-run; mkdir -p {folder}; cat >{folder}/openclaw.mjs", FIRST_RUN)
     tool = "/usr/local/lib/clawdet/provision-openclaw.sh"
     functions = f"{{ sed '/^case .*VERB/,$d' {tool}; echo 'first_run {place}'; }} >/run/functions"
     show = f"cat {folder}/said.json; echo; stat -c %u {folder} {folder}/*; ls /tmp/first-run 2>&1; rm -r {place}"
