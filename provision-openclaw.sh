@@ -256,9 +256,10 @@ put() { # put FILE MODE: writes standard input to FILE at once or not at all
   mv -fT -- "$new" "$1"
 }
 
-# Below OpenClaw's home root does nothing itself: a link planted there must not lead it astray.
+# Below OpenClaw's home root does nothing itself: a link planted there must not lead it astray. Nor does root's terminal come
+# along, if there is one.
 as_openclaw() {
-  (cd "$OPENCLAW_HOME" && exec setpriv --reuid openclaw --regid openclaw --init-groups --no-new-privs env -i \
+  (cd "$OPENCLAW_HOME" && exec setsid -w setpriv --reuid openclaw --regid openclaw --init-groups --no-new-privs env -i \
     PATH="/usr/local/bin:/usr/bin:/bin" HOME="$OPENCLAW_HOME" LC_ALL=C.UTF-8 "$@")
 }
 
@@ -655,7 +656,7 @@ case "\$*" in
 esac
 if [ "\$(id -u)" = 0 ]; then
   user="setpriv --reuid openclaw --regid openclaw --init-groups"
-  if ! \$user test -x "\$PWD"; then
+  if ! setsid -w \$user test -x "\$PWD"; then
     for word; do
       [ ! -e "./\${word#--*=}" ] || echo "openclaw: the user openclaw cannot enter \$PWD; it looks for \$word in $OPENCLAW_HOME" >&2
     done

@@ -20,7 +20,7 @@ def confined(room: Path, search: Path, *words: str | Path) -> list[str]:
 
     As root it runs as another user, who can write to what was handed over in the folder, in namespaces of its own.
     Otherwise it runs as this user, without a network where the system lets users make one of their own. Where it does
-    not, as in some containers, the network stays.
+    not, as in some containers, the network stays. The environment is the caller's to empty.
     """
     is_root = os.geteuid() == 0
     before: Sequence[str] = _AS_THROWAWAY if is_root else ()
@@ -34,7 +34,7 @@ def confined(room: Path, search: Path, *words: str | Path) -> list[str]:
         return str(inside / word.relative_to(room)) if isinstance(word, Path) else word
 
     clean = [f"PATH={placed(search)}:/usr/bin:/bin", f"HOME={placed(room / 'home')}", "NODE_DISABLE_COMPILE_CACHE=1"]
-    return [*before, "env", "-i", *clean, *map(placed, words)]
+    return [*before, "env", *clean, *map(placed, words)]
 
 
 def make_room(room: Path) -> None:

@@ -162,13 +162,15 @@ def test_a_manifest_of_another_host_is_not_taken_and_that_host_learns_nothing(
 
 
 def dripping(mirror: Mirror, *, head: bool) -> Answer:
-    """Answer a byte at a time, faster than any time-out of one piece."""
+    """Answer a byte at a time, faster than any time-out of one piece, for ten seconds."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         if not head:
             request.send_response(200)
             request.end_headers()
-        while not mirror.over.wait(0.05):
+        for _ in range(200):
+            if mirror.over.wait(0.05):
+                return
             request.wfile.write(b"H" if head else b" ")
             request.wfile.flush()
 

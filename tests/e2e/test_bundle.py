@@ -83,6 +83,12 @@ def test_it_is_complete_and_openclaw_finds_nothing_amiss(carol: Instance, bundle
     assert "<html" in carol.curl("/app/")
 
 
+def test_its_npm_is_the_one_that_its_manifest_names(carol: Instance, bundle: dict[str, Any]) -> None:
+    tar = "tar -cf - --sort=name --format=gnu --numeric-owner --owner=0 --group=0 --mtime=@0 ."
+    said = carol.ssh(f"cd /opt/node/*/lib/node_modules/npm && {tar} | sha256sum").stdout
+    assert said.split()[0] == bundle["npm_sha256"]
+
+
 def test_all_that_came_out_of_it_is_roots_and_for_root_to_change(carol: Instance) -> None:
     odd = "find /opt/node /opt/openclaw /usr/local/bin/caddy ! -type l \\( ! -user root -o -perm /7022 \\) -print"
     assert carol.ssh(odd).stdout == ""

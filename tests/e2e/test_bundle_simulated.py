@@ -67,12 +67,19 @@ def test_a_bundle_of_something_else_is_not_even_copied(operator: Operator, file:
     assert steps(said)["bundle"] == "skipped"
 
 
-def test_an_address_is_left_to_the_server(operator: Operator) -> None:
-    said = provisioned(operator, f"https://me:secret@mirror.test/b.tar.zst#sha256={'a' * 64}")
+def test_an_address_is_left_to_the_server_and_its_password_shown_and_kept_nowhere(operator: Operator) -> None:
+    address = "https://me:S3cretPassw0rd@mirror.test/b.tar.zst?sig=S3cretSignature"
+    said = provisioned(operator, f"{address}#sha256={'a' * 64}")
     assert said.code == 0, said.err
     assert "the VPS downloads the bundle https://mirror.test/b.tar.zst by itself" in said.err
-    assert "me:secret" not in said.err
     assert said.document["instance"]["installed"]["bundle_sha256"] == "a" * 64
+    refused = provisioned(operator, address.replace("mirror.test", "127.0.0.1:9"))
+    assert "https://127.0.0.1/b.tar.zst.json cannot be downloaded" in refused.err
+    folder = operator.state / "sandbox"
+    kept = b"".join(path.read_bytes() for path in (*folder.glob("logs/*"), *folder.glob("clawdet.db*")))
+    assert b"b.tar.zst" in kept
+    assert "S3cret" not in said.out + said.err + refused.out + refused.err
+    assert b"S3cret" not in kept
 
 
 def test_a_manifest_that_cannot_be_had_is_no_failure(operator: Operator) -> None:

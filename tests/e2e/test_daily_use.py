@@ -287,7 +287,6 @@ PLUGIN = {
     """,
 }
 
-
 SPY_ON = """
 import json, pathlib, sys
 file = pathlib.Path(".openclaw/openclaw.json")
@@ -299,6 +298,15 @@ if sys.argv[1] == "on":
 file.write_text(json.dumps(content, indent=2))
 """
 """What `openclaw config set plugins.entries.spy.enabled true` does, in a moment."""
+
+
+def planted(folder: str) -> str:
+    """Return the shell's commands that plant the plugin, as the user `openclaw` could."""
+    files = {f"{folder}/{name}": content for name, content in PLUGIN.items()}
+    files |= {"/tmp/spy.py": SPY, "/tmp/spy-on.py": SPY_ON}  # noqa: S108 - of the VPS
+    written = "".join(f"printf %s {shlex.quote(content)} >{name}\n" for name, content in files.items())
+    inner = f"cd {HOME}; mkdir -p {folder}\n{written}python3 /tmp/spy-on.py on; rm -f /tmp/spy.json"
+    return f"rm -f /tmp/pushed /tmp/spy* /tmp/roots; {AS_USER} sh -ec {shlex.quote(inner)}\n"
 
 
 @pytest.fixture
@@ -314,28 +322,24 @@ def terminal(machine: Machine) -> Iterator[Terminal]:
 def test_what_runs_as_openclaw_cannot_type_into_the_shell_of_root_who_called_it(
     machine: Machine, terminal: Terminal
 ) -> None:
-    machine.ssh("cat >/tmp/spy.py; chmod 644 /tmp/spy.py", SPY)
-    folder = ".openclaw/extensions/spy"
-    for name, content in PLUGIN.items():
-        machine.ssh(f"{AS_USER} sh -c 'mkdir -p {folder} && cat >{folder}/{name}'", content)
-    machine.ssh("cat >/tmp/spy-on.py; chmod 644 /tmp/spy-on.py", SPY_ON)
-    machine.ssh(f"{AS_USER} python3 /tmp/spy-on.py on; rm -f /tmp/spy.json /tmp/pushed")
-    wrapper = "sed 's,set -- /usr/local/bin/openclaw,set -- /usr/bin/python3,' /usr/local/bin/openclaw"
-    machine.ssh(f"{wrapper} >/run/wrapper; chmod 755 /run/wrapper")
-    (roots,) = re.findall("/dev/pts/[0-9]+", terminal.run("tty")[0])
-    number = int(terminal.run("cut -d ' ' -f 7 /proc/$$/stat")[0].split()[-1])
+    folder = f"{HOME}/.openclaw/extensions/spy"
+    wrapper = "sed 's,set -- /usr/local/bin/openclaw,set -- /usr/bin/python3,' /usr/local/bin/openclaw >/run/wrapper"
+    machine.ssh(f"sh -es; {wrapper}; chmod 755 /run/wrapper", planted(folder))
+    terminal.run("cut -d ' ' -f 7 /proc/$$/stat >/tmp/roots; tty >>/tmp/roots")
     terminal.run("openclaw plugins doctor")
     # Without any of it as input or output, root's terminal is at /dev/tty still.
     terminal.run("/run/wrapper /tmp/spy.py </dev/null >/dev/null 2>&1")
     # A shell runs what was typed into it before what comes next.
     terminal.run("true")
     terminal.run("true")
-    assert "no such file" in machine.ssh("ls /tmp/pushed", code=2).lower()
-    told = [json.loads(line) for line in machine.ssh("cat /tmp/spy.json").splitlines()]
-    assert {one["uid"] for one in told} == {int(machine.ssh("id -u openclaw"))}
-    assert all(one["terminal"] not in (0, number) and roots not in one["fds"] for one in told)
-    assert [None in one["fds"] for one in told] == [False, True]
-    machine.ssh(f"{AS_USER} python3 /tmp/spy-on.py off; rm -r {HOME}/{folder}")
+    show = "ls /tmp | grep -cx pushed; id -u openclaw; cat /tmp/roots /tmp/spy.json"
+    shown = machine.ssh(f"{show}; rm -r {folder}; {AS_USER} python3 /tmp/spy-on.py off")
+    pushed, uid, number, roots, *told = shown.splitlines()
+    assert pushed == "0"
+    said = [json.loads(line) for line in told]
+    assert [one["uid"] for one in said] == [int(uid)] * 2
+    assert all(one["terminal"] not in (0, int(number)) and roots not in one["fds"] for one in said)
+    assert [None in one["fds"] for one in said] == [False, True]
 
 
 PROBE = """#!/bin/sh
@@ -348,14 +352,13 @@ esac
 
 
 def test_on_that_terminal_all_is_as_on_roots_own(machine: Machine, terminal: Terminal) -> None:
-    machine.ssh("cat >/run/probe; chmod 755 /run/probe", PROBE)
-    machine.ssh("sed 's,set -- /usr/local/bin/openclaw,set -- /run/probe,' /usr/local/bin/openclaw >/run/wrapper")
-    machine.ssh("chmod 755 /run/wrapper")
+    wrapper = "sed 's,set -- /usr/local/bin/openclaw,set -- /run/probe,' /usr/local/bin/openclaw >/run/wrapper"
+    machine.ssh(f"cat >/run/probe; {wrapper}; chmod 755 /run/probe /run/wrapper", PROBE)
     assert terminal.run("SECRET=x; export SECRET; cd /tmp; /run/wrapper say 7")[1] == 7
     assert terminal.run("/run/wrapper say 5 >/run/o 2>/run/e")[1] == 5
-    assert machine.ssh("cat /run/o /run/e") == "out\nerr\n"
+    assert "\nout$\nerr$\n" in terminal.run("cat -A /run/o /run/e")[0]
     assert "\nin$\n" in terminal.run("echo in | /run/wrapper cat | cat -A")[0]
-    assert "SECRET" not in terminal.run("/run/wrapper env >/run/o")[0] + machine.ssh("cat /run/o")
+    assert "SECRET" not in terminal.run("/run/wrapper env | cat")[0]
     assert "\n40 120\n" in terminal.run("/run/wrapper stty size")[0]
     # Nobody reads on beside a pager, and its terminal is left alone.
     assert "\n0\n" in terminal.run("/run/wrapper cat | wc -c")[0]
@@ -403,19 +406,19 @@ process.exit(0);
 def test_the_first_run_of_openclaw_has_no_rights_no_network_and_no_secret(machine: Machine) -> None:
     place = "/opt/daily"
     folder = f"{place}/node_modules/openclaw"
-    machine.ssh(f"umask 022; rm -rf {place}; mkdir -p {folder}; cat >{folder}/openclaw.mjs", FIRST_RUN)
+    machine.ssh(f"umask 022; rm -rf {place} /tmp/first-run; mkdir -p {folder}; cat >{folder}/openclaw.mjs", FIRST_RUN)
     tool = "/usr/local/lib/clawdet/provision-openclaw.sh"
-    machine.ssh(f"sed '/^case .*VERB/,$d' {tool} >/run/functions; echo 'first_run {place}' >>/run/functions")
-    machine.ssh("CANARY=secret bash /run/functions prepare")
-    said = json.loads(machine.ssh(f"cat {folder}/said.json"))
+    functions = f"{{ sed '/^case .*VERB/,$d' {tool}; echo 'first_run {place}'; }} >/run/functions"
+    show = f"cat {folder}/said.json; echo; stat -c %u {folder} {folder}/*; ls /tmp/first-run 2>&1; rm -r {place}"
+    shown, *owners, gone = machine.ssh(f"{functions}; CANARY=secret bash /run/functions prepare && {show}").splitlines()
+    said = json.loads(shown)
     assert said["id"] == "65533"
     assert set(said["environment"]) <= {"HOME", "PATH", "NODE_DISABLE_COMPILE_CACHE"}
     assert said["interfaces"] == ["lo"]
     # What it left there is gone with its unit.
     assert said["done"] == ["leave something in /tmp"]
-    assert machine.ssh("ls /tmp/first-run 2>/dev/null", code=2) == ""
-    assert set(machine.ssh(f"stat -c %u {folder} {folder}/*").split()) == {"0"}
-    machine.ssh(f"rm -r {place}")
+    assert "cannot access" in gone
+    assert set(owners) == {"0"}
 
 
 CHROME = "https://dl.google.com/linux/direct/google-chrome-stable_current_amd64.deb"

@@ -542,6 +542,19 @@ def test_a_folder_that_is_closed_to_the_user_is_left_and_what_is_looked_for_else
     assert (f"in {wrapper.folder}" in said, error) == (True, "")
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_typing_for_others_is_switched_off_where_the_kernel_can_and_is_no_failure_elsewhere(
+    works: bool, tmp_path: Path
+) -> None:
+    text = TEXT.replace("TIOCSTI=/etc/sysctl.d/", f"TIOCSTI={tmp_path}/").replace("/lib/systemd/", f"{tmp_path}/")
+    (tmp_path / "systemd-sysctl").write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/taken\n{"true" if works else "false"}\n')
+    (tmp_path / "systemd-sysctl").chmod(0o755)
+    (tmp_path / "60-clawdet.conf").touch()
+    others = 'getent() { :; }; install() { [[ $1 == -d ]] || command install "$@"; }'
+    assert call(f"SCRATCH={tmp_path}; {others}; do_users; echo on", text=text).endswith("on\n")
+    assert (tmp_path / "taken").read_text() == "-dev.tty.legacy_tiocsti = 0\n"
+
+
 @pytest.mark.parametrize("verb", ["restart", "start", "stop"])
 def test_the_gateway_is_restarted_by_systemd_or_whoever_asks_is_told_so(wrapper: Wrapper, verb: str) -> None:
     for uid in (0, 999):
