@@ -79,29 +79,39 @@ def _words(values: Any) -> str:
     return ", ".join(f"'{value}'" for value in values)
 
 
+_FORM = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]*[+-][0-9][0-9]:[0-9][0-9]"
+
+
 def _strange_time(field: str) -> str:
     """Write an SQL condition that holds for what is no time, and for some times as well."""
-    form = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]*[+-][0-9][0-9]:[0-9][0-9]"
     # SQLite takes 31 February for a day in March.
     same_day = f"substr({field}, 1, 10) = date(julianday({field}))"
-    return f"NOT coalesce({field} GLOB '{form}' AND {same_day}, 0)"
+    return f"NOT coalesce({field} GLOB '{_FORM}' AND {same_day}, 0)"
 
 
-SUSPECTS = f"""
-    SELECT user FROM instances WHERE status NOT IN ({_words(Status)}) OR sandbox NOT IN (0, 1)
+def _suspects(of: str) -> str:
+    return f"""
+    SELECT user FROM instances WHERE {of} (status NOT IN ({_words(Status)}) OR sandbox NOT IN (0, 1)
         OR {_strange_time("created_at")} OR {_strange_time("updated_at")}
         OR NOT coalesce(server_id, 1) BETWEEN 1 AND {MAX_ID}
-        OR monthly GLOB '*[^0-9.]*' OR monthly GLOB '*.*.*' OR monthly NOT GLOB '[0-9]*[0-9]'
-    UNION SELECT user FROM checks WHERE result NOT IN ({_words(Result)}) OR NOT position BETWEEN 0 AND {MAX_ID}
-        OR (at != '' AND {_strange_time("at")})
+        OR monthly GLOB '*[^0-9.]*' OR monthly GLOB '*.*.*' OR monthly NOT GLOB '[0-9]*')
+    UNION SELECT user FROM checks WHERE {of} (result NOT IN ({_words(Result)}) OR NOT position BETWEEN 0 AND {MAX_ID}
+        OR (at != '' AND {_strange_time("at")}))
     UNION SELECT user FROM stage_runs JOIN instances USING (user, run_id)
-        WHERE stage_runs.status NOT IN ({_words(STAGE_STATUSES)}) OR {_strange_time("started_at")}
-        OR NOT seconds BETWEEN 0 AND {MAX_SECONDS:.0f} OR NOT id BETWEEN 1 AND {MAX_ID}
+        WHERE {of} (stage_runs.status NOT IN ({_words(STAGE_STATUSES)}) OR NOT started_at GLOB '{_FORM}'
+        OR NOT seconds BETWEEN 0 AND {MAX_SECONDS:.0f} OR NOT id BETWEEN 1 AND {MAX_ID})
     UNION SELECT user FROM effects
-        WHERE outcome IS NULL AND ({_strange_time("begun_at")} OR NOT id BETWEEN 1 AND {MAX_ID}
+        WHERE {of} outcome IS NULL AND ({_strange_time("begun_at")} OR NOT id BETWEEN 1 AND {MAX_ID}
         OR CASE WHEN json_valid(data) THEN json_type(data) != 'object' ELSE 1 END)
-"""  # noqa: S608 - words of ours
+    """  # noqa: S608 - words of ours
+
+
+SUSPECTS = (
+    f"SELECT user FROM ({_suspects('')}) WHERE user NOT IN (SELECT user FROM instances WHERE status = 'destroyed')"  # noqa: S608 - words of ours
+)
 """A query for the users whose rows may have a fault, which `fault` then tells: ten thousand are looked at in SQL."""
+SUSPECT = _suspects("user = ? AND")
+"""The same for one user, a destroyed one too."""
 OF_USER = {
     "instances": "SELECT * FROM instances WHERE user = ?",
     "checks": "SELECT * FROM checks WHERE user = ? ORDER BY position",

@@ -193,12 +193,8 @@ class State:
 
     def damaged(self, user: str | None = None) -> dict[str, StateError]:
         """Tell what is wrong with the rows of users of which none is shown: of this one, or of all."""
-        query = f"SELECT user FROM ({rows.SUSPECTS}) WHERE user "  # noqa: S608 - ours
-        if user is None:
-            query += "NOT IN (SELECT user FROM instances WHERE status = ?)"
-        else:
-            query += "= ?"
-        suspects = sorted(str(row["user"]) for row in self._rows(query, (Status.DESTROYED if user is None else user,)))
+        found = self._rows(rows.SUSPECTS, ()) if user is None else self._rows(rows.SUSPECT, (user,) * 4)
+        suspects = sorted(str(row["user"]) for row in found)
         return {one: damage for one in suspects if (damage := self._damage_of(one)) is not None}
 
     def _refuse_damaged(self, user: str) -> None:

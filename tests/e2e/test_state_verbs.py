@@ -231,7 +231,7 @@ number = 0
 while True:
     number += 1
     database.execute("BEGIN IMMEDIATE")
-    database.execute("UPDATE instances SET error = ?, updated_at = ?", (str(number), str(number)))
+    database.execute("UPDATE instances SET error = ?1, updated_at = ?1", (f"2026-01-01T00:00:00.{number:06d}+00:00",))
     database.execute("COMMIT")
     if number == 1:
         print("ready", flush=True)
