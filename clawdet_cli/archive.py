@@ -6,14 +6,14 @@ import re
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from clawdet_cli.errors import RecordError, StateError, UsageError
 from clawdet_cli.lease import holder_of
-from clawdet_cli.model import ZONE, EffectOutcome, Result, Status, is_member, is_user
+from clawdet_cli.model import ZONE, Status, is_member, is_user
 from clawdet_cli.private import new_private_file
+from clawdet_cli.rows import MONEY, fault
 from clawdet_cli.state import MIGRATIONS, State
 from clawdet_cli.state_file import new_generation
 
@@ -28,10 +28,8 @@ _HOST_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{20,100}={0,2}", re.ASCII)
 _PUBLIC_KEY = re.compile(r"[a-z0-9@.-]{3,60} [A-Za-z0-9+/]{20,4000}={0,2}", re.ASCII)
 _ID = re.compile(r"[0-9A-Za-z-]{1,64}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
-_MONEY = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?( [A-Z]{3})?", re.ASCII)
 _WORD = re.compile(r"[0-9A-Za-z._:/ -]{1,255}", re.ASCII)
 _USABLE: Mapping[str, Callable[[Any], bool]] = {
-    "status": lambda value: value in set(Status),
     "zone": lambda value: not value or ZONE.fullmatch(value) is not None,
     "run_id": lambda value: re.fullmatch(r"[a-z0-9]{12}", value, re.ASCII) is not None,
     "ipv4": lambda value: re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3}){3}", value, re.ASCII) is not None,
@@ -40,7 +38,6 @@ _USABLE: Mapping[str, Callable[[Any], bool]] = {
     "zone_id": lambda value: _ID.fullmatch(value) is not None,
     "record_id": lambda value: _ID.fullmatch(value) is not None,
     "certificate_id": lambda value: _ID.fullmatch(value) is not None,
-    "monthly": lambda value: _MONEY.fullmatch(value) is not None,
 }
 """What becomes a part of a path, a command line or a file here: an export may come from anywhere."""
 
@@ -60,7 +57,7 @@ def _are_texts(value: object) -> bool:
 EFFECTS: Mapping[str, tuple[re.Pattern[str], Mapping[str, Callable[[Any], bool]]]] = {
     "create_server": (
         _WORD,
-        {"labels": _are_texts, "type": _is(_WORD), "location": _is(_WORD), "monthly": _is(_MONEY)},
+        {"labels": _are_texts, "type": _is(_WORD), "location": _is(_WORD), "monthly": _is(MONEY)},
     ),
     "create_dns_record": (_WORD, {"comment": _is_text}),
     "sign_certificate": (_WORD, {"csr": _is_text}),
@@ -101,8 +98,9 @@ def load(state: State, document: object, *, replace: bool) -> list[str]:
         holder = holder_of(state, user)
         if holder is not None:
             raise StateError(f"{user} is being worked on by {holder}.", next_steps=["wait until it has ended"])
-        living = state.instance(user)
-        if living is not None and living.status != Status.DESTROYED and not replace:
+        with state.reading() as connection:
+            living = connection.execute("SELECT status FROM instances WHERE user = ?", (user,)).fetchone()
+        if living is not None and living["status"] != Status.DESTROYED and not replace:
             raise StateError(
                 f"{user} is recorded here already: nothing was imported.",
                 next_steps=["to take what the file says in its place, add --replace"],
@@ -198,20 +196,12 @@ def _check_row(where: str, row: Mapping[str, Any], users: set[str]) -> None:
     if where.startswith("instances"):
         if is_user(row["user"]) and not row["zone"]:
             raise _unusable(f"{where}.zone is empty")
-        if is_member(row["user"]) and not _is_time(row["created_at"]):
-            raise _unusable(f"{where}.created_at is {row['created_at']!r}")
         for field, usable in _USABLE.items():
             if row[field] is not None and not usable(row[field]):
                 raise _unusable(f"{where}.{field} is {row[field]!r}")
-    if where.startswith("checks") and row["result"] not in set(Result):
-        raise _unusable(f"{where}.result is {row['result']!r}")
+    if found := fault(where.partition("[")[0], row):
+        raise _unusable(f"{where}.{found[0]} is {found[1]}")
     if "data" in row:
-        try:
-            whole = isinstance(json.loads(row["data"]), dict)
-        except ValueError:
-            whole = False
-        if not whole:
-            raise _unusable(f"{where}.data is {row['data']!r}")
         _check_effect(where, row, json.loads(row["data"]))
 
 
@@ -225,17 +215,6 @@ def _check_effect(where: str, row: Mapping[str, Any], data: Mapping[str, Any]) -
     for field, usable in needed.items():
         if not usable(data.get(field)):
             raise _unusable(f"{where}.data has {data.get(field)!r} for {field!r}")
-    if not _is_time(row["begun_at"]):
-        raise _unusable(f"{where}.begun_at is {row['begun_at']!r}")
-    if row["outcome"] is not None and row["outcome"] not in set(EffectOutcome):
-        raise _unusable(f"{where}.outcome is {row['outcome']!r}")
-
-
-def _is_time(text: str) -> bool:
-    try:
-        return datetime.fromisoformat(text).tzinfo is not None
-    except ValueError:
-        return False
 
 
 def _unusable(why: str) -> UsageError:

@@ -663,11 +663,13 @@ class Reconciled:
     """As it was before."""
     busy: Mapping[str, str] = field(default_factory=dict)
     """Users that another run is working on, and who that is: nothing of theirs was judged."""
+    damaged: Mapping[str, str] = field(default_factory=dict)
+    """Users of whom what is recorded cannot be read, and why: nothing of theirs was judged."""
 
     @property
     def clean(self) -> bool:
         """Say whether everything is as it should be."""
-        return not self.busy and all(finding.category is Category.RIGHT for finding in self.findings)
+        return not (self.busy or self.damaged) and all(finding.category is Category.RIGHT for finding in self.findings)
 
     @property
     def orphans_monthly(self) -> list[Price]:

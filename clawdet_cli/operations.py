@@ -71,8 +71,10 @@ class Common:
     side_by_side: int = 1
 
     def recorded(self, user: str) -> Instance | None:
-        """Give what is recorded of a user's instance now."""
-        return self.state.instance(user)
+        """Give what is recorded of a user's instance now, as far as that can be read."""
+        with suppress(StateError):
+            return self.state.instance(user)
+        return None
 
     def calls(self) -> dict[str, int]:
         """Give how many calls all runs made so far, by cloud."""
@@ -189,6 +191,12 @@ def standings(settings: Settings) -> list[Standing]:
     """Tell in a line each how all instances stand, as recorded: ten thousand in less time than `status` takes."""
     with _database(settings) as state:
         return state.standings()
+
+
+def damaged(settings: Settings) -> dict[str, StateError]:
+    """Tell what is wrong with the rows of users that no list shows, servers of the pool included."""
+    with _database(settings) as state:
+        return state.damaged()
 
 
 def status(settings: Settings, users: Sequence[str], *, live: bool, watch: Watcher) -> list[Instance]:
@@ -462,7 +470,11 @@ def rebuild(settings: Settings, users: Sequence[str], watch: Watcher, *, of_anot
         rebuilt = []
         left: dict[str, Sequence[str]] = {}
         held = {one.server_id for one in [*state.instances(), *state.pool()]} - {None}
+        damaged = state.damaged()
         for instance in (one for one in lost if one.server_id not in held):
+            if instance.user in damaged:
+                watch(Event("note", now_text(), text=f"left as it is: {damaged[instance.user].what}"))
+                continue
             with (
                 _leased(settings, state, instance.user, "state rebuild", watch),
                 _logged(settings, instance.user, "rebuild", watch) as watching,
@@ -645,14 +657,17 @@ def _compared(settings: Settings, state: State, watch: Watcher) -> tuple[dict[st
     instances = [*state.instances(), *state.pool()]
     holders = {instance.user: holder_of(state, instance.user) for instance in instances}
     busy = {user: str(holder) for user, holder in holders.items() if holder is not None}
+    damaged = {user: damage.what for user, damage in state.damaged().items()}
     deadline = Deadline.after(settings.timeout)
     clouds = connect(settings, deadline, watch=lambda text: watch(Event("note", now_text(), text=text)))
     try:
-        seen = look(settings, clouds, instances, busy, deadline, requests=state.all_requests())
+        seen = look(settings, clouds, instances, busy | damaged, deadline, requests=state.all_requests())
         findings, foreign = compare(replace(seen, runs=state.runs()))
     finally:
         clouds.close()
-    return {instance.user: instance for instance in instances}, Reconciled(tuple(findings), foreign, busy=busy)
+    return {instance.user: instance for instance in instances}, Reconciled(
+        tuple(findings), foreign, busy=busy, damaged=damaged
+    )
 
 
 def _mend(settings: Settings, state: State, seen: Instance, findings: Sequence[Finding], watch: Watcher) -> None:

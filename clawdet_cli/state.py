@@ -5,13 +5,13 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clawdet_cli import filesystem, state_file, stopping
+from clawdet_cli import filesystem, rows, state_file, stopping
 from clawdet_cli.errors import LeaseLostError, RecordError, StateError
 from clawdet_cli.model import POOL, Check, Effect, EffectOutcome, Instance, Result, StageRun, Standing, Status, now_text
 from clawdet_cli.private import new_private_file, private_folder, refuse_files_of_others
@@ -189,26 +189,57 @@ class State:
             self._file.close()
 
     def instance(self, user: str) -> Instance | None:
-        """Give what is recorded of a user's instance, a destroyed one included."""
-        found = self._instances("WHERE user = ?", (user,))
+        """Give what is recorded of a user's instance, a destroyed one included. Raises StateError for a damaged row."""
+        self._refuse_damaged(user)
+        found = self._instances("WHERE user = ?", (user,), {})
         return found[0] if found else None
 
     def instances(self) -> list[Instance]:
-        """Give every user's instance that is not destroyed."""
-        return self._instances(_USERS, _OF_USERS)
+        """Give every user's instance that is not destroyed; `damaged` tells of those that cannot be read."""
+        return self._instances(_USERS, _OF_USERS, self.damaged())
+
+    def damaged(self, user: str | None = None) -> dict[str, StateError]:
+        """Tell what is wrong with the rows of users of which none is shown: of this one, or of all."""
+        found = self._rows(rows.SUSPECTS, ()) if user is None else self._rows(rows.SUSPECT, (user,) * 4)
+        suspects = sorted(str(row["user"]) for row in found)
+        return {one: damage for one in suspects if (damage := self._damage_of(one)) is not None}
+
+    def _refuse_damaged(self, user: str) -> None:
+        if damage := self.damaged(user).get(user):
+            raise damage
+
+    def _damage_of(self, user: str) -> StateError | None:
+        read = {table: self._rows(query, (user,)) for table, query in rows.OF_USER.items()}
+        faults = ((table, rows.fault(table, dict(row))) for table, found in read.items() for row in found)
+        table, found = next(((table, found) for table, found in faults if found is not None), ("", None))
+        if found is None:
+            return None
+        field, value = found
+        damage = StateError(
+            f"What {self.path} records of {user} is damaged: {table}.{field} is {value}.",
+            next_steps=[
+                "clawdet state restore FILE    (takes up a backup)",
+                "clawdet state export FILE    (or correct it there, then: clawdet state import FILE --replace)",
+            ],
+        )
+        damage.left_behind = tuple(
+            f"perhaps server clawdet-{user} (id {row['server_id']}): it costs money until it is destroyed"
+            for row in read["instances"]
+            if row["server_id"] is not None
+        )
+        return damage
 
     def standings(self) -> list[Standing]:
         """Give how every user's instance stands that is not destroyed."""
+        damaged = self.damaged()
         amiss = self._by_user(
-            "SELECT user, name, result FROM checks WHERE result != 'ok' ORDER BY position",
-            (),
-            lambda row: (row[1], Result(row[2])),
+            "SELECT user, name, result FROM checks WHERE result != 'ok' ORDER BY position", (), lambda row: row[1:]
         )
 
         def named(user: str, result: Result) -> tuple[str, ...]:
-            return tuple(name for name, found in amiss.get(user, ()) if found is result)
+            return tuple(name for name, found in amiss.get(user, ()) if found == result)
 
-        rows = self._rows(
+        found = self._rows(
             "SELECT user, status, url, ipv4, server_type, created_at, error, count, checked_at FROM instances LEFT JOIN"  # noqa: S608 - called with constants only
             " (SELECT user, COUNT(*) AS count, MIN(at) AS checked_at FROM checks GROUP BY user) USING (user)"
             f" {_USERS} ORDER BY user",
@@ -226,12 +257,13 @@ class State:
                     checked_at or "",
                 )
             )
-            for user, status, *seen, count, checked_at in rows
+            for user, status, *seen, count, checked_at in found
+            if user not in damaged
         ]
 
     def pool(self) -> list[Instance]:
         """Give every server of the pool that nobody has got and that is not destroyed, the oldest first."""
-        found = self._instances("WHERE status != ? AND user LIKE ?", (Status.DESTROYED, f"{POOL}%"))
+        found = self._instances("WHERE status != ? AND user LIKE ?", (Status.DESTROYED, f"{POOL}%"), self.damaged())
         return sorted(found, key=lambda one: (one.created_at, one.user))
 
     def give(self, member: Instance, user: str, **changes: Any) -> Instance:
@@ -251,7 +283,7 @@ class State:
             # Nobody will work on it again, and so take the lease of a run over that dies from here on.
             connection.execute("DELETE FROM leases WHERE user = ?", (member.user,))
             self._update(connection, user, changes)
-        return self._instances("WHERE user = ?", (user,))[0]
+        return self._instances("WHERE user = ?", (user,), {})[0]
 
     def add(self, instance: Instance) -> None:
         """Record a new instance, in the place of a destroyed one of the same user."""
@@ -308,11 +340,12 @@ class State:
 
     def ssh_networks(self) -> set[str]:
         """Return the networks that runs of this database have let in to SSH."""
-        rows = self._rows(
-            "SELECT data FROM effects WHERE kind IN ('create_firewall', 'set_firewall_rules') AND outcome = ?",
+        found = self._rows(
+            "SELECT data FROM effects WHERE kind IN ('create_firewall', 'set_firewall_rules') AND outcome = ?"
+            " AND CASE WHEN json_valid(data) THEN json_type(data, '$.ssh_from') = 'text' ELSE 0 END",
             (EffectOutcome.DONE,),
         )
-        return {network for row in rows for network in json.loads(row["data"]).get("ssh_from", "").split(",")} - {""}
+        return {network for row in found for network in json.loads(row["data"])["ssh_from"].split(",")} - {""}
 
     def has_claimed(self, run_id: str) -> bool:
         """Say whether a run of this database has told a machine of the pool to be its own."""
@@ -400,6 +433,7 @@ class State:
 
     def open_effects(self, user: str) -> list[Effect]:
         """Give what was begun for a user and is not known to have ended, in the order in which it was begun."""
+        self._refuse_damaged(user)
         return [_effect(row) for row in self._rows(f"{_OPEN_EFFECTS} AND user = ? ORDER BY id", (user,))]
 
     def absent_effects(self, user: str) -> list[Effect]:
@@ -424,12 +458,14 @@ class State:
     def typical_seconds(self, name: str) -> float | None:
         """Give the median duration of the last finished runs of a stage, for a forecast; read once a command."""
         if name not in self._typical:
-            rows = self._rows(
-                "SELECT seconds FROM stage_runs WHERE name = ? AND status = 'done' ORDER BY id DESC LIMIT 9", (name,)
+            done = self._rows(
+                "SELECT seconds FROM stage_runs WHERE name = ? AND status = 'done' AND seconds BETWEEN 0 AND ?"
+                " ORDER BY id DESC LIMIT 9",
+                (name, rows.MAX_SECONDS),
             )
-            if not rows:
+            if not done:
                 return None
-            self._typical[name] = sorted(row["seconds"] for row in rows)[len(rows) // 2]
+            self._typical[name] = sorted(row["seconds"] for row in done)[len(done) // 2]
         return self._typical[name]
 
     def save_checks(self, instance: Instance, checks: Sequence[Check]) -> None:
@@ -484,8 +520,8 @@ class State:
         )
         return changed.rowcount > 0
 
-    def _instances(self, where: str, values: Sequence[Any]) -> list[Instance]:
-        """Read instances and what belongs to them: as many queries for ten thousand as for one."""
+    def _instances(self, where: str, values: Sequence[Any], damaged: Container[str]) -> list[Instance]:
+        """Read instances and what belongs to them, but for the damaged: as many queries for ten thousand as for one."""
         found = self._rows(f"SELECT {', '.join(_COLUMNS)} FROM instances {where} ORDER BY user", values)  # noqa: S608 - called with constants only
         if not found:
             return []
@@ -494,6 +530,7 @@ class State:
             f"SELECT user, name, result, evidence, at FROM checks JOIN {wanted} USING (user) ORDER BY position",  # noqa: S608 - as above
             values,
             lambda row: Check(row[1], Result(row[2]), row[3], row[4]),
+            damaged,
         )
         # The newest row of each stage, in the order in which the stages first began.
         stages = self._by_user(
@@ -502,18 +539,25 @@ class State:
             f" JOIN {wanted} USING (user, run_id) GROUP BY user, name) ON id = newest ORDER BY first",
             values,
             lambda row: StageRun(*row[1:]),
+            damaged,
         )
         of_these = f"{_OPEN_EFFECTS} AND user IN (SELECT user FROM instances {where}) ORDER BY id"  # noqa: S608 - as above
-        effects = self._by_user(of_these, values, _effect, user=1)
-        return [_instance(row, checks, stages, effects) for row in found]
+        effects = self._by_user(of_these, values, _effect, damaged, user=1)
+        return [_instance(row, checks, stages, effects) for row in found if row["user"] not in damaged]
 
     def _by_user(
-        self, query: str, values: Sequence[Any], made: Callable[[sqlite3.Row], T], user: int = 0
+        self,
+        query: str,
+        values: Sequence[Any],
+        made: Callable[[sqlite3.Row], T],
+        damaged: Container[str] = (),
+        user: int = 0,
     ) -> dict[str, list[T]]:
-        """Read rows as values of ours, by what stands in the column of the user."""
+        """Read rows as values of ours, by what stands in the column of the user; the damaged users' are left out."""
         found: dict[str, list[T]] = {}
         for row in self._rows(query, values):
-            found.setdefault(row[user], []).append(made(row))
+            if row[user] not in damaged:
+                found.setdefault(row[user], []).append(made(row))
         return found
 
     def _rows(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:

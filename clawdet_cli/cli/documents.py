@@ -106,6 +106,7 @@ def reconciled(value: Reconciled) -> Document:
         ],
         "foreign": dict(value.foreign),
         "busy": dict(value.busy),
+        "damaged": dict(value.damaged),
         **{f"orphans_{name}": content for name, content in total(value.orphans_monthly).items()},
     }
 

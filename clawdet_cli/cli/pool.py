@@ -1,7 +1,7 @@
 """`clawdet pool ...`."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,8 +11,11 @@ from clawdet_cli.cli.help import HelpCommand, HelpGroup
 from clawdet_cli.cli.options import Call, with_call
 from clawdet_cli.cli.server_options import Bundle, Flags, Image, Location, OpenclawVersion, PoolDays, ServerType
 from clawdet_cli.cli.users import PARALLEL, Parallel
-from clawdet_cli.errors import StateError, UsageError
+from clawdet_cli.errors import ClawdetError, StateError, UsageError
 from clawdet_cli.model import PoolPlan, is_member
+
+if TYPE_CHECKING:
+    from clawdet_cli.settings import Settings
 
 app = typer.Typer(cls=HelpGroup, rich_markup_mode=None)
 
@@ -81,14 +84,15 @@ def fill(
 
         made, gone = fleet.fill(configured.settings, count, view.watch, approved, parallel=parallel or PARALLEL)
     members = operations.pool(configured.settings)
-    failures = {**made.failures, **gone.failures}
+    damaged = _damaged(configured.settings)
+    failures = {**made.failures, **gone.failures, **damaged}
     content: documents.Document = {}
     if call.json:
         content = {**documents.pool(members), **summary.failures(failures, call)}
     output.result(call, content, pool_screens.pool(members, call, failures), label=configured.label)
     summary.report_if_quiet(made, call)
     summary.report_if_quiet(gone, call)
-    if code := max(made.exit_code, gone.exit_code):
+    if code := max(made.exit_code, gone.exit_code, *(error.exit_code for error in damaged.values())):
         raise typer.Exit(code)
 
 
@@ -113,7 +117,7 @@ def status(
 ) -> None:
     """Show what waits in the pool."""
     from clawdet_cli import operations  # not above: --help must stay fast
-    from clawdet_cli.cli import pool_screens
+    from clawdet_cli.cli import pool_screens, summary
 
     flags: Flags = {
         "server_types": server_type,
@@ -125,7 +129,11 @@ def status(
     with output.progress(call, banner=False) as view:
         configured = configure(call, view, flags, local=True)
         members = operations.pool(configured.settings)
-    output.result(call, documents.pool(members), pool_screens.pool(members, call, {}), label=configured.label)
+    damaged = _damaged(configured.settings)
+    content = {**documents.pool(members), **(summary.failures(damaged, call) if damaged and call.json else {})}
+    output.result(call, content, pool_screens.pool(members, call, {}), label=configured.label)
+    if code := summary.tell_damaged(damaged, call):
+        raise typer.Exit(code)
 
 
 @app.command(
@@ -164,9 +172,13 @@ def drain(
         configured = configure(call, view)
         members = operations.pool(configured.settings)
         there = {one.instance.user: one for one in members}
+        damaged = _damaged(configured.settings)
+        if damaged and wanted:
+            damaged = {name: error for name, error in damaged.items() if name in wanted}
+        wanted = [name for name in wanted if name not in damaged]
         if unknown := [name for name in wanted if name not in there]:
             raise StateError(f"{unknown[0]} is not in the pool.", next_steps=["clawdet pool status    (lists it)"])
-        chosen = [there[name] for name in wanted] if wanted else members
+        chosen = [there[name] for name in wanted] if names else members
         if chosen and not yes:
             question = f"Type {len(chosen)} to remove them:"
             if output.ask(view, pool_screens.pool(chosen, call, {}), question) != str(len(chosen)):
@@ -174,14 +186,22 @@ def drain(
         users = [one.instance.user for one in chosen]
         gone = fleet.drain(configured.settings, users, view.watch, parallel=parallel or PARALLEL)
     left = operations.pool(configured.settings)
+    failures = {**gone.failures, **damaged}
     content: documents.Document = {}
     if call.json:
         destroyed = [documents.destroyed(one) for one in gone.done.values()]
-        content = {"destroyed": destroyed, **documents.pool(left), **summary.failures(gone.failures, call)}
-    output.result(call, content, pool_screens.drained(gone.done, left, call, gone.failures), label=configured.label)
+        content = {"destroyed": destroyed, **documents.pool(left), **summary.failures(failures, call)}
+    output.result(call, content, pool_screens.drained(gone.done, left, call, failures), label=configured.label)
     summary.report_if_quiet(gone, call)
-    if gone.exit_code:
-        raise typer.Exit(gone.exit_code)
+    if code := max(gone.exit_code, *(error.exit_code for error in damaged.values()), 0):
+        raise typer.Exit(code)
+
+
+def _damaged(settings: "Settings") -> dict[str, ClawdetError]:
+    """Give the servers of the pool whose rows cannot be read."""
+    from clawdet_cli import operations  # not above: --help must stay fast
+
+    return {name: error for name, error in operations.damaged(settings).items() if is_member(name)}
 
 
 def _checked(names: Sequence[str]) -> list[str]:

@@ -233,6 +233,8 @@ def reconciled(value: Reconciled, call: LocalCall) -> Screen:
                 yield f"            {clean(call.pasteable(finding.decision))}"
         for user, holder in value.busy.items():
             yield f"{paint('at work  ', 'yellow')} {user}: {clean(holder)}; nothing of it was judged"
+        for user, damage in value.damaged.items():
+            yield f"{paint('damaged  ', 'red')} {user}: {clean(damage)} Nothing of it was judged."
         for user, kinds in right.items():
             if all(finding.user != user for finding in differing):
                 yield f"{paint('right    ', 'green')} {user}: {', '.join(kinds)}"
@@ -241,7 +243,11 @@ def reconciled(value: Reconciled, call: LocalCall) -> Screen:
         others = [f"{count} {kind.replace('_', ' ')}" for kind, count in value.foreign.items() if count]
         if others:
             yield f"Not clawdet's, and left alone: {', '.join(others)}."
-        yield "Everything is as it should be." if value.clean else f"{len(differing) + len(value.busy)} to look at."
+        yield (
+            "Everything is as it should be."
+            if value.clean
+            else f"{len(differing) + len(value.busy) + len(value.damaged)} to look at."
+        )
 
     return screen
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,13 +11,17 @@ from clawdet_cli.cli.configure import configure
 from clawdet_cli.cli.options import Call, Strict, with_call
 from clawdet_cli.cli.output import Paint, clean
 from clawdet_cli.cli.users import PARALLEL, FromFile, Parallel, wanted
-from clawdet_cli.errors import GuestError
-from clawdet_cli.model import Instance, Standing
+from clawdet_cli.errors import ClawdetError, GuestError
+from clawdet_cli.model import Instance, Standing, is_member
+
+if TYPE_CHECKING:
+    from clawdet_cli.settings import Settings
 
 HELP = """With --live every one is checked now: in both clouds, on the VPS and from outside. It costs nothing.
 
 Exit code 0: everything that was asked for is complete and failed none of its last checks. 6: something is not; with
---strict also where Cloudflare kept a check from being judged."""
+--strict also where Cloudflare kept a check from being judged. 4: of somebody what is recorded cannot be read; the
+others are shown."""
 
 EPILOG = """Watch it from cron:  clawdet status --live --quiet || echo 'look at it'"""
 
@@ -38,7 +42,7 @@ def status(
     names = wanted(users, file, needed=file is not None)
     every = names or (_recorded(call) if live else [])
     if live and len(every) != 1:
-        _check_all(call, every, parallel or PARALLEL, strict=strict)
+        _check_all(call, every, parallel or PARALLEL, strict=strict, all_of_them=not names)
     else:
         _show(call, names, live=live, strict=strict)
 
@@ -54,6 +58,7 @@ def _recorded(call: Call) -> list[str]:
 
 def _show(call: Call, names: list[str], *, live: bool, strict: bool) -> None:
     from clawdet_cli import operations  # not above: --help must stay fast
+    from clawdet_cli.cli import summary
 
     found: list[Instance] = []
     with output.progress(call, banner=live) as view:
@@ -71,16 +76,28 @@ def _show(call: Call, names: list[str], *, live: bool, strict: bool) -> None:
     else:
         content = {"instances": documents.instances(found)} if call.json else {}
         screen = screens.status_table(standings, call)
+    damaged: dict[str, ClawdetError] = {}
+    if not names:
+        damaged = _damaged(configured.settings)
+        content |= summary.failures(damaged, call) if damaged and call.json else {}
     output.result(call, content, screen, label=configured.label)
-    if not all(_is_well(one, strict=strict) for one in standings):
-        raise typer.Exit(GuestError.exit_code)
+    unhealthy = not all(_is_well(one, strict=strict) for one in standings)
+    if code := max(summary.tell_damaged(damaged, call), GuestError.exit_code if unhealthy else 0):
+        raise typer.Exit(code)
+
+
+def _damaged(settings: "Settings") -> dict[str, ClawdetError]:
+    """Give the users whose rows cannot be read."""
+    from clawdet_cli import operations  # not above: --help must stay fast
+
+    return {user: error for user, error in operations.damaged(settings).items() if not is_member(user)}
 
 
 def _is_well(one: Standing, *, strict: bool) -> bool:
     return one.healthy and not (strict and one.not_judged)
 
 
-def _check_all(call: Call, names: list[str], parallel: int, *, strict: bool) -> None:
+def _check_all(call: Call, names: list[str], parallel: int, *, strict: bool, all_of_them: bool) -> None:
     from clawdet_cli import fleet  # not above: --help must stay fast
     from clawdet_cli.cli import summary
 
@@ -88,14 +105,19 @@ def _check_all(call: Call, names: list[str], parallel: int, *, strict: bool) -> 
         configured = configure(call, view)
         seen = fleet.verify(configured.settings, names, view.watch, parallel=parallel)
     found = [one.standing for one in seen.done.values()]
+    damaged = _damaged(configured.settings) if all_of_them else {}
 
     def screen(paint: Paint) -> Iterator[str]:
         yield from screens.status_table(found, call)(paint)
         yield from (f"{user}: {clean(error.what)}" for user, error in seen.failures.items())
         yield from (f"{user}: not checked" for user in seen.not_begun)
 
-    output.result(call, summary.document(seen, call) if call.json else {}, screen, label=configured.label)
+    content: documents.Document = {}
+    if call.json:
+        content = {**summary.document(seen, call), **summary.failures({**seen.failures, **damaged}, call)}
+    output.result(call, content, screen, label=configured.label)
     summary.report_if_quiet(seen, call)
     unhealthy = not all(_is_well(one, strict=strict) for one in found)
-    if code := max(seen.exit_code, GuestError.exit_code if unhealthy else 0):
+    told = summary.tell_damaged(damaged, call)
+    if code := max(seen.exit_code, told, GuestError.exit_code if unhealthy else 0):
         raise typer.Exit(code)

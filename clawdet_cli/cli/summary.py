@@ -39,6 +39,18 @@ def failures(errors: Mapping[str, ClawdetError], call: LocalCall) -> documents.D
     }
 
 
+def tell_damaged(errors: Mapping[str, ClawdetError], call: LocalCall) -> int:
+    """Name on stderr the users whose rows cannot be read, and give the exit code of that; 0 when there is none."""
+    for error in errors.values():
+        steps = [call.pasteable(step) for step in error.next_steps]
+        content = documents.document(error=documents.error(error, steps))
+        screen = screens.failure(error, steps, sandbox=call.labelled)
+        # With --json the document on stdout has it.
+        if not call.json or call.events:
+            output.failure(screen, content, as_json=False, as_events=call.events)
+    return max((error.exit_code for error in errors.values()), default=0)
+
+
 def summary(
     fleet: "Fleet[Any]", call: LocalCall, *, verb: str, well: Callable[[str], str], bad: Mapping[str, str] | None = None
 ) -> Screen:

@@ -47,6 +47,7 @@ def test_no_umask_decides_who_may_read_what_is_written(operator: Operator, tmp_p
         as_process(operator).clawdet("ssh", "alice", "--sandbox", "--", "uname -m"),
         operator.clawdet("state", "export", str(tmp_path / "export.json"), "--sandbox"),
         operator.clawdet("state", "backup", str(tmp_path / "backup.db"), "--sandbox"),
+        operator.clawdet("state", "restore", str(tmp_path / "backup.db"), "--sandbox"),
         operator.clawdet("reconcile", "--sandbox"),
         operator.clawdet("destroy", "alice", "--yes", "--sandbox"),
     ):

@@ -7,13 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clawdet_cli import state_file
 from clawdet_cli.adapters import ssh
-from clawdet_cli.state import MIGRATIONS
+from clawdet_cli.state import MIGRATIONS, State
 from tests.e2e.operator import Operator, Said
 from tests.e2e.test_bad_input import error_of, provision
 from tests.e2e.test_recovery import emptied, lose_the_database, recorded, rewrite
@@ -176,6 +178,21 @@ class TestExport:
             (lambda whole: whole["instances"][0].update(extra=1), "too many fields or too few: extra"),
             (lambda whole: whole["instances"][0].pop("zone"), "too many fields or too few: zone"),
             (lambda whole: whole["checks"][0].update(result="fine"), "checks[0].result is 'fine'"),
+            (lambda whole: whole["instances"][0].update(server_id=2**63), "server_id is 9223372036854775808"),
+            (lambda whole: whole["instances"][0].update(server_id=2**53 + 1), "server_id is 9007199254740993"),
+            (lambda whole: whole["instances"][0].update(server_id=-1), "instances[0].server_id is -1"),
+            (lambda whole: whole["instances"][0].update(sandbox=2), "instances[0].sandbox is 2"),
+            (lambda whole: whole["instances"][0].update(created_at="then"), "instances[0].created_at is 'then'"),
+            (lambda whole: whole["instances"][0].update(updated_at="2026-01-01"), "updated_at is '2026-01-01'"),
+            (lambda whole: whole["checks"][0].update(at="then"), "checks[0].at is 'then'"),
+            (lambda whole: whole["checks"][0].update(position=-1), "checks[0].position is -1"),
+            (lambda whole: whole["stage_runs"][0].update(seconds=float("inf")), "stage_runs[0].seconds is inf"),
+            (lambda whole: whole["stage_runs"][0].update(seconds=float("nan")), "stage_runs[0].seconds is nan"),
+            (lambda whole: whole["stage_runs"][0].update(seconds=-1), "stage_runs[0].seconds is -1"),
+            (lambda whole: whole["stage_runs"][0].update(started_at="x"), "stage_runs[0].started_at is 'x'"),
+            (lambda whole: whole["stage_runs"][0].update(status="x"), "stage_runs[0].status is 'x'"),
+            (lambda whole: whole["stage_runs"][0].update(id=2**70), "stage_runs[0].id is 1180591620717411303424"),
+            (lambda whole: whole["effects"][0].update(ended_at="x"), "effects[0].ended_at is 'x'"),
             (lambda whole: whole["effects"][0].update(data="[]"), "effects[0].data is '[]'"),
             (lambda whole: whole["effects"][0].update(kind="format_disk"), "effects[0].kind is 'format_disk'"),
             (lambda whole: whole["effects"][0].update(outcome="fine"), "effects[0].outcome is 'fine'"),
@@ -217,7 +234,7 @@ number = 0
 while True:
     number += 1
     database.execute("BEGIN IMMEDIATE")
-    database.execute("UPDATE instances SET error = ?, updated_at = ?", (str(number), str(number)))
+    database.execute("UPDATE instances SET error = ?1, updated_at = ?1", (f"2026-01-01T00:00:00.{number:06d}+00:00",))
     database.execute("COMMIT")
     if number == 1:
         print("ready", flush=True)
@@ -281,6 +298,78 @@ def test_a_backup_is_restored_by_the_verb_after_a_crash_and_what_was_there_is_ke
     for one in path.parent.glob("*replaced*"):
         assert one.name.startswith((kept.name, Path(again).name))
         one.unlink()
+
+
+def test_one_damaged_row_is_named_and_hides_nobody_else(alice: Operator) -> None:
+    path = alice.info()["state_file"]
+    with closing(State(Path(path))) as opened:
+        whole = opened.instance("alice")
+        assert whole is not None
+        opened.add(replace(whole, user="bob", run_id="b" * 12, server_id=4711, record_id=None, certificate_id=None))
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE instances SET created_at = 'yesterday' WHERE user = 'bob'")
+    said = alice.clawdet("status", "--sandbox")
+    assert said.code == 4
+    assert "alice " in said.out
+    assert "bob" not in said.out
+    assert "records of bob is damaged: instances.created_at is 'yesterday'." in said.err
+    assert "perhaps server clawdet-bob (id 4711): it costs money until it is destroyed" in said.err
+    assert "clawdet state restore FILE" in said.err
+    lists: tuple[tuple[str, ...], ...] = (("status",), ("status", "--live"), ("reconcile",))
+    for command in lists:
+        said = alice.clawdet(*command, "--sandbox", "--json")
+        assert said.code == 4, said.out
+        if command == ("reconcile",):
+            rows_of = {row["user"] for row in said.document["reconcile"]["rows"]}
+            assert list(said.document["reconcile"]["damaged"]) == ["bob"]
+            assert rows_of == {"alice"} | (rows_of & {""})
+        else:
+            shown = said.document["instances"]
+            assert [one["user"] for one in shown] == ["alice"]
+            assert [(one["user"], one["kind"]) for one in said.document["failures"]] == [("bob", "state")]
+    of_bob: tuple[tuple[str, ...], ...] = (("status", "bob"), ("provision", "bob"), ("destroy", "bob", "--yes"))
+    for command in of_bob:
+        error = error_of(alice.clawdet(*command, "--sandbox", "--json"), 4, "state")
+        assert "records of bob is damaged" in error["what"]
+        assert "id 4711" in error["left_behind"][0]
+    said = alice.clawdet("destroy", "alice", "bob", "--yes", "--sandbox", "--json")
+    assert said.code == 4, said.out
+    assert [one["user"] for one in said.document["failures"]] == ["bob"]
+    assert [one["user"] for one in said.document["destroyed"]] == ["alice"]
+    whole_file = json.loads(alice.clawdet("state", "export", "--sandbox").out)
+    (bob,) = [row for row in whole_file["instances"] if row["user"] == "bob"]
+    assert bob["created_at"] == "yesterday"
+
+
+@pytest.mark.parametrize("accident", ["deleted", "replaced"])
+def test_a_database_that_goes_in_mid_run_is_an_error_before_the_next_effect(
+    accident: str, operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(operator.info()["state_file"])
+    assert state(operator, "backup", str(tmp_path / "copy.db")).code == 0
+    end_effect = State.end_effect
+
+    def and_then(self: State, effect: Any, *rest: Any) -> None:
+        end_effect(self, effect, *rest)
+        if effect.kind == "create_server":
+            path.unlink()
+            if accident == "replaced":
+                path.write_bytes((tmp_path / "copy.db").read_bytes())
+
+    with monkeypatch.context() as patched:
+        patched.setattr(State, "end_effect", and_then)
+        error = error_of(provision(operator), 4, "state")
+    assert f"{path} was {accident}" in error["what"]
+    assert "nothing more is changed" in error["what"]
+    assert f"id {operator.servers()[0]['id']}" in error["left_behind"][0]
+    assert [step.split()[1:3] for step in error["next_steps"][:2]] == [["state", "restore"], ["state", "rebuild"]]
+    assert operator.records() == []
+    assert path.exists() == (accident == "replaced")
+    # What it says helps.
+    state_file.beside(path, "-wal").unlink(missing_ok=True)
+    assert state(operator, "rebuild").document["instances"][0]["user"] == "alice"
+    assert operator.clawdet("destroy", "alice", "--sandbox", "--yes").code == 0
+    assert not_empty(operator) == []
 
 
 def test_a_file_that_cannot_be_restored_is_one_clear_error(operator: Operator, tmp_path: Path) -> None:

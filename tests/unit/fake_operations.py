@@ -13,7 +13,7 @@ from typing import Any, cast
 import clawdet_cli
 from clawdet_cli import cli
 from clawdet_cli.cli import output
-from clawdet_cli.errors import CloudError, StoppedError
+from clawdet_cli.errors import CloudError, StateError, StoppedError
 from clawdet_cli.model import (
     CHECK_NAMES,
     Check,
@@ -117,6 +117,7 @@ class FakeOperations:
         Event("stage_finished", "2026-01-02T03:04:06.000+00:00", "create_server", status="done", seconds=1.0),
     )
     known: Devices = ONE_WAITS
+    unreadable: dict[str, StateError] = field(default_factory=dict)
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     settings: list[Settings] = field(default_factory=list)
 
@@ -163,6 +164,10 @@ class FakeOperations:
         """Give a line of each instance."""
         self._begin(settings, "standings")
         return [one.standing for one in self.instances.values()]
+
+    def damaged(self, _settings: Settings) -> dict[str, StateError]:
+        """Tell which rows cannot be read."""
+        return self.unreadable
 
     def status(self, settings: Settings, users: Sequence[str], *, live: bool, watch: Watcher) -> list[Instance]:
         """Give the instances of these users, or all."""

@@ -12,7 +12,7 @@ import pytest
 
 from clawdet_cli import bootstrap, pins
 from clawdet_cli.errors import StateError
-from clawdet_cli.model import Category, Instance, Server, Status, is_member, is_user, member_by_labels
+from clawdet_cli.model import Category, Instance, Server, Status, is_member, is_user, member_by_labels, now_text
 from clawdet_cli.settings import Settings, load
 from clawdet_cli.stages import claim
 from clawdet_cli.state import State
@@ -100,7 +100,13 @@ def test_what_is_given_away(changes: dict[str, Any], why: str | None, settings: 
 
 def alice(state: State, **changes: Any) -> Instance:
     made = Instance(
-        "alice", "example.com", "alice0123456", Status.PENDING, sandbox=False, created_at="now", updated_at="now"
+        "alice",
+        "example.com",
+        "alice0123456",
+        Status.PENDING,
+        sandbox=False,
+        created_at=now_text(),
+        updated_at=now_text(),
     )
     state.add(replace(made, **changes))
     return made

@@ -123,7 +123,7 @@ def test_it_is_refused_while_another_program_has_it_open(
     with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"
-        with pytest.raises(StateError, match="Another program has .*clawdet.db open") as caught:
+        with pytest.raises(StateError, match=r"Another program has .*clawdet\.db open") as caught:
             restore.restore(path, copy)
     assert caught.value.next_steps[0] == f"see which: fuser {path}"
     assert set(files(path)) == {"clawdet.db"}

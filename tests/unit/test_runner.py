@@ -29,7 +29,10 @@ from clawdet_cli.settings import Settings, load
 from clawdet_cli.stages.runner import Run, Stage, execute, left_behind
 from clawdet_cli.state import State
 
-INSTANCE = Instance("alice", "example.com", "abcdef012345", Status.PENDING, sandbox=False, created_at="", updated_at="")
+THEN = "2026-01-01T00:00:00.000+00:00"
+INSTANCE = Instance(
+    "alice", "example.com", "abcdef012345", Status.PENDING, sandbox=False, created_at=THEN, updated_at=THEN
+)
 WITH_SERVER: dict[str, Any] = {
     "server_id": 4711,
     "server_type": "cpx22",
@@ -286,11 +289,11 @@ def test_an_effect_is_in_the_database_before_it_is_made_and_its_result_with_it(s
 def test_what_stands_in_the_database_is_not_written_again(story: Story) -> None:
     story.run.record(zone_id="one", status=Status.INSTALLING)
     with story.state.transaction() as connection:
-        connection.execute("UPDATE instances SET updated_at = 'then'")
+        connection.execute("UPDATE instances SET updated_at = ?", (THEN,))
     story.run.record(zone_id="one")
-    assert story.recorded.updated_at == "then"
+    assert story.recorded.updated_at == THEN
     story.run.record(zone_id="one", status=Status.COMPLETE)
-    assert story.recorded.updated_at != "then"
+    assert story.recorded.updated_at != THEN
     assert story.recorded.status is Status.COMPLETE
 
 

@@ -21,6 +21,8 @@ from clawdet_cli.errors import RecordError, StateError
 from clawdet_cli.model import Check, EffectOutcome, Instance, Result, StageRun, Standing, Status, now_text
 from clawdet_cli.state import MIGRATIONS, State
 
+THEN, LATER = "2026-01-01T00:00:00.000+00:00", "2026-01-02T00:00:00.000+00:00"
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -34,7 +36,7 @@ def state(path: Path) -> Iterator[State]:
 
 
 def instance(user: str = "alice", run_id: str = "abcdef012345", **more: Any) -> Instance:
-    made = Instance(user, "example.com", run_id, Status.PENDING, sandbox=False, created_at="then", updated_at="then")
+    made = Instance(user, "example.com", run_id, Status.PENDING, sandbox=False, created_at=THEN, updated_at=THEN)
     return replace(made, **more)
 
 
@@ -253,17 +255,17 @@ class TestMigrations:
             State(path).close()
         ask(
             path,
-            "INSERT INTO instances (user, zone, run_id, status, sandbox, created_at, updated_at, server_id)"
-            " VALUES ('alice', 'example.com', 'abcdef012345', 'complete', 0, 'then', 'then', 4711)",
+            "INSERT INTO instances (user, zone, run_id, status, sandbox, created_at, updated_at, server_id)"  # noqa: S608 - ours
+            f" VALUES ('alice', 'example.com', 'abcdef012345', 'complete', 0, '{THEN}', '{THEN}', 4711)",
         )
         column, passed, failed = ("result", "'ok'", "'failed'") if version > 5 else ("ok", 1, 0)
         for position, (name, value) in enumerate((("server", passed), ("dns", failed))):
             ask(
                 path,
                 f"INSERT INTO checks (user, run_id, name, position, {column}, evidence, at)"  # noqa: S608 - ours
-                f" VALUES ('alice', 'abcdef012345', '{name}', {position}, {value}, 'seen', 'then')",
+                f" VALUES ('alice', 'abcdef012345', '{name}', {position}, {value}, 'seen', '{THEN}')",
             )
-        checks = (Check("server", Result.OK, "seen", "then"), Check("dns", Result.FAILED, "seen", "then"))
+        checks = (Check("server", Result.OK, "seen", THEN), Check("dns", Result.FAILED, "seen", THEN))
         with closing(State(path)) as state:
             assert state.instance("alice") == instance(status=Status.COMPLETE, server_id=4711, checks=checks)
         assert ask(path, "PRAGMA user_version") == [(len(MIGRATIONS),)]
@@ -310,7 +312,7 @@ class TestInstances:
         changed = recorded(state)
         assert (changed.status, changed.server_id) == (Status.CREATING_VPS, 4711)
         assert datetime.fromisoformat(changed.updated_at) > datetime.now(UTC) - timedelta(minutes=1)
-        assert changed.created_at == "then"
+        assert changed.created_at == THEN
         assert ask(path, "SELECT status, server_id FROM instances") == [("creating_vps", 4711)]
 
     def test_nothing_is_read_for_a_change(self, state: State) -> None:
@@ -361,7 +363,7 @@ class TestInstances:
     def test_a_new_instance_takes_the_place_of_a_destroyed_one_with_nothing_of_it(self, state: State) -> None:
         old = instance(server_id=4711, error="x")
         state.add(old)
-        state.save_checks(old, [Check("server", Result.OK, "runs", "then")])
+        state.save_checks(old, [Check("server", Result.OK, "runs", THEN)])
         state.end_stage(state.begin_stage(old, "create_server"), "done", 1.0)
         state.record("alice", status=Status.DESTROYED)
         new = instance(run_id="zzzzzz012345")
@@ -415,8 +417,8 @@ class TestHistory:
         made = instance()
         state.add(made)
         state.add(instance("bob"))
-        older = (Check("server", Result.OK, "runs", "1"), Check("dns", Result.OK, "points", "1"))
-        newer = (Check("openclaw", Result.NOT_JUDGED, "kept out", "2"), Check("dns", Result.FAILED, "no", "2"))
+        older = (Check("server", Result.OK, "runs", THEN), Check("dns", Result.OK, "points", THEN))
+        newer = (Check("openclaw", Result.NOT_JUDGED, "kept out", LATER), Check("dns", Result.FAILED, "no", LATER))
         state.save_checks(made, older)
         state.save_checks(instance("bob"), older)
         state.save_checks(made, newer)
@@ -457,7 +459,7 @@ class TestManyInstances:
             state.end_stage(state.begin_stage(one, "create_server"), "done", float(number))
             state.begin_effect(one, "create_server", "create_server", one.server_name, {"number": number})
 
-    @pytest.mark.parametrize(("read", "queries"), [(State.instances, 4), (State.standings, 2)])
+    @pytest.mark.parametrize(("read", "queries"), [(State.instances, 5), (State.standings, 3)])
     def test_a_thousand_take_as_many_queries_as_one(
         self, state: State, read: Callable[[State], list[Instance | Standing]], queries: int
     ) -> None:

@@ -39,7 +39,7 @@ def work(path: Path, first: int, count: int) -> None:
             one = instance(f"user{number}")
             state.add(one)
             effect = state.begin_effect(one, "create_server", "create_server", one.server_name, {"text": "x" * 500})
-            state.end_effect(effect, EffectOutcome.DONE, str(number), {"server_id": number})
+            state.end_effect(effect, EffectOutcome.DONE, str(number), {"server_id": number + 1})
 
 
 def in_a_process(act: Callable[[], object], *, kill_after: float | None = None) -> None:
