@@ -89,6 +89,7 @@ def not_seen(instance: Instance, why: str) -> str:
 
 def revoke(run: Run, certificate: Certificate, *, patience: float | None = None) -> None:
     """Revoke one certificate that is provably ours."""
+    cloudflare = hurried(run, patience)
     with run.effect("revoke_certificate", certificate.id) as effect:
-        hurried(run, patience).revoke(certificate.id)
+        cloudflare.revoke(certificate.id)
         effect.made("", **({"certificate_id": None} if certificate.id == run.instance.certificate_id else {}))
