@@ -552,10 +552,10 @@ class Hetzner:
             for action in answer["actions"]:
                 if action["status"] == "error":
                     error = action["error"] or {}
+                    words = excerpt(f"{error.get('code')}: {error.get('message')}", MOST_WORDS)
                     raise CloudError(
-                        f"Hetzner could not finish '{excerpt(str(action['command']), 80)}' for {what}"
-                        f" (action {excerpt(str(action['id']), 20)}).",
-                        details=[excerpt(f"{error.get('code')}: {error.get('message')}", MOST_WORDS)],
+                        f"Hetzner could not finish '{excerpt(str(action['command']), 80)}' for {what}.",
+                        details=[f"{words} (action {values.number_id(action['id'])})"],
                         next_steps=[f"see the server's activity at {CONSOLE}", *steps],
                     )
             running = [action for action in answer["actions"] if action["status"] == "running"]
