@@ -1,7 +1,6 @@
 """What the fields of a row may hold: looked at in what is read from the database, and in what is taken in."""
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -12,6 +11,7 @@ from clawdet_cli.model import EffectOutcome, Result, Status
 MAX_ID = 2**53
 """Above it, JSON's numbers are not exact everywhere; no cloud gives one so large."""
 MAX_SECONDS = 1e9
+"""Above it, and so infinite, is no duration; NaN is none either."""
 STAGE_STATUSES = ("running", "done", "failed")
 MONEY = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?( [A-Z]{3})?", re.ASCII)
 
@@ -54,7 +54,7 @@ FIELDS: Mapping[str, Mapping[str, _Usable]] = {
         "id": _is_id,
         "status": lambda value: value in STAGE_STATUSES,
         "started_at": is_time,
-        "seconds": lambda value: math.isfinite(value) and 0 <= value <= MAX_SECONDS,
+        "seconds": lambda value: 0 <= value <= MAX_SECONDS,
     },
     "effects": {
         "id": _is_id,
