@@ -134,7 +134,7 @@ class Ssh:
         Only `host_keys` are accepted: one, or two while one takes the other's place. Raises GuestError at once for
         another one, and when our key is still refused `auth_grace` seconds after the server first answered; ConfigError
         when our key cannot be used; WaitError at the deadline. Pauses between attempts are `pace` times PAUSE. `fence`
-        is asked before each command, since any time may pass before one.
+        is asked before each attempt and each command, since any time may pass before one.
         """
         operator_key(key)  # says what is wrong with the file, in words of ours
         own_key = paramiko.PKey.from_path(key)
@@ -143,6 +143,8 @@ class Ssh:
 
         def attempt() -> Ssh:
             nonlocal refused_since
+            if fence is not None:
+                fence()
             try:
                 opened = _open(address, _public_key(tried[0]), own_key, deadline, proxy_command)
                 return cls(opened, address, tried[0], fence)
