@@ -70,3 +70,31 @@ def test_what_judges_the_product_has_none_of_its_code(module: object) -> None:
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node not in spared}
     imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     assert not [name for name in imported if name and name.startswith(("clawdet_cli", "tests"))]
+
+
+def things(**more: dict[str, dict[str, object]]) -> truth.Things:
+    kinds = ("servers", "records", "certificates", "ssh_keys", "firewalls", "primary_ips")
+    return {kind: dict(more.get(kind, {})) for kind in kinds}
+
+
+SERVER: dict[str, dict[str, object]] = {"1": {"id": 1, "name": "clawdet-alice", "labels": {"managed-by": "clawdet"}}}
+ROW = {"server_id": 1, "record_id": None, "certificate_id": None}
+NAMED = {"category": "orphan", "kind": "server", "id": "1"}
+
+
+def test_a_server_belongs_to_one_database_or_a_row_of_reconcile() -> None:
+    there = things(servers=SERVER, primary_ips={"5": {"id": 5, "name": "ip", "assignee_id": 1}})
+    nobody = "is in no database, and no row of reconcile names it"
+    assert truth.Account(there, {"A": [ROW], "B": []}).wrong({}) == []
+    assert truth.Account(there, {"A": [], "B": []}, {"A": [NAMED]}).wrong({}) == []
+    assert [what.endswith(nobody) for what in truth.Account(there, {"A": []}).wrong({})] == [True, True]
+    assert len(truth.Account(there, {"A": []}, {"A": [NAMED | {"kind": "record"}]}).wrong({})) == 2
+    assert "is in the databases A, B" in truth.Account(there, {"A": [ROW], "B": [ROW]}).wrong({})[0]
+    assert truth.Account(there, {"A": []}).wrong({"servers": ["1"]}) == []
+
+
+def test_a_foreign_thing_that_was_changed_or_deleted_is_told() -> None:
+    renamed = {"1": SERVER["1"] | {"name": "another"}}
+    assert truth.changed(things(servers=SERVER), things(servers=SERVER), {"servers": ["1"]}) == []
+    assert "was changed" in truth.changed(things(servers=SERVER), things(servers=renamed), {"servers": ["1"]})[0]
+    assert "was deleted" in truth.changed(things(servers=SERVER), things(), {"servers": ["1"]})[0]
