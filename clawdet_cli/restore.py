@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from clawdet_cli import stopping
 from clawdet_cli.errors import RecordError, StateError
 from clawdet_cli.lease import holder_of
 from clawdet_cli.private import new_private_file, private_folder
@@ -182,7 +183,7 @@ def _alone(path: Path) -> Iterator[None]:
                         f"Another program has {path} open: nothing was restored.",
                         next_steps=[f"see which: fuser {path}", "wait until it has ended, then run the command again"],
                     ) from None
-                time.sleep(0.05)
+                stopping.pause(0.05)
         yield
     finally:
         os.close(opened)

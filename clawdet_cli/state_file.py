@@ -13,11 +13,11 @@ import os
 import secrets
 import sqlite3
 import struct
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from clawdet_cli import stopping
 from clawdet_cli.errors import RecordError
 
 BESIDE = ("-wal", "-shm", "-journal")
@@ -94,7 +94,7 @@ def refuse_foreign_wal(path: Path, descriptor: int | None) -> None:
         if not is_foreign(wal, descriptor):
             return
         if look + 1 < LOOKS:
-            time.sleep(PAUSE_SECONDS)
+            stopping.pause(PAUSE_SECONDS)
     what = "is missing" if descriptor is None else "is another file than the one that this was written for"
     raise RecordError(
         f"{wal} holds changes that a run did not finish, and {path} {what}: nothing was opened, and nothing is lost.",

@@ -14,6 +14,8 @@ REASONS = {
     "adapters/edge.py Visitor._converse while": "each message comes before the WebSocket's deadline, or TimeoutError",
     "adapters/websocket.py WebSocket.open while": "each exchange ends at the deadline, with TimeoutError",
     "adapters/websocket.py WebSocket.receive while": "the same; the inner one empties a queue",
+    "adapters/answers.py unpacked while": "each turn takes a piece; who asks for them has a deadline",
+    "restore.py _alone while": "ends after LOCK_SECONDS",
     "adapters/cloudflare.py Cloudflare._certificates while": "ends at an empty or repeated page; calls have deadlines",
     "adapters/shared.py Flights.ask while": "each round makes a flight or waits for one, until the deadline",
     "adapters/ssh.py _Streams._read while": "the channel has a time-out, renewed from the command's deadline",
