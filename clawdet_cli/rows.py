@@ -97,9 +97,8 @@ def _suspects(of: str) -> str:
         OR monthly GLOB '*[^0-9.]*' OR monthly GLOB '*.*.*' OR monthly NOT GLOB '[0-9]*')
     UNION SELECT user FROM checks WHERE {of} (result NOT IN ({_words(Result)}) OR NOT position BETWEEN 0 AND {MAX_ID}
         OR (at != '' AND {_strange_time("at")}))
-    UNION SELECT user FROM stage_runs JOIN instances USING (user, run_id)
-        WHERE {of} (stage_runs.status NOT IN ({_words(STAGE_STATUSES)}) OR NOT started_at GLOB '{_FORM}'
-        OR NOT seconds BETWEEN 0 AND {MAX_SECONDS:.0f} OR NOT id BETWEEN 1 AND {MAX_ID})
+    UNION SELECT user FROM stage_runs WHERE {of} (status NOT IN ({_words(STAGE_STATUSES)})
+        OR NOT started_at GLOB '{_FORM}' OR NOT seconds BETWEEN 0 AND {MAX_SECONDS:.0f})
     UNION SELECT user FROM effects
         WHERE {of} outcome IS NULL AND ({_strange_time("begun_at")} OR NOT id BETWEEN 1 AND {MAX_ID}
         OR CASE WHEN json_valid(data) THEN json_type(data) != 'object' ELSE 1 END)

@@ -229,9 +229,8 @@ class State:
         )
         return damage
 
-    def standings(self) -> list[Standing]:
-        """Give how every user's instance stands that is not destroyed."""
-        damaged = self.damaged()
+    def standings(self, damaged: Container[str]) -> list[Standing]:
+        """Return how every user's instance stands that is not destroyed, but for the `damaged`."""
         amiss = self._by_user(
             "SELECT user, name, result FROM checks WHERE result != 'ok' ORDER BY position", (), lambda row: row[1:]
         )

@@ -1,8 +1,8 @@
 """`clawdet status [USER...]`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from clawdet_cli.cli.output import Paint, clean
 from clawdet_cli.cli.users import PARALLEL, FromFile, Parallel, wanted
 from clawdet_cli.errors import ClawdetError, GuestError
 from clawdet_cli.model import Instance, Standing, is_member
-
-if TYPE_CHECKING:
-    from clawdet_cli.settings import Settings
 
 HELP = """With --live every one is checked now: in both clouds, on the VPS and from outside. It costs nothing.
 
@@ -53,7 +50,7 @@ def _recorded(call: Call) -> list[str]:
 
     with output.progress(call, banner=False) as view:
         settings = configure(call, view, local=True).settings
-        return [one.user for one in operations.standings(settings)]
+        return [one.user for one in operations.standings(settings)[0]]
 
 
 def _show(call: Call, names: list[str], *, live: bool, strict: bool) -> None:
@@ -61,36 +58,34 @@ def _show(call: Call, names: list[str], *, live: bool, strict: bool) -> None:
     from clawdet_cli.cli import summary
 
     found: list[Instance] = []
+    unreadable: Mapping[str, ClawdetError] = {}
     with output.progress(call, banner=live) as view:
         configured = configure(call, view, local=not live)
         if names or live or call.json:
             with view.working("Checking") if live else nullcontext():
                 found = operations.status(configured.settings, names, live=live, watch=view.watch)
             standings = [one.standing for one in found]
+            unreadable = {} if names else operations.damaged(configured.settings)
         else:
             # Of all a person reads a line each: ten thousand whole ones would take longer to read than to show.
-            standings = operations.standings(configured.settings)
+            standings, unreadable = operations.standings(configured.settings)
     if len(names) == 1:
         content: documents.Document = {"instance": documents.instance(found[0])}
         screen = screens.status_detail(found[0], call)
     else:
         content = {"instances": documents.instances(found)} if call.json else {}
         screen = screens.status_table(standings, call)
-    damaged: dict[str, ClawdetError] = {}
-    if not names:
-        damaged = _damaged(configured.settings)
-        content |= summary.failures(damaged, call) if damaged and call.json else {}
+    damaged = _of_users(unreadable)
+    content |= summary.failures(damaged, call) if damaged and call.json else {}
     output.result(call, content, screen, label=configured.label)
     unhealthy = not all(_is_well(one, strict=strict) for one in standings)
     if code := max(summary.tell_damaged(damaged, call), GuestError.exit_code if unhealthy else 0):
         raise typer.Exit(code)
 
 
-def _damaged(settings: "Settings") -> dict[str, ClawdetError]:
-    """Give the users whose rows cannot be read."""
-    from clawdet_cli import operations  # not above: --help must stay fast
-
-    return {user: error for user, error in operations.damaged(settings).items() if not is_member(user)}
+def _of_users(damaged: Mapping[str, ClawdetError]) -> dict[str, ClawdetError]:
+    """Return those that are not servers of the pool."""
+    return {user: error for user, error in damaged.items() if not is_member(user)}
 
 
 def _is_well(one: Standing, *, strict: bool) -> bool:
@@ -98,14 +93,14 @@ def _is_well(one: Standing, *, strict: bool) -> bool:
 
 
 def _check_all(call: Call, names: list[str], parallel: int, *, strict: bool, all_of_them: bool) -> None:
-    from clawdet_cli import fleet  # not above: --help must stay fast
+    from clawdet_cli import fleet, operations  # not above: --help must stay fast
     from clawdet_cli.cli import summary
 
     with output.progress(call, users=True) as view:
         configured = configure(call, view)
         seen = fleet.verify(configured.settings, names, view.watch, parallel=parallel)
     found = [one.standing for one in seen.done.values()]
-    damaged = _damaged(configured.settings) if all_of_them else {}
+    damaged = _of_users(operations.damaged(configured.settings)) if all_of_them else {}
 
     def screen(paint: Paint) -> Iterator[str]:
         yield from screens.status_table(found, call)(paint)

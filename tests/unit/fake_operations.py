@@ -160,10 +160,10 @@ class FakeOperations:
         self._play(watch, user)
         return self.instances[user]
 
-    def standings(self, settings: Settings) -> list[Standing]:
+    def standings(self, settings: Settings) -> tuple[list[Standing], dict[str, StateError]]:
         """Give a line of each instance."""
         self._begin(settings, "standings")
-        return [one.standing for one in self.instances.values()]
+        return [one.standing for one in self.instances.values()], self.unreadable
 
     def damaged(self, _settings: Settings) -> dict[str, StateError]:
         """Tell which rows cannot be read."""

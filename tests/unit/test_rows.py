@@ -70,7 +70,7 @@ def test_the_row_is_named_and_the_others_are_shown(
 ) -> None:
     table, field, value, shown = fault
     spoil(path, table, field, value)
-    assert {one.user for one in state.instances()} == {one.user for one in state.standings()} == GOOD
+    assert {one.user for one in state.instances()} == {one.user for one in state.standings(state.damaged())} == GOOD
     assert [one.user for one in state.pool()] == ["pool.k3v9x2ab"]
     assert list(state.damaged()) == ["bob"]
     for look in (state.instance, state.open_effects):
