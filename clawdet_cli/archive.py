@@ -12,7 +12,7 @@ from typing import Any
 
 from clawdet_cli.errors import RecordError, StateError, UsageError
 from clawdet_cli.lease import holder_of
-from clawdet_cli.model import ZONE, EffectOutcome, Result, Status, is_member, is_user
+from clawdet_cli.model import PROJECT, ZONE, EffectOutcome, Result, Status, is_member, is_user
 from clawdet_cli.private import new_private_file
 from clawdet_cli.state import MIGRATIONS, State
 
@@ -168,7 +168,8 @@ def _checked(state: State, document: object) -> dict[str, list[Mapping[str, Any]
                 raise _unusable(f"{name}[{number}] has too many fields or too few: {', '.join(strange)}")
             for field, value in row.items():
                 _check_value(f"{name}[{number}].{field}", value, columns[field])
-        found[name] = rows
+        # What was done for the project as a whole, such as to its firewall, is of no instance, and is done anew when due.
+        found[name] = [row for row in rows if row["user"] != PROJECT]
     users = {row["user"] for row in found["instances"]}
     for name in TABLES:
         for number, row in enumerate(found[name]):
