@@ -168,7 +168,7 @@ def _checked(state: State, document: object) -> dict[str, list[Mapping[str, Any]
                 raise _unusable(f"{name}[{number}] has too many fields or too few: {', '.join(strange)}")
             for field, value in row.items():
                 _check_value(f"{name}[{number}].{field}", value, columns[field])
-        # What was done for the project as a whole, such as to its firewall, is of no instance, and is done anew when due.
+        # What was done for the project as a whole, such as to its firewall, is of no instance: done anew when due.
         found[name] = [row for row in rows if row["user"] != PROJECT]
     users = {row["user"] for row in found["instances"]}
     for name in TABLES:

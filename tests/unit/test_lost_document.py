@@ -13,6 +13,7 @@ DOCUMENT = "docs/lost.md"
 RUN_IN = ("tests/e2e/test_lost.py", "tests/e2e/test_hot_gateway.py")
 NOT_RUN = {
     "clawdet doctor": "tests/e2e/test_doctor.py is about nothing else",
+    "clawdet provision alice bob": "tests/e2e/test_hot_gateway.py does it with one user and two keys in turn",
     "clawdet verify alice bob": "the README's own; tests/e2e/test_fleet.py",
     "clawdet pool drain": "tests/e2e/test_pool.py; here without --yes, so that it asks",
     "clawdet bundle build --into again": "tests/e2e/test_bundle.py and tests/unit/test_bundle.py; it takes a minute",

@@ -16,7 +16,7 @@ NAMED = sorted({name for row in ROWS.values() for name in re.findall(r"`([^`]*)`
 
 
 @cache
-def tests_of(path: str) -> frozenset[str]:
+def names_in(path: str) -> frozenset[str]:
     """Return the names of the tests in a file, those in a class with its name before them."""
     found = set()
     for node in ast.parse((ROOT / path).read_text()).body:
@@ -42,9 +42,9 @@ def test_each_promise_is_held_by_a_test(promise: str) -> None:
 def test_each_test_that_is_named_exists(name: str) -> None:
     path, _, test = name.partition("::")
     assert (ROOT / path).is_file()
-    assert test in tests_of(path)
+    assert test in names_in(path)
 
 
 def test_a_test_that_does_not_exist_would_be_found() -> None:
-    assert "test_each_promise_has_one_number_and_one_row" in tests_of("tests/unit/test_security_document.py")
-    assert "test_nobody_wrote_this" not in tests_of("tests/unit/test_security_document.py")
+    assert "test_each_promise_has_one_number_and_one_row" in names_in("tests/unit/test_security_document.py")
+    assert "test_nobody_wrote_this" not in names_in("tests/unit/test_security_document.py")
