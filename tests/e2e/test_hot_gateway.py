@@ -115,12 +115,13 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def machine(real_sandbox: Operator) -> Iterator[Machine]:
-    yield Machine(real_sandbox)
+    made = Machine(real_sandbox)
+    made.provision()
+    yield made
     real_sandbox.clawdet("destroy", USER, "--sandbox", "--yes")
 
 
 def test_a_running_gateway_takes_over_what_is_new(machine: Machine) -> None:
-    machine.provision()
     life, token = machine.life, machine.token
     # It was started with its user, whose configuration waited for that.
     log = machine.run("journalctl --unit=openclaw-gateway --output=cat --no-pager")
@@ -155,7 +156,9 @@ def test_openclaw_finds_nothing_to_complain_of(machine: Machine) -> None:
     assert "0 critical · 0 warn" in machine.run("openclaw security audit")
 
 
-def test_a_lost_gateway_token_is_replaced_and_paired_browsers_stay_until_they_are_removed(machine: Machine) -> None:
+def test_a_new_gateway_token_shuts_out_all_who_have_the_old_one_and_a_removed_browser_is_out(
+    machine: Machine,
+) -> None:
     browser = machine.device()
     life, token = machine.life, machine.token
     greeting = browser.connect(token)
@@ -169,13 +172,17 @@ def test_a_lost_gateway_token_is_replaced_and_paired_browsers_stay_until_they_ar
     log = machine.documented("clawdet ssh alice journalctl -u openclaw-gateway")
     assert "token_mismatch" in log
     assert (token in log, new in log) == (False, False)
-    # What SECURITY.md and docs/lost.md say of a paired browser: it has a token of its own.
-    assert isinstance(browser.connect(own, own=True), dict)
+    # The token of its own, which a paired browser got with the old one; it is still paired, and the new one lets it in.
+    assert _refused(browser.connect(own, paired=True)) == "AUTH_DEVICE_TOKEN_MISMATCH"
+    greeting = browser.connect(new)
+    assert isinstance(greeting, dict), greeting
+    own = greeting["auth"]["deviceToken"]
+    assert isinstance(browser.connect(own, paired=True), dict)
     assert browser.id in machine.documented("clawdet ssh alice openclaw devices list")
     remove = "clawdet ssh alice openclaw devices remove DEVICE"
     assert remove in LINES
     machine.run(f"openclaw devices remove {browser.id}")
-    assert _refused(browser.connect(own, own=True)) == "AUTH_DEVICE_TOKEN_MISMATCH"
+    assert _refused(browser.connect(own, paired=True)) == "AUTH_DEVICE_TOKEN_MISMATCH"
     assert _refused(browser.connect(new)) == "PAIRING_REQUIRED"
 
 
