@@ -22,6 +22,12 @@ def documented(operator: Operator, line: str, *more: str, code: int = 0) -> Said
     return said
 
 
+def let_ssh_in(operator: Operator, networks: str = "0.0.0.0/0,::/0") -> None:
+    """Let SSH in from some networks, or everywhere."""
+    said = operator.clawdet("firewall", "refresh", "--ssh-from", networks, "--replace-ssh-from", "--sandbox")
+    assert said.code == 0, said.err
+
+
 @pytest.fixture
 def alice(operator: Operator) -> Operator:
     """Somebody whose instance is complete."""
@@ -68,13 +74,15 @@ def test_ssh_is_closed_to_all_but_ones_own_network_on_every_vps(alice: Operator)
     (ssh,) = [rule for rule in firewall["rules"] if rule["port"] == "22"]
     assert ssh["source_ips"] == ["203.0.113.7/32"]
     assert [one["server"]["id"] for one in firewall["applied_to"]] == [alice.servers()[0]["id"]]
-    # For whoever comes after this test.
-    alice.clawdet("firewall", "refresh", "--ssh-from", "0.0.0.0/0,::/0", "--replace-ssh-from", "--sandbox")
+    let_ssh_in(alice)
 
 
 def test_without_database_and_ssh_key_an_exported_record_is_enough_to_make_it_anew(
     alice: Operator, tmp_path: Path
 ) -> None:
+    # What is done for the project is recorded too, and of no instance.
+    let_ssh_in(alice, "192.0.2.0/24")
+    let_ssh_in(alice)
     documented(alice, "clawdet firewall refresh")
     exported = tmp_path / "instances.json"
     assert alice.clawdet("state", "export", str(exported), "--sandbox").code == 0
