@@ -11,7 +11,7 @@ from typing import Any
 
 from clawdet_cli.errors import RecordError, StateError, UsageError
 from clawdet_cli.lease import holder_of
-from clawdet_cli.model import ZONE, Status, is_member, is_user
+from clawdet_cli.model import PROJECT, ZONE, Status, is_member, is_user
 from clawdet_cli.private import new_private_file
 from clawdet_cli.rows import MONEY, fault
 from clawdet_cli.state import MIGRATIONS, State
@@ -169,7 +169,8 @@ def _checked(state: State, document: object) -> dict[str, list[Mapping[str, Any]
                 raise _unusable(f"{name}[{number}] has too many fields or too few: {', '.join(strange)}")
             for field, value in row.items():
                 _check_value(f"{name}[{number}].{field}", value, columns[field])
-        found[name] = rows
+        # What was done for the project as a whole, such as to its firewall, is of no instance: done anew when due.
+        found[name] = [row for row in rows if row["user"] != PROJECT]
     users = {row["user"] for row in found["instances"]}
     for name in TABLES:
         for number, row in enumerate(found[name]):

@@ -47,8 +47,10 @@ class Device:
         """The device's name: the digest of its public key."""
         return hashlib.sha256(self.key.public_key().public_bytes_raw()).hexdigest()
 
-    def connect(self, token: str | None, *, origin: str = "", anonymous: bool = False) -> Refusal | dict[str, Any]:
-        """Ask, and give the gateway's greeting or its refusal."""
+    def connect(
+        self, token: str | None, *, origin: str = "", anonymous: bool = False, paired: bool = False
+    ) -> Refusal | dict[str, Any]:
+        """Ask, and return the greeting or the refusal; `paired` shows the token as the device's, not the gateway's."""
         ip, _, port = self.edge_address.rpartition(":")
         end, trust = Deadline.after(PATIENCE), ssl.create_default_context(cafile=self.ca_file)
         # From one thread: the library's own client reads in a second one, and two in one TLS connection can hang.
@@ -60,7 +62,7 @@ class Device:
             gateway = WebSocket(stream, self.host, "/app", origin or own, end=end, max_size=MOST_BYTES)
             gateway.open()
             challenge = json.loads(gateway.receive() or b"")["payload"]
-            gateway.send(json.dumps(self._request(challenge["nonce"], token, anonymous=anonymous)))
+            gateway.send(json.dumps(self._request(challenge["nonce"], token, anonymous=anonymous, paired=paired)))
             error: dict[str, Any] = {}
             while (message := gateway.receive()) is not None:
                 answer = json.loads(message)
@@ -71,7 +73,7 @@ class Device:
             details = error.get("details", {})
             return Refusal(details.get("code", ""), gateway.closed_with()[0], details)
 
-    def _request(self, nonce: str, token: str | None, *, anonymous: bool) -> dict[str, Any]:
+    def _request(self, nonce: str, token: str | None, *, anonymous: bool, paired: bool) -> dict[str, Any]:
         client = {"id": "openclaw-control-ui", "version": "2026.9.6", "platform": "Linux x86_64", "mode": "webchat"}
         client |= {"buildId": self.build_id} if self.build_id else {}
         signed_at = time.time_ns() // 1_000_000
@@ -96,7 +98,7 @@ class Device:
         if not anonymous:
             parameters["device"] = device
         if token is not None:
-            parameters["auth"] = {"token": token}
+            parameters["auth"] = {"deviceToken" if paired else "token": token}
         return {"type": "req", "id": "1", "method": "connect", "params": parameters}
 
 
