@@ -10,7 +10,7 @@ import pytest
 from clawdet_cli.adapters import connect
 from clawdet_cli.adapters import hetzner as adapter
 from clawdet_cli.errors import WaitError
-from clawdet_cli.model import Deadline, Event, Instance, ServerOrder, Status
+from clawdet_cli.model import Deadline, Event, Instance, ServerOrder, Status, now_text
 from clawdet_cli.secret import Secret
 from clawdet_cli.settings import Endpoints, load
 from clawdet_cli.stages import firewall
@@ -18,7 +18,7 @@ from clawdet_cli.stages.runner import Run
 from clawdet_cli.state import State
 from tests.contract.hetzner_emulator import FOREVER, TOKEN, Emulator, public_key
 
-INSTANCE = Instance("alice", "example.com", "abcdef012345", Status.PENDING, sandbox=False, created_at="", updated_at="")
+INSTANCE = Instance("alice", "example.com", "abcdef012345", Status.PENDING, sandbox=False, created_at=now_text(), updated_at=now_text())
 
 
 @pytest.fixture(autouse=True)

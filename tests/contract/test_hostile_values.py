@@ -73,7 +73,10 @@ class Mirror:
             answer = connection.getresponse()
             content = answer.read()
             connection.close()
-            self.answers[key] = answer.status, pruned(json.loads(content)) if content else None
+            value = pruned(json.loads(content)) if content else None
+            # The page behind the last one says nothing of the things in the list.
+            if key not in self.answers or not (isinstance(value, dict) and value.get("result") == []):
+                self.answers[key] = answer.status, value
         status, value = self.answers.get(key, (404, {"error": {"code": "not_found", "message": "not found"}}))
         if self.changed is not None and self.changed[0] == key:
             return status, self.changed[1]
@@ -182,7 +185,7 @@ def outcome(cloud: Any, call: Call) -> Any:
     began = time.monotonic()
     error: ClawdetError | None = None
     try:
-        result = call(cloud.within(Deadline.after(SECONDS), lambda _: None))
+        result = call(cloud.within(Deadline.after(SECONDS), lambda _: None, lambda: None))
     except ClawdetError as said:
         error = said
     if error is not None:

@@ -82,6 +82,8 @@ def test_destroy_removes_it_where_that_is_said_and_tells_how_it_stood(dora: Oper
         seen_well([line for line in said.err.splitlines() if "of another database: " in line], dora)
         assert dora.holdings()[:2] == (0, 0)
         assert dora.clawdet("destroy", "dora", "--yes", "--sandbox").code == 0
+    # The database that knew it, whose key is still there and proves that this is the right project.
+    assert dora.clawdet("destroy", "dora", "--yes", "--sandbox").code == 0
 
 
 def test_several_at_once_are_refused_likewise(dora: Operator, tmp_path: Path) -> None:
