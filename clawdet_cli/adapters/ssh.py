@@ -124,7 +124,7 @@ class Ssh:
         deadline: Deadline,
         watch: Watch | None = None,
         *,
-        auth_grace: float = AUTH_GRACE,
+        auth_grace: float | None = None,
         pace: float = 1.0,
         proxy_command: str | None = None,
         fence: Fence | None = None,
@@ -132,10 +132,11 @@ class Ssh:
         """Connect as soon as the server lets us in; it may still be booting. `proxy_command` leads to it, if given.
 
         Only `host_keys` are accepted: one, or two while one takes the other's place. Raises GuestError at once for
-        another one, and when our key is still refused `auth_grace` seconds after the server first answered; ConfigError
-        when our key cannot be used; WaitError at the deadline. Pauses between attempts are `pace` times PAUSE. `fence`
-        is asked before each attempt and each command, since any time may pass before one.
+        another one, and when our key is still refused `auth_grace` (else AUTH_GRACE) seconds after the server first
+        answered; ConfigError when our key cannot be used; WaitError at the deadline. Pauses between attempts are `pace`
+        times PAUSE. `fence` is asked before each attempt and each command, since any time may pass before one.
         """
+        grace = AUTH_GRACE if auth_grace is None else auth_grace
         operator_key(key)  # says what is wrong with the file, in words of ours
         own_key = paramiko.PKey.from_path(key)
         tried = deque(host_keys)
@@ -156,8 +157,8 @@ class Ssh:
                 raise NotYet("it shows its other host key", pause=0) from None
             except paramiko.AuthenticationException as error:
                 refused_since = time.monotonic() if refused_since is None else refused_since
-                if time.monotonic() - refused_since >= auth_grace:
-                    raise _not_let_in(address, key, auth_grace, error) from None
+                if time.monotonic() - refused_since >= grace:
+                    raise _not_let_in(address, key, grace, error) from None
                 raise NotYet("it refuses our key") from None
             except (paramiko.SSHException, EOFError, OSError) as error:
                 raise NotYet(_reason(error)) from None

@@ -18,7 +18,9 @@ from clawdet_cli.stages.runner import Run
 from clawdet_cli.state import State
 from tests.contract.hetzner_emulator import FOREVER, TOKEN, Emulator, public_key
 
-INSTANCE = Instance("alice", "example.com", "abcdef012345", Status.PENDING, sandbox=False, created_at=now_text(), updated_at=now_text())
+INSTANCE = Instance(
+    "alice", "example.com", "abcdef012345", Status.PENDING, sandbox=False, created_at=now_text(), updated_at=now_text()
+)
 
 
 @pytest.fixture(autouse=True)

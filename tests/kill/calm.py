@@ -74,7 +74,11 @@ class Calm:
                 return []  # nobody knows it: it is gone
             if "--of-another-database" in ended.err and "--of-another-database" not in words:
                 words = (*words, "--of-another-database")
-            elif verb == "provision" and ended.code == 4 and f"clawdet destroy {user}" in ended.err:
+            elif verb == "provision" and (
+                (ended.code == 4 and f"clawdet destroy {user}" in ended.err)
+                # Its row came from the other folder, whose key the server lets in.
+                or (ended.code == 6 and "or destroy and provision again" in ended.err)
+            ):
                 wrong = self._until_well(site, "destroy", user)
                 if wrong:
                     return wrong

@@ -22,6 +22,7 @@ PATIENCE = {
     "clawdet_cli.lease:RETRY_SECONDS": 0.1,
     "clawdet_cli.adapters.hetzner:ANSWER_SECONDS": 3.0,
     "clawdet_cli.adapters.cloudflare:ANSWER_SECONDS": 3.0,
+    "clawdet_cli.adapters.ssh:AUTH_GRACE": 3.0,
 }
 """What operators wait for in minutes is over in seconds here, in the same order of size."""
 SETTLE_SECONDS = 1.5
