@@ -86,13 +86,16 @@ def export(state: State) -> dict[str, Any]:
     return {"clawdet_export": VERSION, "schema": len(MIGRATIONS), **tables}
 
 
-def load(state: State, document: object, *, replace: bool) -> list[str]:
+def load(state: State, document: object, *, replace: bool, sandbox: bool) -> list[str]:
     """Take an export in, all of it or nothing, and give its users; others are left as they are.
 
+    `sandbox` is whether the database is a sandbox's: the real clouds know nothing of what another one's rows name.
     Raises UsageError that names what is wrong with it, StateError for a living instance that `replace` does not allow
     to be overwritten, or that a run is working on.
     """
     found = _checked(state, document)
+    if any(bool(row["sandbox"]) != sandbox for row in found["instances"]):
+        raise _unusable("it is not a sandbox's" if sandbox else "it is a sandbox's")
     users = [str(row["user"]) for row in found["instances"]]
     for user in users:
         holder = holder_of(state, user)

@@ -508,7 +508,7 @@ def export_state(settings: Settings) -> dict[str, Any]:
 def import_state(settings: Settings, document: object, *, replace_living: bool) -> list[str]:
     """Take such a document in, and give its users. Raises UsageError or StateError, and nothing is changed then."""
     with _database(settings) as state:
-        return archive.load(state, document, replace=replace_living)
+        return archive.load(state, document, replace=replace_living, sandbox=bool(settings.endpoints.sandbox))
 
 
 def backup_state(settings: Settings, target: Path) -> None:
@@ -521,7 +521,7 @@ def restore_state(settings: Settings, source: Path) -> "Restored":
     """Put a backup in the database's place. Raises StateError, and nothing is changed then."""
     from clawdet_cli.restore import restore
 
-    return restore(settings.state_file, source)
+    return restore(settings.state_file, source, sandbox=bool(settings.endpoints.sandbox))
 
 
 def token(settings: Settings, user: str) -> Secret:

@@ -36,16 +36,21 @@ class Restored:
     """That of the file, before it was brought up to ours."""
 
 
-def restore(path: Path, source: Path) -> Restored:
-    """Put a copy of a backup in the place of the database. Raises StateError, and nothing is changed then."""
+def restore(path: Path, source: Path, *, sandbox: bool) -> Restored:
+    """Put a copy of a backup in the place of the database. Raises StateError, and nothing is changed then.
+
+    `sandbox` is whether the database is a sandbox's: the real clouds know nothing of what another one's rows name.
+    """
     try:
+        if source.exists() and not source.is_file():
+            raise StateError(f"{source} is no regular file.", next_steps=["name a backup: clawdet state backup FILE"])
         private_folder(path.parent, link=True)
         if path.exists() and path.samefile(source):
             raise StateError(f"{source} is the database itself.", next_steps=["name a backup of it"])
         _refuse_living_runs(path)
         prepared = path.with_name(f".{path.name}.restore-{secrets.token_hex(6)}")
         try:
-            schema, instances = _prepare(source, prepared)
+            schema, instances = _prepare(source, prepared, sandbox=sandbox)
             return Restored(_install(prepared, path), instances, schema)
         finally:
             for one in (prepared, *(beside(prepared, end) for end in BESIDE)):
@@ -77,7 +82,7 @@ def _refuse_living_runs(path: Path) -> None:
             )
 
 
-def _prepare(source: Path, prepared: Path) -> tuple[int, int]:
+def _prepare(source: Path, prepared: Path, *, sandbox: bool) -> tuple[int, int]:
     """Make a checked copy of a backup, in our schema; give the schema it had, and how many instances it records."""
     _copy(source, prepared)
     # One that was kept or copied after a crash has a part of what it holds there.
@@ -99,6 +104,11 @@ def _prepare(source: Path, prepared: Path) -> tuple[int, int]:
                 (instances,) = connection.execute(
                     "SELECT COUNT(*) FROM instances WHERE status != 'destroyed'"
                 ).fetchone()
+                (others,) = connection.execute(
+                    "SELECT COUNT(*) FROM instances WHERE sandbox != ?", (int(sandbox),)
+                ).fetchone()
+            if others:
+                raise _unusable(source, "it is a sandbox's" if not sandbox else "it is not a sandbox's")
             change_generation(state._connection)  # noqa: SLF001 - it is a file that nobody else has
     except RecordError as error:
         raise _unusable(source, error.what) from error

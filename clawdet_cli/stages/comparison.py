@@ -146,8 +146,9 @@ def _server(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Findi
         finding = Finding(Category.RIGHT, "server", user, server.name, str(server.id), "it runs", price)
         wrong, decision = _drift_of(server, instance, seen)
         yield _but(finding, Category.DRIFTED, wrong, decision=decision) if wrong else finding
-        return
-    if instance.server_id is not None:
+        if ownership.carries_labels(instance, server):
+            return
+    elif instance.server_id is not None:
         yield Finding(
             Category.GHOST,
             "server",
@@ -200,8 +201,9 @@ def _drift_of_labels(server: Server, instance: Instance) -> tuple[str, str]:
 
 def _back_or_forget(instance: Instance, mark: str) -> str:
     """Return what to do about a recorded thing without our mark: nobody but the operator knows whose it is."""
-    forget = f"; if it is not clawdet's: clawdet destroy {instance.user} --forget-foreign"
-    return f"put back {mark}" + ("" if instance.pooled else forget)
+    if instance.pooled:
+        return f"put back {mark}"
+    return f"clawdet destroy {instance.user} --forget-foreign    (if it is not clawdet's; else put back {mark})"
 
 
 def _records(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Finding]:

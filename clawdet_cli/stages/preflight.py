@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from clawdet_cli import pins
 from clawdet_cli.adapters import Clouds
 from clawdet_cli.errors import AnotherDatabaseError, ConfigError, StateError
-from clawdet_cli.model import DnsRecord, Instance, Plan, Server, ServerOffer, Zone, maker_of
+from clawdet_cli.model import DnsRecord, Instance, Plan, Server, ServerOffer, Zone, maker_by_labels, maker_of
 from clawdet_cli.settings import Settings
 from clawdet_cli.stages import another_database, firewall, ownership
 from clawdet_cli.stages.runner import Run
@@ -28,7 +28,7 @@ def own_server(run: Run) -> Server | None:
     raise _in_the_way(
         f"A server named {server.name} (id {server.id}) exists at Hetzner that is not this instance's:"
         " it was not touched.",
-        server.labels.get("managed-by") == "clawdet" and server.labels.get("user") == instance.user,
+        (maker_by_labels(server.labels) or ("", ""))[0] == instance.user,
         instance,
         "rename or remove that server in the Hetzner console",
         another_database.described(server),

@@ -1,5 +1,6 @@
 """A backup takes the place of the database only when it is whole and nobody works; what was there is kept."""
 
+import os
 import sqlite3
 import stat
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from clawdet_cli import archive, restore
 from clawdet_cli.errors import RecordError, StateError
 from clawdet_cli.lease import lease
+from clawdet_cli.model import Instance, Status, now_text
 from clawdet_cli.state import MIGRATIONS, State
 from tests.unit.test_state import instance
 from tests.unit.test_state_file import killed_at_work, work
@@ -52,14 +54,14 @@ def change(file: Path, statement: str) -> None:
 
 def test_what_was_there_is_kept_and_nothing_else_is_left(path: Path, copy: Path) -> None:
     before = path.read_bytes()
-    done = restore.restore(path, copy)
+    done = restore.restore(path, copy, sandbox=False)
     assert done.replaced is not None
     assert (done.instances, done.schema) == (2, len(MIGRATIONS))
     assert set(files(path)) == {"clawdet.db", done.replaced.name}
     assert done.replaced.read_bytes() == before
     assert {stat.S_IMODE(one.stat().st_mode) for one in path.parent.iterdir()} == {0o600}
     assert users(path) == ["user0", "user1"]
-    again = restore.restore(path, done.replaced)
+    again = restore.restore(path, done.replaced, sandbox=False)
     assert again.replaced not in (None, done.replaced)
     assert users(path) == ["user0", "user1", "user2"]
 
@@ -80,7 +82,7 @@ def test_it_works_where_the_database_cannot_be_used(how: str, path: Path, copy: 
             with pytest.raises(RecordError):
                 State(path)
     before = files(path)
-    done = restore.restore(path, copy)
+    done = restore.restore(path, copy, sandbox=False)
     assert users(path) == ["user0", "user1"]
     kept = done.replaced
     assert (kept is None) == (how == "missing")
@@ -92,7 +94,7 @@ def test_it_works_where_the_database_cannot_be_used(how: str, path: Path, copy: 
 def test_it_is_refused_while_a_run_is_at_work(path: Path, copy: Path) -> None:
     with closing(State(path)) as state, lease(state, "user1", "destroy", tell=print):
         with pytest.raises(StateError, match="user1 is being worked on by clawdet destroy"):
-            restore.restore(path, copy)
+            restore.restore(path, copy, sandbox=False)
         assert not list(path.parent.glob("*replaced*"))
     assert users(path) == ["user0", "user1", "user2"]
 
@@ -103,7 +105,7 @@ def test_the_lease_of_a_dead_run_does_not_hinder_it(path: Path, copy: Path) -> N
         "INSERT INTO leases (user, owner, verb, host, pid, process, machine, since, heartbeat)"
         " VALUES ('user1', 'x', 'destroy', 'h', 1, 'x', 'x', 'then', 'then')",
     )
-    assert restore.restore(path, copy).instances == 2
+    assert restore.restore(path, copy, sandbox=False).instances == 2
 
 
 HOLDER = """
@@ -124,7 +126,7 @@ def test_it_is_refused_while_another_program_has_it_open(
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"
         with pytest.raises(StateError, match=r"Another program has .*clawdet\.db open") as caught:
-            restore.restore(path, copy)
+            restore.restore(path, copy, sandbox=False)
     assert caught.value.next_steps[0] == f"see which: fuser {path}"
     assert set(files(path)) == {"clawdet.db"}
     assert users(path) == ["user0", "user1", "user2"]
@@ -136,7 +138,7 @@ def test_an_older_schema_is_brought_up_to_ours(path: Path, tmp_path: Path) -> No
         for migration in MIGRATIONS[:3]:
             database.executescript(migration)
         database.execute("PRAGMA user_version = 3")
-    assert restore.restore(path, old).schema == 3
+    assert restore.restore(path, old, sandbox=False).schema == 3
     with closing(State(path)) as state:
         state.add(instance())
 
@@ -145,7 +147,7 @@ def test_what_a_crash_left_beside_the_file_belongs_to_it(path: Path, tmp_path: P
     crashed = tmp_path / "crashed" / "clawdet.db"
     killed_at_work(crashed, 5, 3)
     before = files(crashed)
-    assert restore.restore(path, crashed).instances == 3
+    assert restore.restore(path, crashed, sandbox=False).instances == 3
     assert files(crashed) == before
 
 
@@ -184,7 +186,7 @@ def test_a_file_that_cannot_be_used_is_named_and_nothing_is_changed(
     spoil(copy)
     before = files(path)
     with pytest.raises(StateError, match=why) as caught:
-        restore.restore(path, copy)
+        restore.restore(path, copy, sandbox=False)
     assert str(copy) in caught.value.what
     assert caught.value.next_steps
     assert files(path) == before
@@ -192,4 +194,21 @@ def test_a_file_that_cannot_be_used_is_named_and_nothing_is_changed(
 
 def test_the_database_itself_is_no_backup(path: Path) -> None:
     with pytest.raises(StateError, match="is the database itself"):
-        restore.restore(path, path)
+        restore.restore(path, path, sandbox=False)
+
+
+def test_what_is_a_sandboxs_is_not_restored_among_the_real(tmp_path: Path) -> None:
+    path, copy = tmp_path / "state" / "clawdet.db", tmp_path / "copy.db"
+    with closing(State(tmp_path / "sandbox" / "clawdet.db")) as state:
+        state.add(Instance("shop", "clawdet.test", "abcdefabcdef", Status.COMPLETE, True, now_text(), now_text()))
+        archive.backup(state, copy)
+    with pytest.raises(StateError, match="it is a sandbox's"):
+        restore.restore(path, copy, sandbox=False)
+    assert not path.exists()
+    assert restore.restore(path, copy, sandbox=True).instances == 1
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StateError, match="is no regular file"):
+        restore.restore(tmp_path / "state" / "clawdet.db", tmp_path / "pipe", sandbox=False)
