@@ -77,6 +77,10 @@ NOT_IN_A_SCENE = {
         "stages/provision.py",
         "delete_dns_record",
     ): "wants another run to take the name within one call: test_two_runs.py",
+    (
+        "stages/operator_keys.py",
+        "delete_ssh_key",
+    ): "wants a key that no server needs, and belongs to no user: test_operator_keys.py",
 }
 """Places whose kind is tried in another one, with where they happen without a kill."""
 

@@ -72,7 +72,7 @@ class Calm:
                 return []
             if verb == "destroy" and ended.code == 4 and "known" in ended.err and not self._recorded(site, user):
                 return []  # nobody knows it: it is gone
-            if "--of-another-database" in ended.err and "--of-another-database" not in words:
+            if verb == "destroy" and "--of-another-database" in ended.err and "--of-another-database" not in words:
                 words = (*words, "--of-another-database")
             elif verb == "provision" and (
                 (ended.code == 4 and f"clawdet destroy {user}" in ended.err)
