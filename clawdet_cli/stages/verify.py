@@ -70,6 +70,11 @@ class _Evidence:
         """The ports of the VPS, other than SSH, that answer to whoever knows its address."""
         self._origin_fault: str | None = None
 
+    def is_known(self, name: str) -> bool:
+        """Return whether a criterion takes no time: what it looks at is here already."""
+        asked = self.run.report is not None and self.run.report.done()
+        return name == "recorded" or (name == "openclaw" and (self._report is not None or asked))
+
     def report(self) -> dict[str, str]:
         """Ask the VPS how it stands; a gateway that is starting is given the time for it."""
         if self._report is None:
@@ -252,7 +257,7 @@ def _each_checked(run: Run, evidence: _Evidence) -> list[Check]:
 
 def _checked(name: str, criterion: Callable[[_Evidence], str], evidence: _Evidence) -> Check:
     result = Result.FAILED
-    if evidence.run.deadline.left() <= 0:
+    if evidence.run.deadline.left() <= 0 and not evidence.is_known(name):
         return Check(name, result, TIME_IS_UP, now_text())
     try:
         return Check(name, Result.OK, criterion(evidence), now_text())
