@@ -71,7 +71,7 @@ class Common:
     side_by_side: int = 1
 
     def recorded(self, user: str) -> Instance | None:
-        """Give what is recorded of a user's instance now, as far as that can be read."""
+        """Return what is recorded of a user's instance now, as far as that can be read."""
         with suppress(StateError):
             return self.state.instance(user)
         return None
@@ -195,7 +195,7 @@ def standings(settings: Settings) -> tuple[list[Standing], dict[str, StateError]
 
 
 def damaged(settings: Settings) -> dict[str, StateError]:
-    """Tell what is wrong with the rows of users that no list shows, servers of the pool included."""
+    """Return what is wrong with the rows of users that no list shows, servers of the pool included."""
     with _database(settings) as state:
         return state.damaged()
 
@@ -822,7 +822,7 @@ def _recorded_or_adopted(
     common: Common | None,
     tell_of_another: Callable[[str], None] | None,
 ) -> Instance | None:
-    """Give the recorded instance, else one that a server's labels or a record's comment tell of; None for neither.
+    """Return the recorded instance, else one that a server's labels or a record's comment tell of; None for neither.
 
     One that is not of a run of this database is told of in lines; without `tell_of_another` it is refused, with
     StateError.

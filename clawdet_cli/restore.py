@@ -123,7 +123,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _checked_schema(source: Path, prepared: Path) -> int:
-    """Give the schema of a copy, after a look at all of its pages."""
+    """Return the schema of a copy, after a look at all of its pages."""
     try:
         with closing(sqlite3.connect(prepared)) as connection:
             wrong = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
@@ -200,7 +200,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _keep(path: Path) -> Path | None:
-    """Give the database that is there, with what lies beside it, another name as well."""
+    """Link the database that is there, with what lies beside it, to another name as well."""
     if not path.exists():
         return None
     at = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")

@@ -189,17 +189,17 @@ class State:
             self._file.close()
 
     def instance(self, user: str) -> Instance | None:
-        """Give what is recorded of a user's instance, a destroyed one included. Raises StateError for a damaged row."""
+        """Return what is recorded of a user, a destroyed instance too. Raises StateError for a damaged row."""
         self._refuse_damaged(user)
         found = self._instances("WHERE user = ?", (user,), {})
         return found[0] if found else None
 
     def instances(self) -> list[Instance]:
-        """Give every user's instance that is not destroyed; `damaged` tells of those that cannot be read."""
+        """Return every user's instance that is not destroyed; `damaged` tells of those that cannot be read."""
         return self._instances(_USERS, _OF_USERS, self.damaged())
 
     def damaged(self, user: str | None = None) -> dict[str, StateError]:
-        """Tell what is wrong with the rows of users of which none is shown: of this one, or of all."""
+        """Return what is wrong with the rows of users of which none is shown: of this one, or of all."""
         found = self._rows(rows.SUSPECTS, ()) if user is None else self._rows(rows.SUSPECT, (user,) * 4)
         suspects = sorted(str(row["user"]) for row in found)
         return {one: damage for one in suspects if (damage := self._damage_of(one)) is not None}

@@ -144,7 +144,7 @@ def _content_of(page: bytes) -> bytes:
 
 
 def _first_pages(data: bytes) -> Iterator[bytes]:
-    """Give each version of the database's first page in a -wal, as far as SQLite would play it."""
+    """Return each version of the database's first page in a -wal, as far as SQLite would play it."""
     if len(data) < _WAL_HEADER.size:
         return
     magic, _, page_size, _, *salt_and_sum = _WAL_HEADER.unpack_from(data)
@@ -197,7 +197,7 @@ def guard_against_checkpoint(file: DatabaseFile, connection: sqlite3.Connection)
 
 
 def change_generation(connection: sqlite3.Connection) -> None:
-    """Give a database file a generation of its own, so that a -wal of before is foreign to it.
+    """Set a generation of its own in a database file, so that a -wal of before is foreign to it.
 
     A reader may keep SQLite from it for this time: then the file has the old one, and the -wal names both.
     """

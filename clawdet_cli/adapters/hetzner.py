@@ -734,7 +734,7 @@ def _server(server: BoundServer, actions: Sequence[int] = ()) -> Server:
 
 
 def _firewall_statuses(server: BoundServer) -> dict[int, str]:
-    """Give how each firewall that is attached, or about to be, stands: `applied` or `pending`."""
+    """Return how each firewall that is attached, or about to be, stands: `applied` or `pending`."""
     found = (server.public_net.firewalls if server.public_net else None) or []
     return {values.number_id(one.firewall.id): str(one.status) for one in found}
 

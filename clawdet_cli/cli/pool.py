@@ -198,7 +198,7 @@ def drain(
 
 
 def _damaged(settings: "Settings") -> dict[str, ClawdetError]:
-    """Give the servers of the pool whose rows cannot be read."""
+    """Return the servers of the pool whose rows cannot be read."""
     from clawdet_cli import operations  # not above: --help must stay fast
 
     return {name: error for name, error in operations.damaged(settings).items() if is_member(name)}

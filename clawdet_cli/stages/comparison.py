@@ -446,7 +446,7 @@ def _late_server(server: Server, user: str, seen: Seen) -> Finding:
 
 
 def _removal(user: str, seen: Seen, by_hand: str, zone: str | None) -> str:
-    """Say how to deal with an orphan: it may be another database's, so nothing that is said first removes it."""
+    """Return how to deal with an orphan: it may be another database's, so nothing that is said first removes it."""
     if any(instance.user == user for instance in seen.instances):
         return by_hand
     at = f" --zone {zone}" if zone else ""

@@ -129,7 +129,7 @@ def mirror() -> Iterator[tuple[Mirror, str]]:
 
 
 def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Give every value in an answer that has no others in it, and the containers too."""
+    """Return every value in an answer that has no others in it, and the containers too."""
     yield path, value
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, one in inner:

@@ -29,7 +29,7 @@ class Terminal:
         self._shown = b""
 
     def resize(self, lines: int, columns: int) -> None:
-        """Give the terminal another size, and tell the program, once there is one."""
+        """Set another size of the terminal, and notify the program, once there is one."""
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         if process := getattr(self, "_process", None):
             process.send_signal(signal.SIGWINCH)

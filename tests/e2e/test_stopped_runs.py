@@ -113,7 +113,7 @@ def keep_key_and_firewall(operator: Operator) -> None:
 
 
 def lost(operator: Operator) -> list[str]:
-    """Tell what exists and is neither in the database nor named by `reconcile`."""
+    """Return what exists and is neither in the database nor named by `reconcile`."""
     info = operator.info()
     instances = truth.living(Path(info["state_file"]))
     return truth.Account(truth.Cloud.of(info).things(), {"it": instances}, {"it": named(operator)}).wrong(foreign={})
@@ -159,7 +159,7 @@ def test_a_run_that_slept_through_a_takeover_changes_nothing_more(
 
 
 def as_left(operator: Operator, other: str, *, of_pool: bool) -> list[str]:
-    """Tell what is not as whoever took over has left it."""
+    """Return what is not as whoever took over has left it."""
     if other == "destroy":
         wrong = not_empty(operator)
         # Left for the sake of a server that was there then.

@@ -23,14 +23,14 @@ EVERYTHING = ["hetzner", "cloudflare", "edge", "ssh", "outside"]
 
 @pytest.fixture
 def silent() -> Iterator[tuple[str, int]]:
-    """Give an address where whoever connects is never answered."""
+    """Return an address where whoever connects is never answered."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         yield listening.getsockname()
 
 
 @pytest.fixture
 def never() -> Iterator[threading.Event]:
-    """Give what is waited for in vain until the test ends."""
+    """Return what is waited for in vain until the test ends."""
     event = threading.Event()
     yield event
     event.set()

@@ -29,7 +29,7 @@ ONLY_IN_CLOUDS = {"provision-anew", "provision-again", "fill"}
 
 
 def numbered(scene: str, ended: Ended) -> list[tuple[int, str]]:
-    """Give the effects that are tried in a scene, with their place in the run."""
+    """Return the effects that are tried in a scene, with their place in the run."""
     effects = [(number, what) for number, what in enumerate(ended.passed, 1) if not what.startswith("recover ")]
     if scene == "provision-bundle":
         # All others are those of `provision`.

@@ -150,7 +150,7 @@ class _Server(ThreadingHTTPServer):
         self.close_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that are gone: they are killed here."""
+        """Report nothing of clients that are gone: they are killed here."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -184,7 +184,7 @@ class Storm:
         return [f"{command}: {what}\n{said.out}{said.err}" for what in wrong]
 
     def _lies(self) -> list[str]:
-        """Tell who was told that an instance is complete whose row was lost with the file beneath the run."""
+        """Return who was told that an instance is complete whose row was lost with the file beneath the run."""
         wrong = []
         for one in self.running:
             command, said = one.command, one.said

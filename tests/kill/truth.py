@@ -112,7 +112,7 @@ def living(database: Path) -> list[dict[str, Any]]:
 
 
 def not_complete(row: Mapping[str, Any], things: Things) -> list[str]:
-    """Tell what is not as it should be of an instance that should be complete, by its row and what exists."""
+    """Return what is not as it should be of an instance that should be complete, by its row and what exists."""
     user, host = row["user"], f"{row['user']}.{row['zone']}"
     server = things["servers"].get(str(row["server_id"]))
     record = things["records"].get(str(row["record_id"]))
@@ -146,7 +146,7 @@ class Account:
     """By name of the database: the rows of its `reconcile`."""
 
     def wrong(self, foreign: Mapping[str, Collection[str]]) -> list[str]:
-        """Tell what is in no database and named by nobody, or in more than one; `foreign` is by kind of thing."""
+        """Return what is in no database and named by nobody, or in more than one; `foreign` is by kind of thing."""
         found: list[str] = []
         for kind, things in self.things.items():
             for number, thing in things.items():
@@ -186,7 +186,7 @@ class Account:
 
 
 def changed(before: Things, now: Things, foreign: Mapping[str, Collection[str]]) -> list[str]:
-    """Tell which of the foreign things are not as they were."""
+    """Return which of the foreign things are not as they were."""
     return [
         f"foreign {kind} {number} ({before[kind][number].get('name')}) was {'changed' if found else 'deleted'}"
         for kind, numbers in foreign.items()

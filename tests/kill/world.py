@@ -151,7 +151,7 @@ class World:
         self.history_lost = False
 
     def foreign_changes(self) -> list[str]:
-        """Tell which of the foreign things are not as they were."""
+        """Return which of the foreign things are not as they were."""
         return truth.changed(self.planted, self.cloud.things(), self.foreign)
 
     def _exposed(self) -> list[str]:

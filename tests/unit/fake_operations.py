@@ -166,7 +166,7 @@ class FakeOperations:
         return [one.standing for one in self.instances.values()], self.unreadable
 
     def damaged(self, _settings: Settings) -> dict[str, StateError]:
-        """Tell which rows cannot be read."""
+        """Return which rows cannot be read."""
         return self.unreadable
 
     def status(self, settings: Settings, users: Sequence[str], *, live: bool, watch: Watcher) -> list[Instance]:

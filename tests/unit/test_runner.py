@@ -7,6 +7,7 @@ from typing import Any, cast
 from unittest.mock import ANY
 
 import pytest
+from pytest_mock import MockerFixture
 
 from clawdet_cli import uptime
 from clawdet_cli.adapters import Clouds, connect
@@ -26,6 +27,7 @@ from clawdet_cli.errors import (
 )
 from clawdet_cli.model import Deadline, Effect, EffectOutcome, Event, Instance, Server, StageRun, Status
 from clawdet_cli.settings import Settings, load
+from clawdet_cli.stages import verify
 from clawdet_cli.stages.runner import Run, Stage, execute, left_behind
 from clawdet_cli.state import State
 
@@ -447,3 +449,12 @@ def test_without_a_pinned_key_no_connection_is_made(story: Story) -> None:
     with pytest.raises(StateError, match="No address or host key") as caught:
         story.run.ssh()
     assert caught.value.next_steps == ("clawdet provision alice",)
+
+
+def test_a_run_that_lost_its_lease_begins_no_further_check(story: Story, mocker: MockerFixture) -> None:
+    evidence = mocker.patch.object(verify, "_Evidence")
+    mocker.patch.object(verify, "begin")
+    take_over(story)
+    with pytest.raises(LeaseLostError):
+        verify.six_checks(story.run, patience=0)
+    assert evidence.return_value.method_calls == []
