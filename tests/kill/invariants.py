@@ -72,7 +72,7 @@ def not_waiting(operator: "Operator") -> list[str]:
     if len(living) != 1:
         return [*wrong, f"the database holds {[row['user'] for row in living]}"]
     (row,) = living
-    labels = {**_OURS, "pool": row["user"].removeprefix("pool."), "run": row["run_id"]}
+    labels = {**_OURS, "pool": row["user"].removeprefix("pool."), "run": row["run_id"], **_of_key(found)}
     for server in found["servers"]:
         labels["host-key"] = _pin(row["host_key"] or "none AA==")
         wrong += [] if server["labels"] == labels else [f"labels are {server['labels']} and should be {labels}"]
@@ -95,7 +95,7 @@ def _differences(operator: "Operator", row: dict[str, Any], found: dict[str, lis
     if server is None or record is None or certificate is None:
         return ["something of it is missing in the clouds"]
     ipv4 = server["public_net"]["ipv4"]["ip"]
-    labels = {**_OURS, "user": row["user"], "run": row["run_id"]}
+    labels = {**_OURS, "user": row["user"], "run": row["run_id"], **_of_key(found)}
     wanted = {
         "status": ("complete", row["status"]),
         "url": (f"https://{host}/", row["url"]),
@@ -117,6 +117,11 @@ def _differences(operator: "Operator", row: dict[str, Any], found: dict[str, lis
 def _pin(public: str) -> str:
     """Return what the label of a server has of its host key: the base32 SHA-256 of the public key."""
     return base64.b32encode(hashlib.sha256(base64.b64decode(public.split()[1])).digest()).decode().rstrip("=")
+
+
+def _of_key(found: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
+    """Return the label that names the project's one SSH key, with which the server was ordered."""
+    return {"ssh-key": key["name"].removeprefix("clawdet-") for key in found["ssh_keys"]}
 
 
 def _key(pem: str) -> bytes:

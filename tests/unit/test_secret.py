@@ -13,7 +13,7 @@ from clawdet_cli import cli, pins, secret
 from clawdet_cli.adapters.ssh_keys import make_host_key
 from clawdet_cli.cli import output
 from clawdet_cli.errors import CloudError
-from clawdet_cli.model import Check, Result
+from clawdet_cli.model import Check, Result, now_text
 from clawdet_cli.secret import Secret, hide
 from clawdet_cli.stages.user_data import user_data
 from clawdet_cli.state import State
@@ -155,7 +155,7 @@ def test_the_database_holds_none(tmp_path: Path) -> None:
     state = State(tmp_path / "clawdet.db")
     state.add(instance)
     state.record("alice", error="once more hcloud-canary-0123")
-    state.save_checks(instance, [Check("server", Result.FAILED, "saw hcloud-canary-0123", "now")])
+    state.save_checks(instance, [Check("server", Result.FAILED, "saw hcloud-canary-0123", now_text())])
     effect = state.begin_effect(instance, "s", "put_nonce", "of hcloud-canary-0123", {"to": "hcloud-canary-0123"})
     with closing(state):
         assert state.open_effects("alice")[0].data == {"to": "***"}
