@@ -209,6 +209,8 @@ class _Heart:
                 self._stop.set()
 
     def _beat(self, stop: threading.Event) -> None:
+        # What is under way when a stop is asked for may take long, and needs its lease to the end.
+        stopping.ignore()
         while not stop.wait(HEARTBEAT_SECONDS):
             with self._lock:
                 leases = set(self._leases)

@@ -125,9 +125,12 @@ class Cloudflare:
         return own
 
     def hurried(self, seconds: float) -> Self:
-        """Return the same client for calls that the work can do without: they end after so many seconds."""
+        """Return the same client for calls that the work can do without: they end after so many seconds.
+
+        And after half of the time that is left, so that what cannot be done without has some.
+        """
         own = copy.copy(self)
-        vars(own).update(_deadline=self._deadline.within(seconds))
+        vars(own).update(_deadline=self._deadline.within(min(seconds, self._deadline.left() / 2)))
         return own
 
     def close(self) -> None:

@@ -58,6 +58,8 @@ def look(run: Run, zone_id: str, *, patience: float | None = None) -> Certificat
 
 def hurried(run: Run, patience: float | None = None) -> Cloudflare:
     """Return Cloudflare with PATIENCE, or another one, for what must not keep a server from being deleted."""
+    if patience == inf:
+        return run.clouds.cloudflare
     return run.clouds.cloudflare.hurried(PATIENCE if patience is None else patience)
 
 

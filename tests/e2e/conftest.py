@@ -1,15 +1,19 @@
 """Sandboxes for whole runs of the program: one with simulated servers, one with real ones."""
 
 import os
-import sqlite3
+import signal
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import platformdirs
 import pytest
 
 from tests.e2e.operator import Operator
+from tests.kill.launcher import Launcher
+from tests.kill.scenes import Life
+
+ENDED_SECONDS = 60
+"""How long a killed process may take to end."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -39,18 +43,27 @@ def simulated_sandbox(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> 
 
 @pytest.fixture
 def operator(simulated_sandbox: Operator) -> Iterator[Operator]:
-    """An operator of simulated servers, who finds both clouds empty and leaves them in working order."""
+    """An operator of simulated servers, who finds both clouds empty and leaves them so."""
     assert simulated_sandbox.holdings() == (0, 0, 0)
     yield simulated_sandbox
-    simulated_sandbox.reset()
-    if not Path(simulated_sandbox.info()["state_file"]).exists():
-        return
-    with closing(sqlite3.connect(simulated_sandbox.info()["state_file"])) as database:
-        left = database.execute("SELECT user FROM instances WHERE status != 'destroyed'").fetchall()
-    if any(user.startswith("pool.") for (user,) in left):
-        simulated_sandbox.clawdet("pool", "drain", "--yes", "--sandbox")
-    for (user,) in left:
-        simulated_sandbox.clawdet("destroy", user, "--yes", "--sandbox")
+    simulated_sandbox.sweep()
+
+
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[Launcher]:
+    """Starts commands as processes of their own that can be killed and stopped."""
+    with Launcher() as started:
+        yield started
+
+
+@pytest.fixture
+def life(operator: Operator, launcher: Launcher) -> Iterator[Life]:
+    """The operator, with commands that are processes of their own; none of them outlives the test."""
+    started = Life(operator, launcher)
+    yield started
+    for process in started.processes:
+        if process.signal(signal.SIGKILL):
+            process.wait(ENDED_SECONDS)
 
 
 @pytest.fixture(scope="session")

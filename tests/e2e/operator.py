@@ -157,6 +157,20 @@ class Operator:
         """The id of the sandbox's zone."""
         return str(self.cloud("cloudflare", f"/zones?name={self.info()['zone']}")["result"][0]["id"])
 
+    def sweep(self) -> None:
+        """Delete by hand all that is in both clouds and recorded, so that one test does not spoil the next."""
+        self.reset()
+        for record in self.records():
+            self.cloud("cloudflare", f"/zones/{self.zone_id()}/dns_records/{record['id']}", "DELETE")
+        for certificate in self.certificates():
+            self.cloud("cloudflare", f"/certificates/{certificate['id']}", "DELETE")
+        # A firewall can be deleted once its servers are gone.
+        for kind in ("servers", "ssh_keys", "firewalls"):
+            for thing in self.cloud("hetzner", f"/{kind}")[kind]:
+                self.cloud("hetzner", f"/{kind}/{thing['id']}", "DELETE")
+        for file in Path(self.info()["state_file"]).parent.glob("clawdet.db*"):
+            file.unlink()
+
     def holdings(self) -> tuple[int, int, int]:
         """How many servers, records and certificates there are."""
         return len(self.servers()), len(self.records()), len(self.certificates())

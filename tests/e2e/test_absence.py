@@ -7,10 +7,8 @@ import pytest
 from clawdet_cli.stages import destroy
 from tests.e2e.operator import Operator
 from tests.e2e.test_bad_input import error_of, provision
-from tests.e2e.test_recovery import emptied, recorded
+from tests.e2e.test_recovery import recorded
 from tests.kill.invariants import not_complete
-
-__all__ = ["emptied"]
 
 
 @pytest.fixture

@@ -9,10 +9,7 @@ import pytest
 
 from tests.e2e.operator import Operator, Said
 from tests.e2e.test_bad_input import error_of
-from tests.e2e.test_recovery import emptied
 from tests.kill.invariants import not_complete
-
-__all__ = ["emptied"]
 
 FLAG = "--of-another-database"
 
@@ -32,13 +29,6 @@ def another(operator: Operator, tmp_path: Path, *, same_key: bool = False) -> It
             path.rename(tmp_path / f"theirs-{path.name}")
     for path in kept.iterdir():
         path.rename(folder / path.name)
-
-
-@pytest.fixture(autouse=True)
-def no_keys_are_left(operator: Operator) -> Iterator[None]:
-    yield
-    for key in operator.cloud("hetzner", "/ssh_keys")["ssh_keys"]:
-        operator.cloud("hetzner", f"/ssh_keys/{key['id']}", "DELETE")
 
 
 @pytest.fixture

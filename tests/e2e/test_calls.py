@@ -5,10 +5,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.operator import Operator, Said
-from tests.e2e.test_recovery import emptied
 from tests.kill.invariants import not_complete
-
-__all__ = ["emptied"]
 
 MOST = {"hetzner": 16, "cloudflare": 18}
 """What a provision may take where nothing has to be waited for (one server: facts of the limits, 3600 an hour).

@@ -9,10 +9,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.contract.cloudflare_emulator import make_csr
 from tests.e2e.operator import Operator
 from tests.e2e.test_bad_input import error_of, provision
-from tests.e2e.test_recovery import emptied, lose_the_database, recorded, rewrite
+from tests.e2e.test_recovery import lose_the_database, recorded, rewrite
 from tests.kill.invariants import not_complete, rows, unfinished
-
-__all__ = ["emptied"]
 
 ALL = ["csr", "certificate", "requested_validity"]
 READS = {

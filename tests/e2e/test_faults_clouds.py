@@ -20,11 +20,8 @@ from clawdet_cli.adapters.hetzner import Hetzner
 from clawdet_cli.stages import verify
 from tests.e2e.faults import follow, leave_nothing, ledger_differs, whole
 from tests.e2e.operator import Operator
-from tests.e2e.test_recovery import emptied
 from tests.kill.boundaries import called
 from tests.kill.invariants import not_complete
-
-__all__ = ["emptied"]
 
 SECTIONS = (Path(__file__).parent / "faults_clouds.txt").read_text().split("=== ")[1:]
 SAID = {head: text.strip() for head, _, text in (section.partition("\n") for section in SECTIONS)}

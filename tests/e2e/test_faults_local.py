@@ -28,11 +28,9 @@ from clawdet_cli.state import State
 from tests.e2e.faults import follow, leave_nothing, ledger_differs, whole
 from tests.e2e.operator import Operator, Said
 from tests.e2e.test_faults_clouds import DESTROY, PROVISION, SHORT
-from tests.e2e.test_recovery import emptied, recorded
+from tests.e2e.test_recovery import recorded
 from tests.kill.invariants import not_complete, not_empty, rows
 from tests.kill.wire import COMMANDS, READING
-
-__all__ = ["emptied"]
 
 SECTIONS = (Path(__file__).parent / "faults_local.txt").read_text().split("=== ")[1:]
 TEXTS = {head: text.strip() for head, _, text in (section.partition("\n") for section in SECTIONS)}

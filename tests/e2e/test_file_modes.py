@@ -10,9 +10,6 @@ import pytest
 
 from tests.e2e.operator import Operator
 from tests.e2e.test_bad_input import provision
-from tests.e2e.test_recovery import emptied
-
-__all__ = ["emptied"]
 
 
 @pytest.fixture(params=[0, 0o277, 0o777], ids="{:o}".format)

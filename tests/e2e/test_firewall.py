@@ -9,10 +9,7 @@ from clawdet_cli.adapters.edge import answers_directly
 from clawdet_cli.settings import Endpoints
 from tests.e2e.operator import Operator, Said
 from tests.e2e.test_bad_input import provision
-from tests.e2e.test_recovery import emptied
 from tests.kill.invariants import in_clouds, not_complete, not_empty
-
-__all__ = ["emptied"]
 
 EVERYWHERE = ["0.0.0.0/0", "::/0"]
 FROM_HERE = "127.0.0.0/8"

@@ -10,10 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.e2e.operator import Operator
-from tests.e2e.test_recovery import emptied
 from tests.kill.invariants import not_complete, not_empty, unfinished
-
-__all__ = ["emptied"]
 
 USERS = [f"fleet{number:02d}" for number in range(8)]
 FLAGS = ("--sandbox", "--yes", "--json")

@@ -9,10 +9,8 @@ from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.ssh_keys import make_host_key, pin_label
 from tests.e2e.operator import Operator
 from tests.e2e.test_bad_input import error_of, provision
-from tests.e2e.test_recovery import emptied, lose_the_database, recorded, rewrite
+from tests.e2e.test_recovery import lose_the_database, recorded, rewrite
 from tests.kill.invariants import not_complete, rows
-
-__all__ = ["emptied"]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import math
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +20,10 @@ from tests.kill import boundaries, pairs, wire
 from tests.kill.child import Boundary
 from tests.kill.invariants import in_clouds, not_complete, not_empty, not_waiting, rows
 from tests.kill.launcher import Ended, Launcher
-from tests.kill.scenes import DESTROY, DRAIN, FILL, PROVISION, SCENES, Life
+from tests.kill.scenes import DESTROY, FILL, PROVISION, SCENES, Life
 
 SAMPLED_PAIRS = 10
 HOUR = 3600.0
-
-
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[Launcher]:
-    with Launcher() as started:
-        yield started
-
-
-@pytest.fixture
-def life(operator: Operator, launcher: Launcher) -> Iterator[Life]:
-    started = Life(operator, launcher)
-    yield started
-    # Whatever a failed test left, the next one begins with empty clouds.
-    operator.reset()
-    started.run(*DESTROY)
-    started.run(*DRAIN)
 
 
 Undisturbed = Callable[[str], Ended]

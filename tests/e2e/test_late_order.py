@@ -11,9 +11,6 @@ from clawdet_cli.adapters import retry
 from clawdet_cli.adapters.hetzner import Hetzner
 from clawdet_cli.stages import recover
 from tests.e2e.operator import Operator
-from tests.e2e.test_recovery import emptied
-
-__all__ = ["emptied"]
 
 DESTROY = ("destroy", "alice", "--yes", "--sandbox", "--json")
 

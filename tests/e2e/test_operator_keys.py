@@ -3,10 +3,7 @@
 from pathlib import Path
 
 from tests.e2e.operator import Operator
-from tests.e2e.test_another_database import another, no_keys_are_left
-from tests.e2e.test_recovery import emptied
-
-__all__ = ["emptied", "no_keys_are_left"]
+from tests.e2e.test_another_database import another
 
 
 def keys(operator: Operator) -> set[str]:

@@ -19,9 +19,7 @@ from clawdet_cli.model import Effect
 from clawdet_cli.state import State
 from tests.contract.hetzner_emulator import public_key
 from tests.e2e.operator import Operator, Said
-from tests.e2e.test_recovery import emptied, lose_the_database
-
-__all__ = ["emptied"]
+from tests.e2e.test_recovery import lose_the_database
 
 Ids = dict[str, list[str]]
 

@@ -13,10 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from clawdet_cli.state import State
 from tests.e2e.operator import Operator
 from tests.e2e.test_bad_input import provision
-from tests.e2e.test_recovery import emptied, lose_the_database, recorded, revoke_all, rewrite
+from tests.e2e.test_recovery import lose_the_database, recorded, revoke_all, rewrite
 from tests.kill.invariants import in_clouds, not_complete, rows, unfinished
-
-__all__ = ["emptied"]
 
 
 @pytest.fixture

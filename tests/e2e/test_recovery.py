@@ -3,7 +3,6 @@
 import json
 import sqlite3
 import subprocess
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -51,18 +50,6 @@ def destroyed(operator: Operator, *flags: str) -> dict[str, Any]:
 def revoke_all(operator: Operator) -> None:
     for certificate in operator.certificates():
         operator.cloud("cloudflare", f"/certificates/{certificate['id']}", "DELETE")
-
-
-@pytest.fixture(autouse=True)
-def emptied(operator: Operator) -> Iterator[None]:
-    """Empty both clouds after each test, so that one that fails does not spoil the next."""
-    yield
-    operator.reset()
-    for server in operator.servers():
-        operator.cloud("hetzner", f"/servers/{server['id']}", "DELETE")
-    for record in operator.records():
-        operator.cloud("cloudflare", f"/zones/{operator.zone_id()}/dns_records/{record['id']}", "DELETE")
-    revoke_all(operator)
 
 
 @pytest.fixture

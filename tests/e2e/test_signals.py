@@ -15,10 +15,8 @@ import pytest
 
 from tests.e2e.faults import leave_nothing, ledger_differs
 from tests.e2e.operator import Operator
-from tests.e2e.test_recovery import emptied, recorded
+from tests.e2e.test_recovery import recorded
 from tests.kill.invariants import not_complete, rows, unfinished
-
-__all__ = ["emptied"]
 
 PROVISION = ("provision", "alice", "--sandbox")
 DESTROY = ("destroy", "alice", "--yes", "--sandbox")

@@ -1,16 +1,12 @@
 """What the work can do without keeps nobody waiting where Cloudflare does not answer: no destroy and no provision."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from clawdet_cli.stages import certificates, destroy, firewall, zones
 from tests.e2e.operator import Operator, Said
 from tests.e2e.test_bad_input import error_of, provision
-from tests.e2e.test_recovery import emptied, recorded
+from tests.e2e.test_recovery import recorded
 from tests.kill.invariants import not_complete, rows, unfinished
-
-__all__ = ["emptied"]
 
 BUSY = {"kind": "answer", "times": None, "body": ""}
 STATUSES = [429, 500, 503]
@@ -27,12 +23,10 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def alice(operator: Operator) -> Iterator[Operator]:
+def alice(operator: Operator) -> Operator:
     said = provision(operator)
     assert said.code == 0, said.err
-    yield operator
-    operator.reset()
-    operator.clawdet("destroy", "alice", "--sandbox", "--yes")
+    return operator
 
 
 def busy(operator: Operator, path: str, status: int, method: str = "GET") -> None:
@@ -65,6 +59,19 @@ def test_a_certificate_that_nobody_revokes_keeps_no_server(alice: Operator, stat
     alice.reset()
     assert destroyed(alice).code == 0
     assert alice.holdings() == (0, 0, 0)
+
+
+def test_where_time_is_short_a_certificate_gets_no_more_than_half(
+    alice: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificates, "PATIENCE", 20.0)
+    lost = {"kind": "drop_before", "method": "DELETE", "path": ".*/certificates/.*", "times": None}
+    alice.control("cloudflare", "POST", "faults", lost)
+    slow = {"kind": "delay", "method": "DELETE", "path": "/v1/servers/.*", "seconds": 1}
+    alice.control("hetzner", "POST", "faults", slow)
+    said = alice.clawdet("destroy", "alice", "--sandbox", "--yes", "--json", "--timeout", "5")
+    assert said.code == 5, said.err
+    assert alice.holdings() == (0, 0, 1)
 
 
 @pytest.mark.parametrize("status", [500, 503])

@@ -18,11 +18,9 @@ from clawdet_cli.adapters import ssh
 from clawdet_cli.state import MIGRATIONS, State
 from tests.e2e.operator import Operator, Said
 from tests.e2e.test_bad_input import error_of, provision
-from tests.e2e.test_recovery import emptied, lose_the_database, recorded, rewrite
+from tests.e2e.test_recovery import lose_the_database, recorded, rewrite
 from tests.kill.invariants import in_clouds, not_complete, not_empty, rows
 from tests.unit.test_state_file import killed_at_work
-
-__all__ = ["emptied"]
 
 
 @pytest.fixture

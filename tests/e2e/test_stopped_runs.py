@@ -10,7 +10,6 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from itertools import cycle, product
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from tests.e2e.operator import Operator
 from tests.kill import boundaries, truth, wire
 from tests.kill.child import Boundary
 from tests.kill.invariants import not_complete, not_empty, not_waiting
-from tests.kill.launcher import Launcher
 from tests.kill.scenes import DESTROY, DRAIN, FILL, PROVISION, SCENES, Life
 
 SCENE_OF = {
@@ -64,40 +62,18 @@ def chosen() -> list[tuple[str, str, str]]:
     return [one for one in every if one in sample]
 
 
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[Launcher]:
-    with Launcher() as started:
-        yield started
-
-
-@pytest.fixture
-def life(operator: Operator, launcher: Launcher) -> Iterator[Life]:
-    started = Life(operator, launcher)
-    yield started
-    operator.reset()
-    for process in started.processes:
-        if process.signal(signal.SIGKILL):
-            process.wait(SECONDS)
-    started.settings = {}
-    if not not_empty(operator):
-        return
-    for command in (DESTROY, DRAIN):
-        started.run(*command, machine="elsewhere", constants=ELSEWHERE)
-    remove_what_is_named(operator)
-
-
 def named(operator: Operator) -> list[dict[str, str]]:
     """Return the rows of `reconcile`."""
     said = operator.clawdet("reconcile", "--sandbox", "--json")
     return list(json.loads(said.out)["reconcile"]["rows"])
 
 
-def remove_what_is_named(operator: Operator, user: str = "") -> None:
-    """Do by hand what `reconcile` leaves to a person, or what it has of this user."""
+def remove_what_is_named(operator: Operator, user: str) -> None:
+    """Do by hand what `reconcile` leaves to a person of this user's."""
     paths = {"server": "/servers", "ssh_key": "/ssh_keys", "firewall": "/firewalls"}
     zoned = {"record": f"/zones/{operator.zone_id()}/dns_records", "certificate": "/certificates"}
     for row in named(operator):
-        if user and row["user"] != user:
+        if row["user"] != user:
             continue
         if row["kind"] in paths:
             operator.cloud("hetzner", f"{paths[row['kind']]}/{row['id']}", "DELETE")

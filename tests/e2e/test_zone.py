@@ -7,9 +7,7 @@ import pytest
 from tests.e2e.operator import Operator, Said
 from tests.e2e.test_bad_input import error_of, provision
 from tests.e2e.test_doctor import NEEDED, grant, grant_here
-from tests.e2e.test_recovery import emptied, recorded
-
-__all__ = ["emptied"]
+from tests.e2e.test_recovery import recorded
 
 PENDING = {"enabled": True, "status": "pending_validation"}
 SWITCHED_OFF = {"enabled": False, "status": "active"}

@@ -121,7 +121,7 @@ def _pin(public: str) -> str:
 
 def _of_key(found: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
     """Return the label that names the project's one SSH key, with which the server was ordered."""
-    return {"ssh-key": key["name"].removeprefix("clawdet-") for key in found["ssh_keys"]}
+    return {"ssh-key": ", ".join(key["name"].removeprefix("clawdet-") for key in found["ssh_keys"])}
 
 
 def _key(pem: str) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from clawdet_cli import lease as module
+from clawdet_cli import stopping
 from clawdet_cli.errors import CloudError, LeaseLostError, RecordError, StateError
 from clawdet_cli.lease import holder_of, lease
 from clawdet_cli.model import Check, EffectOutcome, Instance, Result, Status, now_text
@@ -352,6 +353,25 @@ def test_the_heart_beats_while_it_is_held(state: State, path: Path, monkeypatch:
         while ask(path, "SELECT heartbeat FROM leases") == [("long ago",)]:
             assert time.monotonic() < deadline
         assert ask(path, "SELECT heartbeat FROM leases")[0][0] <= now_text()
+
+
+def test_the_heart_beats_on_when_the_run_is_asked_to_stop(
+    state: State, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.01)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        stopping.listening(),
+        lease(state, "alice", "provision", tell=print),
+        stopping.held(),
+    ):
+        signal.raise_signal(signal.SIGINT)
+        # The first beat after it was once the last.
+        for _ in range(2):
+            ask(path, "UPDATE leases SET heartbeat = 'long ago'")
+            deadline = time.monotonic() + 10
+            while ask(path, "SELECT heartbeat FROM leases") == [("long ago",)]:
+                assert time.monotonic() < deadline
 
 
 def test_heartbeats_leave_a_margin_before_a_lease_is_stale() -> None:
