@@ -5,7 +5,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ import requests
 from clawdet_cli import stopping
 from clawdet_cli.adapters import ssh
 from clawdet_cli.adapters.ssh import Ssh
+from clawdet_cli.state import State
 
 T = TypeVar("T")
 
@@ -41,6 +42,8 @@ class Stops:
         self._speaking = False
         """A command is on its way to the VPS."""
         self._over = False
+        self._writing = threading.RLock()
+        """Held by each thread that writes to the database."""
         self._patch()
 
     @contextmanager
@@ -57,11 +60,8 @@ class Stops:
     def _stop(self) -> None:
         self._over = True
         self._marker.write_text(self._moment)
-        database = Path(os.environ["CLAWDET_STATE"]) / "sandbox" / "clawdet.db"
-        with closing(sqlite3.connect(database, timeout=30, isolation_level=None)) as connection:
-            # Not in the middle of a heartbeat, whose lock nobody could take over.
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
+        # Not in the middle of a heartbeat, whose lock nobody could take over.
+        with self._writing:
             os.kill(os.getpid(), signal.SIGSTOP)
 
     def _send(self, send: Callable[[], T], lost: Exception) -> T:
@@ -86,7 +86,12 @@ class Stops:
     def _patch(self) -> None:
         http, transport = requests.adapters.HTTPAdapter.send, httpx.HTTPTransport.handle_request
         run, connect, pause = Ssh.run, Ssh.connect.__func__, stopping.pause  # type: ignore[attr-defined]  # of a class
-        converse = ssh._Streams.converse
+        converse, transaction = ssh._Streams.converse, State.transaction
+
+        @contextmanager
+        def writing(own: State) -> Iterator[sqlite3.Connection]:
+            with self._writing, transaction(own) as connection:
+                yield connection
 
         def http_send(adapter: Any, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
             if request.method == "GET":
@@ -127,3 +132,4 @@ class Stops:
         ssh._Streams.converse = streams_converse  # type: ignore[method-assign, assignment]  # the same
         Ssh.connect = classmethod(ssh_connect)  # type: ignore[method-assign, assignment]  # the same
         stopping.pause = paused
+        State.transaction = writing  # type: ignore[method-assign, assignment]  # the same

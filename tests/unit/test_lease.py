@@ -359,19 +359,19 @@ def test_the_heart_beats_on_when_the_run_is_asked_to_stop(
     state: State, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.01)
-    with (
-        pytest.raises(KeyboardInterrupt),
-        stopping.listening(),
-        lease(state, "alice", "provision", tell=print),
-        stopping.held(),
-    ):
-        signal.raise_signal(signal.SIGINT)
-        # The first beat after it was once the last.
-        for _ in range(2):
-            ask(path, "UPDATE leases SET heartbeat = 'long ago'")
-            deadline = time.monotonic() + 10
-            while ask(path, "SELECT heartbeat FROM leases") == [("long ago",)]:
-                assert time.monotonic() < deadline
+
+    def work() -> None:
+        with stopping.listening(), lease(state, "alice", "provision", tell=print), stopping.held():
+            signal.raise_signal(signal.SIGINT)
+            # The first beat after it was once the last.
+            for _ in range(2):
+                ask(path, "UPDATE leases SET heartbeat = 'long ago'")
+                deadline = time.monotonic() + 10
+                while ask(path, "SELECT heartbeat FROM leases") == [("long ago",)]:
+                    assert time.monotonic() < deadline
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
 
 
 def test_heartbeats_leave_a_margin_before_a_lease_is_stale() -> None:
