@@ -19,6 +19,9 @@ app = typer.Typer(cls=HelpGroup, rich_markup_mode=None)
 
 HELP = """It is one SQLite file in the state folder, and holds no secret."""
 
+MAX_EXPORT = 256 << 20
+"""Bytes; an instance takes some kilobytes."""
+
 _File = typer.Argument(metavar="FILE", show_default=False)
 
 
@@ -152,10 +155,17 @@ def restore(call: Call, file: Annotated[Path, _File]) -> None:
 
 def _read(file: Path) -> Any:
     try:
-        return json.loads(file.read_text())
+        with file.open("rb") as opened:
+            data = opened.read(MAX_EXPORT + 1)
+        if len(data) > MAX_EXPORT:
+            raise UsageError(
+                f"{file} is larger than any export ({MAX_EXPORT >> 20} MB): nothing was imported.",
+                next_steps=["name what 'clawdet state export FILE' wrote"],
+            )
+        return json.loads(data)
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}.", next_steps=["name another file"]) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UsageError(
             f"{file} is no JSON: nothing was imported.",
             next_steps=["make an export where the database is: clawdet state export FILE"],

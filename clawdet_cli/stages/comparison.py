@@ -397,57 +397,42 @@ def _orphaned_record(record: DnsRecord, zone: str, seen: Seen) -> Finding | None
 
 
 def _orphaned_server(server: Server, seen: Seen) -> Finding | None:
-    maker = maker_by_labels(server.labels)
+    def orphan(user: str, what: str, decision: str) -> Finding:
+        price = seen.prices.get((server.server_type, server.location))
+        return Finding(Category.ORPHAN, "server", user, server.name, str(server.id), what, price, decision=decision)
+
     if (member := member_by_labels(server.labels)) is not None:
-        return Finding(
-            Category.ORPHAN,
-            "server",
+        return orphan(
             member,
-            server.name,
-            str(server.id),
             "it was made for the pool, and this database knows none such (another one may)",
-            seen.prices.get((server.server_type, server.location)),
-            decision="clawdet state rebuild    (records it, then: clawdet pool drain)",
+            "clawdet state rebuild    (records it, then: clawdet pool drain)",
         )
-    if maker is None:
+    if (maker := maker_by_labels(server.labels)) is None:
         return None
     user, run = maker
+    by_hand = f"delete server {server.id} in the Hetzner console"
     if maker in seen.runs:
-        return _late_server(server, user, seen)
-    return Finding(
-        Category.ORPHAN,
-        "server",
+        return orphan(
+            user,
+            "this database ordered it, and no instance has it: the order was carried out late",
+            by_hand if _has_another(user, seen) else f"clawdet destroy {user}",
+        )
+    return orphan(
         user,
-        server.name,
-        str(server.id),
         f"run {run} of {user} ordered it, and this database knows none such (another one may); it is {server.status},"
         f" ordered {server.created:%Y-%m-%d %H:%M} UTC",
-        seen.prices.get((server.server_type, server.location)),
-        decision=_removal(
-            user, seen, f"delete server {server.id} in the Hetzner console", zone_by_labels(server.labels)
-        ),
+        _removal(user, seen, by_hand, zone_by_labels(server.labels)),
     )
 
 
-def _late_server(server: Server, user: str, seen: Seen) -> Finding:
-    """Return the finding for a server that this database ordered and has destroyed, or has taken for not ordered."""
-    return Finding(
-        Category.ORPHAN,
-        "server",
-        user,
-        server.name,
-        str(server.id),
-        "this database ordered it, and no instance has it: the order was carried out late",
-        seen.prices.get((server.server_type, server.location)),
-        decision=f"delete server {server.id} in the Hetzner console"
-        if any(instance.user == user for instance in seen.instances)
-        else f"clawdet destroy {user}",
-    )
+def _has_another(user: str, seen: Seen) -> bool:
+    """Return whether a user has an instance in the database, which a command for the user would be about."""
+    return any(instance.user == user for instance in seen.instances)
 
 
 def _removal(user: str, seen: Seen, by_hand: str, zone: str | None) -> str:
     """Return how to deal with an orphan: it may be another database's, so nothing that is said first removes it."""
-    if any(instance.user == user for instance in seen.instances):
+    if _has_another(user, seen):
         return by_hand
     at = f" --zone {zone}" if zone else ""
     return f"clawdet state rebuild {user}{at}    (if it is yours; else leave it to the database that knows it)"

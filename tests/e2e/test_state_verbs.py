@@ -15,6 +15,7 @@ import pytest
 
 from clawdet_cli import state_file
 from clawdet_cli.adapters import ssh
+from clawdet_cli.cli import state as cli_state
 from clawdet_cli.state import MIGRATIONS, State
 from tests.e2e.operator import Operator, Said
 from tests.e2e.test_bad_input import error_of, provision
@@ -222,7 +223,15 @@ class TestExport:
     def test_a_file_that_is_missing_or_no_json_is_named(self, operator: Operator, tmp_path: Path) -> None:
         (tmp_path / "text").write_text("hello")
         assert "is no JSON" in error_of(state(operator, "import", str(tmp_path / "text")), 2, "usage")["what"]
+        (tmp_path / "deep").write_text("[" * 200_000)
+        assert "is no JSON" in error_of(state(operator, "import", str(tmp_path / "deep")), 2, "usage")["what"]
         assert "cannot be read" in error_of(state(operator, "import", str(tmp_path / "none")), 2, "usage")["what"]
+
+    def test_a_file_without_end_is_not_read_to_it(self, operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(cli_state, "MAX_EXPORT", 1 << 20)
+        assert (
+            "is larger than any export (1 MB)" in error_of(state(operator, "import", "/dev/zero"), 2, "usage")["what"]
+        )
 
 
 WRITER = """
