@@ -90,6 +90,11 @@ LEAST_ROOM = 65536
 
 _EFFECTS = "SELECT id, user, run_id, stage, kind, name, data, begun_at FROM effects WHERE"
 _OPEN_EFFECTS = f"{_EFFECTS} outcome IS NULL"
+_RUNS = (
+    "SELECT user, run_id FROM instances WHERE status != ? UNION SELECT user, run_id FROM effects"
+    " WHERE kind IN ('create_server', 'claim_server', 'create_dns_record')"
+)
+
 _USERS = "WHERE status != ? AND user NOT LIKE ?"
 _OF_USERS = (Status.DESTROYED, f"{POOL}%")
 _COLUMNS = tuple(field.name for field in fields(Instance) if field.name not in {"checks", "stages", "open_effects"})
@@ -313,19 +318,17 @@ class State:
             )
 
     def runs(self) -> set[tuple[str, str]]:
-        """Return user and run of all that this database has ever ordered or recorded."""
-        rows = self._rows(
-            "SELECT user, run_id FROM instances UNION SELECT user, run_id FROM effects WHERE kind = 'create_server'", ()
-        )
+        """Return user and run of all that this database records, or has ever made.
+
+        Not of what it only destroyed: the database that had made it may make it anew under the same run.
+        """
+        rows = self._rows(_RUNS, (Status.DESTROYED,))
         return {(row["user"], row["run_id"]) for row in rows}
 
     def has_run(self, user: str, run_id: str) -> bool:
-        """Return whether a run is of this database, also where the instance was destroyed and made again since."""
-        query = (
-            "SELECT 1 FROM instances WHERE user = ? AND run_id = ?"
-            " UNION SELECT 1 FROM effects WHERE user = ? AND run_id = ? AND kind = 'create_server'"
-        )
-        return bool(self._rows(query, (user, run_id, user, run_id)))
+        """Return whether a run is one of `runs`."""
+        query = f"SELECT 1 FROM ({_RUNS}) WHERE user = ? AND run_id = ?"  # noqa: S608 - a constant
+        return bool(self._rows(query, (Status.DESTROYED, user, run_id)))
 
     def server_ids(self) -> set[int]:
         """Return the ids of all servers that are recorded, those of the pool among them."""

@@ -95,6 +95,23 @@ def test_a_destroyed_instance_of_ones_own_makes_nothing_of_it(operator: Operator
     assert operator.clawdet(*destroy, FLAG).code == 0
 
 
+def test_what_was_destroyed_for_another_and_made_anew_there_is_the_others_again(dora: Operator, tmp_path: Path) -> None:
+    database = Path(dora.info()["state_file"])
+    destroy = ("destroy", "dora", "--sandbox", "--yes", "--json")
+    with another(dora, tmp_path):
+        assert dora.clawdet(*destroy, FLAG).code == 0
+    assert dora.clawdet("provision", "dora", "--sandbox", "--yes").code == 0
+    (tmp_path / "again").mkdir()
+    with another(dora, tmp_path / "again"):
+        (tmp_path / f"theirs-{database.name}").rename(database)
+        # Under the same run, which this database has destroyed before.
+        error_of(dora.clawdet(*destroy), 4, "state")
+        said = dora.clawdet("reconcile", "--sandbox")
+        assert "and this database knows none such" in said.out
+    assert dora.holdings() == (1, 1, 1)
+    assert not_complete(dora, "dora") == []
+
+
 def test_provision_names_no_way_first_that_removes_it(dora: Operator, tmp_path: Path) -> None:
     with another(dora, tmp_path):
         error = error_of(dora.clawdet("provision", "dora", "--yes", "--sandbox", "--json"), 4, "state")
