@@ -9,11 +9,8 @@ import platformdirs
 import pytest
 
 from tests.e2e.operator import Operator
-from tests.kill.launcher import Launcher
+from tests.kill.launcher import ENDED_SECONDS, Launcher
 from tests.kill.scenes import Life
-
-ENDED_SECONDS = 60
-"""How long a killed process may take to end."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -7,6 +7,7 @@ kills, the second one in the recovery from the first, drawn for an hour: `CLAWDE
 import math
 import os
 import secrets
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,11 @@ import pytest
 
 from clawdet_cli.stages.recover import SETTLE_SECONDS
 from tests.e2e.operator import Operator
+from tests.e2e.test_signals import in_the_air
 from tests.kill import boundaries, pairs, wire
 from tests.kill.child import Boundary
 from tests.kill.invariants import in_clouds, not_complete, not_empty, not_waiting, rows
-from tests.kill.launcher import Ended, Launcher
+from tests.kill.launcher import ENDED_SECONDS, Ended, Launcher
 from tests.kill.scenes import DESTROY, FILL, PROVISION, SCENES, Life
 
 SAMPLED_PAIRS = 10
@@ -136,7 +138,10 @@ def test_an_order_that_was_on_its_way_when_the_process_died_is_waited_for(life: 
     life.operator.control(
         "hetzner", "POST", "faults", {"kind": "delay", "method": "POST", "path": "/v1/servers", "seconds": 2}
     )
-    provision = life.run(*PROVISION, kill_after=1.5)
+    process = life.start(*PROVISION)
+    in_the_air(life.operator, "hetzner", "POST")
+    process.signal(signal.SIGKILL)
+    provision = process.wait(ENDED_SECONDS)
     assert provision.killed
     assert provision.passed[-1].startswith("create_server")
     assert life.operator.servers() == []

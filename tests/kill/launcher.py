@@ -24,6 +24,8 @@ from tests.kill.child import FILES, Boundary, become
 
 SETTLE_SECONDS = 0.2
 """How long the commands wait for an order that may be on its way: where it is the kill that is tried, none is."""
+ENDED_SECONDS = 60.0
+"""How long a killed process may take to end."""
 LOOK_SECONDS = 0.0005
 """How often a process is looked at that is to be killed some time after its first change."""
 
