@@ -1,10 +1,10 @@
 """The random engine (`python -m tests.kill`) for some minutes: by its name this file begins early, before many others.
 
-`CLAWDET_KILL_SECONDS` says for how long, `CLAWDET_KILL_SEED` which rounds they are.
+`CLAWDET_KILL_SECONDS` says for how long, `CLAWDET_KILL_SEED` which rounds they are: by default always the same ones, so
+that what turns this red is a change, and not the luck of the day.
 """
 
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from tests.e2e.operator import Operator
 from tests.kill.__main__ import play, world
 from tests.kill.launcher import Launcher
 
-SECONDS = 300.0
+SECONDS, SEED = 300.0, 1
 
 
 def test_accidents_at_random_lose_nothing(
     tmp_path: Path, cache: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    seed = int(os.environ.get("CLAWDET_KILL_SEED") or secrets.randbelow(1_000_000))
+    seed = int(os.environ.get("CLAWDET_KILL_SEED") or SEED)
     seconds = float(os.environ.get("CLAWDET_KILL_SECONDS") or SECONDS)
     operator = Operator(tmp_path / "cloud", cache, in_process=True)
     up = operator.clawdet("sandbox", "up", "--servers", "simulated", "--boot-seconds", "0")
