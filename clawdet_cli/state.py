@@ -699,7 +699,11 @@ class State:
                 move = f"mv {self.path} {self.path}.broken && rm -f {self.path}-wal {self.path}-shm {self.path}-journal"
                 return [move, "clawdet state rebuild    (records again what the clouds hold)"]
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-                return [f"see which program has it open: fuser {self.path}", "or wait, and run the command again"]
+                return [
+                    f"see which program has it open: fuser -v {self.path}    (on each machine that shares the folder)",
+                    "or wake one that was stopped (T in ps): kill -CONT PID",
+                    "or wait, and run the command again",
+                ]
             case sqlite3.SQLITE_FULL:
                 return [make_room]
         return [
