@@ -17,6 +17,19 @@ def _loopback_only(self: socket.socket, address: Any) -> None:
     _connect(self, address)
 
 
+LONGEST = [
+    f"test_{name}.py"
+    for name in ("ubuntu_like", "kill", "accidents", "provision", "hot_gateway", "daily_use", "bundle", "transcript")
+]
+"""Files that take minutes each: they begin first, so that no worker is left with one of them in the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest; the rest stays in its order."""
+    last = len(LONGEST)
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else last)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what tests have told by the property `told`, as the seed of what was random in them."""
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]

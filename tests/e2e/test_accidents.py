@@ -1,4 +1,4 @@
-"""The random engine (`python -m tests.kill`) for some minutes: by its name this file begins early, before many others.
+"""The random engine (`python -m tests.kill`) for some minutes.
 
 `CLAWDET_KILL_SECONDS` says for how long, `CLAWDET_KILL_SEED` which rounds they are: by default always the same ones, so
 that what turns this red is a change, and not the luck of the day.
