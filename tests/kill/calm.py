@@ -40,7 +40,10 @@ class Calm:
             wrong += self._until_well(site, "pool", "drain")
         if wrong:
             return wrong
-        findings = {site: self._mended(site) for site in SITES}
+        for site in SITES:
+            self._mend(site)
+        # Only now: what one has mended may be what the other one had seen.
+        findings = {site: self.world.reconciled(site) or [] for site in SITES}
         wrong += [
             f"{site}: reconcile is not clean: {dict(row)}"
             for site, rows in findings.items()
@@ -84,15 +87,11 @@ class Calm:
                     return wrong
         return [f"{site}: {' '.join(words)} never ended well; at last with {ended.code}:\n{ended.err}"]
 
-    def _mended(self, site: str) -> Sequence[Row]:
-        """Do what `reconcile` says, in what is not right there, and return its rows afterwards."""
-        rows = self.world.reconciled(site) or []
-        if not self._open(site, rows):
-            return rows
-        rows = self.world.reconciled(site, "--fix") or []
-        for row in self._open(site, rows):
-            self._decide(site, row)
-        return self.world.reconciled(site) or []
+    def _mend(self, site: str) -> None:
+        """Do what `reconcile` says, in what is not right there."""
+        if self._open(site, self.world.reconciled(site) or []):
+            for row in self._open(site, self.world.reconciled(site, "--fix") or []):
+                self._decide(site, row)
 
     def _open(self, site: str, rows: Sequence[Row]) -> list[Row]:
         """Return what is not right, without what is the other database's, and foreign."""
