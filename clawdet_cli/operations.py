@@ -470,9 +470,13 @@ def rebuild(settings: Settings, users: Sequence[str], watch: Watcher, *, of_anot
             clouds.close()
         rebuilt = []
         left: dict[str, Sequence[str]] = {}
-        held = {one.server_id for one in [*state.instances(), *state.pool()]} - {None}
+        held = {one.server_id for one in state.instances()}
+        waiting = {one.server_id for one in state.pool()}
         damaged = state.damaged()
-        for instance in (one for one in lost if one.server_id not in held):
+        for instance in lost:
+            # A server that waits by its row and is a user's by its labels was given away after that row was written.
+            if instance.server_id is not None and instance.server_id in (held | waiting if instance.pooled else held):
+                continue
             if instance.user in damaged:
                 watch(Event("note", now_text(), text=f"left as it is: {damaged[instance.user].what}"))
                 continue

@@ -1,4 +1,4 @@
-"""Names the public key in a certificate or a certificate request, so that the two can be compared."""
+"""Names certificates and the public keys in them and in requests, so that they can be compared."""
 
 import functools
 import hashlib
@@ -33,6 +33,15 @@ def of_certificate(pem: str) -> str | None:
     try:
         key = x509.load_pem_x509_certificate(pem.encode()).public_key()
         return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    except UNREADABLE:
+        return None
+
+
+@functools.lru_cache(maxsize=4096)
+def digest_of_certificate(pem: str) -> str | None:
+    """Return the SHA-256 (hex) of a whole certificate, as `openssl x509 -fingerprint`; None for what is none."""
+    try:
+        return hashlib.sha256(x509.load_pem_x509_certificate(pem.encode()).public_bytes(Encoding.DER)).hexdigest()
     except UNREADABLE:
         return None
 

@@ -48,6 +48,8 @@ class Seen:
     """By zone, why its certificates could not be listed."""
     vps: Mapping[str, str] = field(default_factory=dict)
     """By user, of the machines that were asked: what is wrong, or nothing."""
+    served: Mapping[str, str] = field(default_factory=dict)
+    """By user, the SHA-256 of the certificate that a machine says it serves."""
     wall: Sequence[FirewallRule] = ()
     """The rules that the project's firewall should have."""
     prices: Mapping[tuple[str, str], Price] = field(default_factory=dict)
@@ -275,28 +277,32 @@ def _certificates(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator
         yield _of(instance, "certificate", Category.DRIFTED, thing, what, decision=again)
     if instance.zone not in seen.certificates:
         return
-    kept, key = False, public_key.of_request(instance.csr or "")
-    for one in seen.certificates[instance.zone]:
-        recorded, thing = one.id == instance.certificate_id, (instance.host, one.id)
-        if not recorded and one.may_be_of(instance.host) and one.hostnames:
+    listed, key = seen.certificates[instance.zone], public_key.of_request(instance.csr or "")
+    for one in listed:
+        if one.id != instance.certificate_id and one.may_be_of(instance.host) and one.hostnames:
             claimed.certificates.add(one.id)
-            yield _of(
-                instance, "certificate", Category.DRIFTED, thing, not_judged(one), decision=f"look at {DASHBOARD}"
-            )
-        if not one.is_of(instance.host, key) and not (recorded and one.may_be_of(instance.host)):
-            continue
-        claimed.certificates.add(one.id)
-        if recorded:
-            kept = True
+            thing, look = (instance.host, one.id), f"look at {DASHBOARD}"
+            yield _of(instance, "certificate", Category.DRIFTED, thing, not_judged(one), decision=look)
+    own = [
+        one
+        for one in listed
+        if one.is_of(instance.host, key) or (one.id == instance.certificate_id and one.may_be_of(instance.host))
+    ]
+    claimed.certificates.update(one.id for one in own)
+    # A recorded id may be of before a restored backup; without one, only a certificate that is alone is surely it.
+    serving = next((one for one in own if _is_served(one, seen.served.get(instance.user))), None)
+    recorded = next((one for one in own if one.id == instance.certificate_id), None)
+    kept = serving or recorded or (own[0] if len(own) == 1 else None)
+    for one in own:
+        thing = (instance.host, one.id)
+        if one is not kept:
+            yield _second(instance, one, is_known=serving is not None)
+        elif one is recorded:
             yield _of(instance, "certificate", Category.RIGHT, thing, "it is valid")
-        elif instance.certificate_id is None and not kept:
-            kept = True
+        else:
             what = "it was signed for this instance's key, and its id is not recorded"
             yield _of(instance, "certificate", Category.ADOPTABLE, thing, what, fix="records it")
-        else:
-            what = "it is a second one for the same key and name"
-            yield _of(instance, "certificate", Category.DRIFTED, thing, what, fix="revokes it")
-    if instance.certificate_id is not None and not kept:
+    if instance.certificate_id is not None and kept is None:
         yield _of(
             instance,
             "certificate",
@@ -306,6 +312,21 @@ def _certificates(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator
             fix="takes it out of the database",
             decision=_anew(instance),
         )
+
+
+def _is_served(certificate: Certificate, digest: str | None) -> bool:
+    return digest is not None and public_key.digest_of_certificate(certificate.pem) == digest
+
+
+def _second(instance: Instance, one: Certificate, *, is_known: bool) -> Finding:
+    """Return the finding for another certificate of the same key; `is_known` is whether it is surely not in use."""
+    what, thing = "it is a second one for the same key and name", (instance.host, one.id)
+    if is_known:
+        return _of(instance, "certificate", Category.DRIFTED, thing, what, fix="revokes it")
+    asked = instance.status is Status.COMPLETE
+    decision = "run clawdet reconcile again once the VPS answers" if asked else _anew(instance)
+    what = f"{what}, and the VPS {'did not say' if asked else 'was not asked'} which of them it serves"
+    return _of(instance, "certificate", Category.DRIFTED, thing, what, decision=decision)
 
 
 def _vps(instance: Instance, seen: Seen) -> Iterator[Finding]:
@@ -363,8 +384,11 @@ def _orphaned_certificate(certificate: Certificate, seen: Seen) -> Finding | Non
     """
     for user, host, request in seen.requests:
         if certificate.hostnames == (host,) and certificate.is_of(host, public_key.of_request(request)):
-            what = "this database had it signed, and none of its instances has it"
-            return Finding(Category.ORPHAN, "certificate", user, host, certificate.id, what, fix="revokes it")
+            what, fix, decision = "this database had it signed, and none of its instances has it", "revokes it", ""
+            if _is_served(certificate, seen.served.get(user)):
+                what, fix, decision = f"{what}, but the VPS serves it", "", f"clawdet provision {user}"
+            thing = ("certificate", user, host, certificate.id)
+            return Finding(Category.ORPHAN, *thing, what, fix=fix, decision=decision)
     return None
 
 
@@ -426,14 +450,20 @@ def _orphaned_server(server: Server, seen: Seen) -> Finding | None:
 
 
 def _has_another(user: str, seen: Seen) -> bool:
-    """Return whether a user has an instance in the database, which a command for the user would be about."""
-    return any(instance.user == user for instance in seen.instances)
+    """Return whether a user has an instance in the database, which a command for the user would be about.
+
+    A row of which nothing was made, as a refused provision leaves it, is in nobody's way.
+    """
+    return any(
+        one.user == user and (one.host_key or one.server_id or one.record_id or one.open_effects)
+        for one in seen.instances
+    )
 
 
 def _removal(user: str, seen: Seen, by_hand: str, zone: str | None) -> str:
     """Return how to deal with an orphan: it may be another database's, so nothing that is said first removes it."""
     if _has_another(user, seen):
-        return by_hand
+        return f"if no other database has it: {by_hand}"
     at = f" --zone {zone}" if zone else ""
     return f"clawdet state rebuild {user}{at}    (if it is yours; else leave it to the database that knows it)"
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from clawdet_cli import bootstrap
 from clawdet_cli.adapters import Clouds
@@ -19,6 +20,16 @@ from clawdet_cli.stages.runner import Run, Stage
 VPS_AT_ONCE = 8
 VPS_SECONDS = 30.0
 """How long one machine may take to answer."""
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """What a machine said of itself."""
+
+    wrong: str
+    """Empty when nothing is."""
+    certificate: str = ""
+    """The SHA-256 of the one that it serves; empty where it said none."""
 
 
 def look(
@@ -50,6 +61,7 @@ def look(
     unknown = any(one.labels.get("managed-by") == "clawdet" and one.id not in recorded for one in servers)
     prices: Mapping[tuple[str, str], Price] = clouds.hetzner.prices() if unknown else {}
     firewalls = clouds.hetzner.all_firewalls()
+    machines = _machines(settings, [one for one in instances if one.user not in busy], servers, deadline)
     ours = next((one for one in firewalls if firewall.is_ours(one)), None)
     return Seen(
         instances=instances,
@@ -61,7 +73,8 @@ def look(
         certificates=listed,
         requests=requests,
         unlisted=unlisted,
-        vps=_machines(settings, [one for one in instances if one.user not in busy], servers, deadline),
+        vps={user: machine.wrong for user, machine in machines.items()},
+        served={user: machine.certificate for user, machine in machines.items() if machine.certificate},
         prices=prices,
         busy=busy,
     )
@@ -126,7 +139,7 @@ def _zones(settings: Settings, instances: Sequence[Instance], servers: Sequence[
 
 def _machines(
     settings: Settings, instances: Iterable[Instance], servers: Sequence[Server], deadline: Deadline
-) -> dict[str, str]:
+) -> dict[str, _Machine]:
     """Ask the machines of complete instances how they stand, several at once."""
     running = {server.id: server.ipv4 for server in servers if server.status == "running"}
     asked = [
@@ -139,16 +152,16 @@ def _machines(
         return {one.user: answer for one, answer in zip(asked, answers, strict=True)}
 
 
-def _machine(settings: Settings, instance: Instance, deadline: Deadline) -> str:
-    """Say what is wrong with a machine; nothing if it is as it should be."""
+def _machine(settings: Settings, instance: Instance, deadline: Deadline) -> _Machine:
     if instance.ipv4 is None or not instance.host_keys:
-        return "no address or host key of it is recorded"
+        return _Machine("no address or host key of it is recorded")
     address = settings.endpoints.dial(instance.ipv4, 22)
     try:
         proxy = settings.ssh_proxy
         with Ssh.connect(address, instance.host_keys, settings.ssh_key, deadline, proxy_command=proxy) as ssh:
             answer = ssh.run(bootstrap.installed("report"), timeout=max(1.0, deadline.left()))
     except ClawdetError as error:
-        return error.what.removesuffix(".")
-    unit = bootstrap.parse_values(answer.out).get("openclaw_unit", "unknown") if answer.code == 0 else "unknown"
-    return "" if unit == "active" else f"OpenClaw's unit is '{unit}'"
+        return _Machine(error.what.removesuffix("."))
+    report = bootstrap.parse_values(answer.out) if answer.code == 0 else {}
+    unit = report.get("openclaw_unit", "unknown")
+    return _Machine("" if unit == "active" else f"OpenClaw's unit is '{unit}'", report.get("certificate_sha256", ""))

@@ -284,6 +284,22 @@ def test_what_another_database_has_given_away_is_forgotten_and_not_touched(opera
     operator.cloud("hetzner", f"/servers/{waiting['server_id']}", "DELETE")
 
 
+def test_what_a_backup_from_before_has_waiting_is_recorded_as_the_users(operator: Operator, tmp_path: Path) -> None:
+    (waiting,) = fill(operator)
+    backup = str(tmp_path / "before.db")
+    assert operator.clawdet("state", "backup", backup, "--sandbox").code == 0
+    assert provision(operator).code == 0
+    assert operator.clawdet("state", "restore", backup, "--sandbox").code == 0
+    error = error_of(provision(operator), 4, "state")
+    assert error["next_steps"][0].startswith("clawdet state rebuild alice --sandbox")
+    said = operator.clawdet("state", "rebuild", "alice", "--sandbox", "--json")
+    assert said.code == 0, said.err
+    assert [one["server_id"] for one in said.document["instances"]] == [waiting["server_id"]]
+    assert provision(operator).code == 0
+    assert reconcile(operator, "--fix", code=0)["clean"]
+    assert not_complete(operator, "alice") == []
+
+
 def test_reconcile_forgets_what_another_database_has_given_away(operator: Operator) -> None:
     (waiting,) = fill(operator)
     labels = {"managed-by": "clawdet", "user": "zoe", "run": "abcdefabcdef"}

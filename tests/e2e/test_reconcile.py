@@ -191,7 +191,10 @@ def test_a_second_server_of_a_living_user_is_an_orphan_that_destroy_would_miss(a
     order = {"name": "second", "server_type": "cx23", "image": "ubuntu-24.04", "location": "nbg1", "labels": labels}
     second = alice.cloud("hetzner", "/servers", "POST", order)["server"]["id"]
     (row,) = differing(reconcile(alice, "--fix", code=4))
-    assert (row["category"], row["decision"]) == ("orphan", f"delete server {second} in the Hetzner console")
+    assert (row["category"], row["decision"]) == (
+        "orphan",
+        f"if no other database has it: delete server {second} in the Hetzner console",
+    )
     alice.cloud("hetzner", f"/servers/{second}", "DELETE")
 
 
@@ -231,6 +234,27 @@ def test_a_second_certificate_for_our_key_is_revoked(alice: Operator) -> None:
     assert (row["category"], row["fix"]) == ("drifted", "revokes it")
     assert reconcile(alice, "--fix", code=0)["clean"]
     assert [found["id"] for found in alice.certificates()] == [first["id"]]
+
+
+def test_the_certificate_that_the_vps_serves_is_kept_whatever_an_old_backup_says(
+    alice: Operator, tmp_path: Path
+) -> None:
+    backup = str(tmp_path / "old.db")
+    assert alice.clawdet("state", "backup", backup, "--sandbox").code == 0
+    revoke_all(alice)
+    assert alice.clawdet("provision", "alice", "--sandbox").code == 0
+    (served,) = alice.certificates()
+    assert alice.clawdet("state", "restore", backup, "--sandbox").code == 0
+    (row,) = differing(reconcile(alice, code=4))
+    assert (row["category"], row["kind"], row["id"], row["fix"]) == (
+        "adoptable",
+        "certificate",
+        served["id"],
+        "records it",
+    )
+    assert reconcile(alice, "--fix", code=0)["clean"]
+    assert [one["id"] for one in alice.certificates()] == [served["id"]]
+    assert alice.clawdet("verify", "alice", "--sandbox").code == 0
 
 
 @pytest.mark.parametrize("living", [True, False], ids=["of a living instance", "of a destroyed one"])

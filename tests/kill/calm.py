@@ -111,7 +111,9 @@ class Calm:
         if decision.startswith("clawdet pool"):
             words = shlex.split(decision, comments=True)[1:]
             self.world.run(site, "pool", *(["fill", "1"] if words[1] == "fill" else words[1:]), "--yes")
-        elif row["category"] == "orphan" or row["kind"] in {"record", "certificate"}:
+        elif decision.startswith("clawdet provision"):
+            self.world.run(site, "provision", str(row["user"]), "--yes")
+        elif row["category"] == "orphan" or (row["kind"] in {"record", "certificate"} and "again" not in decision):
             self.world.lines.append(f"by hand: {row['kind']} {row['id']}")
             self.world.cloud.delete(row["kind"], str(row["id"]))
 

@@ -1,12 +1,15 @@
 """What differs between the database and the clouds: the rows that no sandbox run shows as well."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from clawdet_cli import public_key
 from clawdet_cli.model import (
@@ -99,7 +102,14 @@ def test_a_server_of_another_run_is_neither_adopted_nor_right() -> None:
     ghost, orphan = differing(seen(servers=[other], prices={("cx23", "nbg1"): Decimal("5.99")}))
     assert (ghost.category, ghost.id) == (Category.GHOST, "1")
     assert (orphan.category, orphan.id, orphan.monthly) == (Category.ORPHAN, "2", Decimal("5.99"))
-    assert orphan.decision == "delete server 2 in the Hetzner console"
+    assert orphan.decision == "if no other database has it: delete server 2 in the Hetzner console"
+
+
+def test_a_row_of_which_nothing_was_made_is_in_nobodys_way() -> None:
+    refused = Instance("alice", "example.com", "abcabcabcabc", Status.FAILED, False, NOW, NOW, error="refused")
+    orphans = [one for one in differing(seen((refused,))) if one.category is Category.ORPHAN]
+    assert {one.kind for one in orphans} == {"server", "record"}
+    assert all(one.decision.startswith("clawdet state rebuild alice") for one in orphans)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +174,53 @@ def test_a_recorded_certificate_that_is_not_for_our_key_is_not_taken_for_ours() 
 
 def test_a_recorded_certificate_of_which_only_the_id_is_shown_is_right() -> None:
     assert differing(seen(certificates={"example.com": [replace(CERTIFICATE, key=None, hostnames=())]})) == []
+
+
+def certified(number: str) -> Certificate:
+    """Return one of several certificates for alice's key."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, number)])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(ONE.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(CREATED)
+        .not_valid_after(CREATED + timedelta(days=30))
+        .sign(ONE, hashes.SHA256())
+    )
+    return replace(CERTIFICATE, id=number, pem=certificate.public_bytes(Encoding.PEM).decode())
+
+
+FIRST, SECOND, THIRD = (certified(number) for number in ("c1", "c2", "c3"))
+
+
+@pytest.mark.parametrize("recorded", ["c1", "c9", None])
+def test_the_certificate_that_the_vps_serves_is_the_instances_whatever_is_recorded(recorded: str | None) -> None:
+    served = {"alice": public_key.digest_of_certificate(SECOND.pem)}
+    instance = replace(ALICE, certificate_id=recorded)
+    found = differing(seen((instance,), certificates={"example.com": [FIRST, SECOND, THIRD]}, served=served))
+    assert [(one.id, one.fix) for one in found] == [("c1", "revokes it"), ("c2", "records it"), ("c3", "revokes it")]
+
+
+@pytest.mark.parametrize("recorded", ["c1", None])
+@pytest.mark.parametrize("digest", [None, "of none of them"])
+def test_no_certificate_is_revoked_when_nobody_says_which_one_is_served(
+    recorded: str | None, digest: str | None
+) -> None:
+    served = {"alice": digest} if digest else {}
+    instance = replace(ALICE, certificate_id=recorded)
+    found = differing(seen((instance,), certificates={"example.com": [FIRST, SECOND]}, served=served))
+    assert {one.fix for one in found} == {""}
+    assert {one.decision for one in found} == {"run clawdet reconcile again once the VPS answers"}
+
+
+def test_an_orphaned_certificate_that_is_served_is_left() -> None:
+    served = {"alice": public_key.digest_of_certificate(SECOND.pem)}
+    rekeyed = replace(ALICE, csr=make_csr(), certificate_id=None)
+    of_before = [("alice", "alice.example.com", make_csr(ONE))]
+    (left,) = differing(seen((rekeyed,), certificates={"example.com": [SECOND]}, requests=of_before, served=served))
+    assert (left.category, left.fix, left.decision) == (Category.ORPHAN, "", "clawdet provision alice")
 
 
 def test_another_certificate_for_our_name_of_which_no_key_is_shown_is_named() -> None:
