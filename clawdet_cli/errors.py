@@ -64,6 +64,10 @@ class RecordError(StateError):
     """The local database or disk failed: what was done just before may not be recorded."""
 
 
+class OutputError(StateError):
+    """What a command came to could not be written to stdout; it is done and recorded all the same."""
+
+
 class CloudError(ClawdetError):
     """Hetzner or Cloudflare said no."""
 

@@ -6,9 +6,11 @@ A command's module is imported when the command is called: to list the names, fo
 import gc
 import importlib
 import io
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -135,6 +137,10 @@ def main(argv: Sequence[str]) -> int:
     """Run a command line and give its exit code; every failure is reported here, once."""
     # The SDKs make thousands of classes as they are imported; to look for garbage meanwhile takes a fifth of that time.
     gc.set_threshold(50_000)
+    for name in ("stdout", "stderr"):
+        # One that the shell has closed (`>&-`) is None here, and its number would be the database's.
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - open to the end, as the other would be
     for stream in (sys.stdout, sys.stderr):
         # A locale that cannot show a character must not end the command.
         if isinstance(stream, io.TextIOWrapper):

@@ -16,7 +16,7 @@ from typing import TextIO
 
 from clawdet_cli.cli import documents
 from clawdet_cli.cli.options import LocalCall
-from clawdet_cli.errors import UsageError
+from clawdet_cli.errors import OutputError, UsageError
 from clawdet_cli.model import Event, now_text
 from clawdet_cli.secret import hide
 from clawdet_cli.terminal import harmless
@@ -189,12 +189,17 @@ def result(call: LocalCall, content: documents.Document, screen: Screen, *, labe
     lines = [_line(line) for line in screen(paint)]
     if call.labelled:
         lines = [paint(label or SANDBOX_BANNER, "label"), "", *lines]
-    _out("\n".join(lines))
+    print_text("\n".join(lines))
+
+
+def print_text(text: str) -> None:
+    """Print a text on stdout, without the secrets that are known. Raises OutputError."""
+    _past_the_filter(hide(text))
 
 
 def print_json(content: documents.Document) -> None:
     """Print a document on stdout. ASCII only, so that no terminal nor locale can spoil it."""
-    _out(json.dumps(content, indent=2 if sys.stdout.isatty() else None))
+    print_text(json.dumps(content, indent=2 if sys.stdout.isatty() else None))
 
 
 def secret(call: LocalCall, name: str, text: str) -> None:
@@ -222,7 +227,10 @@ def traceback_of(error: BaseException) -> None:
 def failure(screen: Screen, content: documents.Document, *, as_json: bool, as_events: bool) -> None:
     """Report a failure once: as the document on stdout, as the last event, or as lines on stderr."""
     if as_json:
-        print_json(content)
+        try:
+            print_json(content)
+        except OutputError:
+            as_json = False
     if as_events:
         _err(json.dumps({**content, "kind": "error"}))
     if as_json or as_events:
@@ -249,15 +257,30 @@ def _line(text: str) -> str:
     return "".join(part if _PAINTED.fullmatch(part) else harmless(part) for part in _PAINTED.split(text))
 
 
-def _out(text: str) -> None:
-    _past_the_filter(hide(text))
-
-
 def _past_the_filter(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _give_up(sys.stdout)  # who reads has seen enough, as `head` has
+    except OSError as error:
+        _give_up(sys.stdout)
+        raise OutputError(
+            f"The result could not be written to stdout: {error.strerror}. What the command did is done and recorded.",
+            next_steps=["clawdet status    (shows what is recorded)"],
+        ) from None
 
 
 def _err(text: str) -> None:
-    sys.stderr.write(hide(text) + "\n")
-    sys.stderr.flush()
+    try:
+        sys.stderr.write(hide(text) + "\n")
+        sys.stderr.flush()
+    except OSError:
+        _give_up(sys.stderr)  # that nobody can be told is no reason to leave the work half done
+
+
+def _give_up(stream: TextIO) -> None:
+    """Send what is still to be written to nowhere: Python itself would try it once more in the end, and complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

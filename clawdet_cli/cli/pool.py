@@ -1,6 +1,7 @@
 """`clawdet pool ...`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -83,8 +84,9 @@ def fill(
             return output.ask(view, pool_screens.plan(plan, call), "Make it so? [y/N]").lower() in {"y", "yes"}
 
         made, gone = fleet.fill(configured.settings, count, view.watch, approved, parallel=parallel or PARALLEL)
-    members = operations.pool(configured.settings)
-    damaged = _damaged(configured.settings)
+    with _failing_first(made.failures, gone.failures):
+        members = operations.pool(configured.settings)
+        damaged = _damaged(configured.settings)
     failures = {**made.failures, **gone.failures, **damaged}
     content: documents.Document = {}
     if call.json:
@@ -185,7 +187,8 @@ def drain(
                 raise StoppedError("Not confirmed: nothing was removed.")
         users = [one.instance.user for one in chosen]
         gone = fleet.drain(configured.settings, users, view.watch, parallel=parallel or PARALLEL)
-    left = operations.pool(configured.settings)
+    with _failing_first(gone.failures):
+        left = operations.pool(configured.settings)
     failures = {**gone.failures, **damaged}
     content: documents.Document = {}
     if call.json:
@@ -195,6 +198,19 @@ def drain(
     summary.report_if_quiet(gone, call)
     if code := max(gone.exit_code, *(error.exit_code for error in damaged.values()), 0):
         raise typer.Exit(code)
+
+
+@contextmanager
+def _failing_first(*failures: Mapping[str, ClawdetError]) -> Iterator[None]:
+    """Raise what failed before in place of a database that cannot be read any more: it names what was made."""
+    try:
+        yield
+    except StateError:
+        known = [error for one in failures for error in one.values()]
+        for first in known:
+            first.left_behind = tuple(line for error in known for line in error.left_behind)
+            raise first from None
+        raise
 
 
 def _damaged(settings: "Settings") -> dict[str, ClawdetError]:

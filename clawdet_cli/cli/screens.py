@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clawdet_cli.cli.options import LocalCall
 from clawdet_cli.cli.output import Paint, Screen, beside, clean, duration
-from clawdet_cli.errors import ClawdetError, RecordError
+from clawdet_cli.errors import ClawdetError, OutputError, RecordError
 from clawdet_cli.model import (
     Category,
     Check,
@@ -431,7 +431,7 @@ def failure(error: ClawdetError, next_steps: Sequence[str], *, sandbox: bool) ->
         elif isinstance(error, RecordError) and error.stage is None:
             yield ""
             yield "What exists in the clouds was not touched; without the database it cannot be told."
-        elif error.kind != "usage":
+        elif error.kind != "usage" and not isinstance(error, OutputError):
             yield ""
             yield "Nothing was made that costs money."
         if next_steps:

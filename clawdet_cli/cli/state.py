@@ -74,7 +74,7 @@ def export(call: Call, file: Annotated[Path | None, _File] = None) -> None:
         configured = configure(call, view, local=True)
         content = operations.export_state(configured.settings)
     if file is None:
-        typer.echo(json.dumps(content, indent=1))
+        output.print_text(json.dumps(content, indent=1))
         return
     _write_new(file, json.dumps(content, indent=1) + "\n")
     count = len(content["instances"])

@@ -17,6 +17,7 @@ from tests.e2e.operator import Operator, Said
 from tests.e2e.test_absence import another_project
 from tests.e2e.test_bad_input import error_of, provision
 from tests.e2e.test_reconcile import differing, reconcile
+from tests.e2e.test_signals import in_the_air, running, slow
 from tests.kill.invariants import not_complete, not_empty, rows
 
 
@@ -238,6 +239,20 @@ def test_a_fill_goes_on_with_what_was_begun(operator: Operator) -> None:
     operator.reset()
     (waiting,) = fill(operator)
     assert (waiting["ready"], waiting["server_id"]) == (True, begun["id"])
+
+
+def test_a_fill_whose_database_is_replaced_meanwhile_names_what_it_ordered(operator: Operator, tmp_path: Path) -> None:
+    database, other = Path(operator.info()["state_file"]), tmp_path / "other.db"
+    assert operator.clawdet("status", "--sandbox").code == 0
+    assert operator.clawdet("state", "backup", str(other), "--sandbox").code == 0
+    slow(operator, "hetzner", "POST", "/v1/servers")
+    with running(operator, "pool", "fill", "1", "--yes", "--sandbox") as run:
+        in_the_air(operator, "hetzner", "POST")
+        other.replace(database)
+        error = run.end()
+    assert run.process.returncode == 4
+    (named,) = error["left_behind"]
+    assert named.startswith("server clawdet-pool.")
 
 
 def test_filling_again_makes_nothing(operator: Operator) -> None:
