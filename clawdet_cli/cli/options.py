@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_origin, get_type_hints
 
 import typer
 
 SHARED = "Options of all commands"
+SERVER = "Server and software"
 
 
 class Servers(StrEnum):
@@ -91,6 +92,10 @@ class LocalCall:
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of a bug in clawdet.", rich_help_panel=SHARED)
     ] = False
+    command: str = ""
+    """Which command it is, as `clawdet provision`."""
+    server_flags: tuple[str, ...] = ()
+    """What was said of the server that it makes, as it was given."""
 
     @property
     def labelled(self) -> bool:
@@ -106,8 +111,10 @@ class LocalCall:
         if not command.startswith("clawdet "):
             return step
         local = command.startswith("clawdet sandbox ")
-        flags = shlex.join(LocalCall.repeated(self) if local else self.repeated())
         before, dashes, remote = command.partition(" -- ")
+        # To go on with another type, place or version than those that were asked for would buy something else.
+        again = self.server_flags if self.command and before.startswith(f"{self.command} ") else ()
+        flags = shlex.join([*again, *(LocalCall.repeated(self) if local else self.repeated())])
         completed = " ".join(part for part in (before, flags) if part) + dashes + remote
         return completed + (f"  # {remark}" if remark else "")
 
@@ -238,12 +245,14 @@ def with_call(body: Callable[..., None]) -> Callable[..., None]:
             field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
         )
         for field in fields(kind)
+        if get_origin(hints[field.name]) is Annotated
     ]
     context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
 
     @functools.wraps(body)
     def command(ctx: typer.Context, **values: Any) -> None:
-        call = kind(**{parameter.name: values.pop(parameter.name) for parameter in shared})
+        said = {parameter.name: values.pop(parameter.name) for parameter in shared}
+        call = kind(**said, command=ctx.command_path, server_flags=_server_flags(ctx))
         # The error boundary completes the next steps of a failure with this call's flags.
         ctx.find_root().obj.append(call)
         body(call, **values)
@@ -251,3 +260,14 @@ def with_call(body: Callable[..., None]) -> Callable[..., None]:
     # Typer asks for the signature; what it finds there, it parses.
     vars(command)["__signature__"] = inspect.Signature([context, *own, *shared])
     return command
+
+
+def _server_flags(ctx: typer.Context) -> tuple[str, ...]:
+    """Return the flags of the panel SERVER that were given, without addresses: they may hold a password."""
+    given: list[str] = []
+    for option in ctx.command.params:
+        value, source = ctx.params.get(option.name or ""), ctx.get_parameter_source(option.name or "")
+        of_server = getattr(option, "rich_help_panel", None) == SERVER
+        if of_server and source is not None and source.name == "COMMANDLINE" and "://" not in str(value):
+            given += [option.opts[0], str(value)]
+    return tuple(given)

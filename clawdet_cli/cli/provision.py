@@ -9,10 +9,9 @@ import typer
 from clawdet_cli.cli import documents, output, screens
 from clawdet_cli.cli.configure import Configured, configure
 from clawdet_cli.cli.networks import asking_for_networks
-from clawdet_cli.cli.options import Call, ReplaceSshFrom, SshFrom, Strict, with_call
+from clawdet_cli.cli.options import SERVER, Call, ReplaceSshFrom, SshFrom, Strict, with_call
 from clawdet_cli.cli.output import View
 from clawdet_cli.cli.server_options import (
-    SERVER,
     Bundle,
     Flags,
     Image,

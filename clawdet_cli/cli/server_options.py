@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-SERVER = "Server and software"
+from clawdet_cli.cli.options import SERVER
 
 ServerType = Annotated[
     str | None,

@@ -125,6 +125,9 @@ def test_sold_out_everywhere_lists_what_was_tried(operator: Operator) -> None:
     hetzner_knobs(operator, sold_out=places)
     said = provision(operator, "--server-type", "cpx22,cx23", "--location", "nbg1,fsn1")
     error = error_of(said, 5, "cloud")
+    # Whoever pastes it buys what was asked for.
+    flags = "--server-type cpx22,cx23 --location nbg1,fsn1 --sandbox"
+    assert f"clawdet provision alice {flags}  # goes on from here" in error["next_steps"]
     for kind, location in places:
         assert f"{kind} in {location}" in " ".join(error["details"])
     assert operator.holdings() == (0, 0, 0)
