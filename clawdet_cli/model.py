@@ -42,7 +42,7 @@ def checked_user(name: str) -> str:
     Raises UsageError with the rule.
     """
     if not is_user(name):
-        raise UsageError(f"{name!r} cannot be a user name: {USER_RULE}.", next_steps=["clawdet provision alice"])
+        raise UsageError(f"{name!r} cannot be a user name: {USER_RULE}.", next_steps=["choose another name"])
     return name
 
 

@@ -2,7 +2,7 @@
 
 import secrets
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -209,6 +209,20 @@ def status(settings: Settings, users: Sequence[str], *, live: bool, watch: Watch
     return [verify(settings, instance.user, watch) for instance in wanted]
 
 
+def refuse_another_zone(settings: Settings, users: Iterable[str], zone: str) -> None:
+    """Raise StateError where one of these users has an instance in another zone than the one that was named."""
+    if not settings.state_file.exists():
+        return
+    with _database(settings) as state:
+        for user in users:
+            instance = state.instance(user)
+            if instance is not None and instance.status != Status.DESTROYED and instance.zone != zone:
+                raise StateError(
+                    f"{user} is not in {zone}: it is recorded as {instance.host}. Nothing was removed.",
+                    next_steps=[f"clawdet status {user}    (shows it)", "or name its zone, or none, with --zone"],
+                )
+
+
 def holdings(
     settings: Settings,
     user: str,
@@ -303,7 +317,7 @@ def planned_pool(settings: Settings, wanted: int, common: Common, watch: Watcher
     if wanted and not settings.pool_days:
         raise UsageError(
             "With --pool-days 0 nothing that waits is ever given away, so none is made.",
-            next_steps=["clawdet pool fill N --pool-days 7", "clawdet pool drain    (removes what waits)"],
+            next_steps=[f"clawdet pool fill {wanted} --pool-days 7", "clawdet pool drain    (removes what waits)"],
         )
     begun = {Status.PENDING, Status.CREATING_VPS, Status.INSTALLING}
     with changing_pool(settings, "pool fill", common, watch):
@@ -784,7 +798,7 @@ def _known_or_new(settings: Settings, state: State, user: str) -> Instance:
     if settings.zone is not None and settings.zone != instance.zone:
         raise StateError(
             f"{user} exists already as {instance.host}, and a user has one instance.",
-            next_steps=[f"clawdet destroy {user}", "or choose another user name"],
+            next_steps=["choose another user name", f"or look at that one first: clawdet status {user}"],
         )
     if instance.status == Status.DESTROYING:
         raise StateError(f"{user} is being destroyed.", next_steps=[f"clawdet destroy {user}"])

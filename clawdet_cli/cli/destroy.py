@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from clawdet_cli.cli import documents, output, screens
-from clawdet_cli.cli.configure import configure
+from clawdet_cli.cli.configure import Configured, configure
 from clawdet_cli.cli.options import Call, OfAnotherDatabase, with_call
 from clawdet_cli.cli.users import PARALLEL, FromFile, Parallel, Users, wanted
 from clawdet_cli.errors import ClawdetError, StoppedError
@@ -62,6 +62,7 @@ def _destroy_one(
 
     with output.progress(call) as view:
         configured = configure(call, view)
+        _refuse_another_zone(call, configured, [user])
         if ask:
             with view.working("Looking for what there is"):
                 held = operations.holdings(
@@ -100,6 +101,7 @@ def _destroy_all(
 
     with output.progress(call, users=True) as view:
         configured = configure(call, view)
+        _refuse_another_zone(call, configured, users)
 
         def confirmed(held: Sequence[Holdings], failures: Mapping[str, ClawdetError]) -> bool:
             count = str(sum(1 for one in held if one.found))
@@ -132,3 +134,11 @@ def _destroy_all(
     summary.report_if_quiet(gone, call)
     if gone.exit_code:
         raise typer.Exit(gone.exit_code)
+
+
+def _refuse_another_zone(call: Call, configured: Configured, users: Sequence[str]) -> None:
+    # Not where the zone is a setting's: that is for what is made next.
+    from clawdet_cli import operations  # not above: --help must stay fast
+
+    if call.zone:
+        operations.refuse_another_zone(configured.settings, users, call.zone)

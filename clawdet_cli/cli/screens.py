@@ -340,10 +340,11 @@ def rebuilt(values: Sequence[Instance], left: Mapping[str, Sequence[str]], call:
         for value in values:
             parts = {"server": value.server_id, "DNS record": value.record_id, "certificate": value.certificate_id}
             found = [f"{kind} {number}" for kind, number in parts.items() if number]
-            lacking = [kind for kind, number in parts.items() if not number]
+            lacking = [kind for kind, number in parts.items() if not number and not value.pooled]
             without = f"; not found: {', '.join(lacking)}" if lacking else ""
             yield clean(f"{value.user}: {', '.join(found)}{without}")
-            yield "  " + call.pasteable(f"clawdet provision {value.user}    (checks it, and makes it complete)")
+            step = f"clawdet provision {value.user}    (checks it, and makes it complete)"
+            yield "  " + call.pasteable("clawdet pool status" if value.pooled else step)
         for user, seen in left.items():
             text = f"{clean(user)}: not recorded, since another database may know it. It stands like this:"
             yield paint(text, "yellow")

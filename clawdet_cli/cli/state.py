@@ -162,7 +162,8 @@ def _read(file: Path) -> Any:
                 f"{file} is larger than any export ({MAX_EXPORT >> 20} MB): nothing was imported.",
                 next_steps=["name what 'clawdet state export FILE' wrote"],
             )
-        return json.loads(data)
+        document = json.loads(data)
+        json.dumps(document, ensure_ascii=False).encode()  # of half a surrogate pair the database makes nothing
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}.", next_steps=["name another file"]) from None
     except (ValueError, RecursionError):
@@ -170,6 +171,7 @@ def _read(file: Path) -> Any:
             f"{file} is no JSON: nothing was imported.",
             next_steps=["make an export where the database is: clawdet state export FILE"],
         ) from None
+    return document
 
 
 def _write_new(file: Path, text: str) -> None:

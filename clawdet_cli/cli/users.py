@@ -54,11 +54,11 @@ def wanted(users: Sequence[str] | None, file: str | None, *, needed: bool = True
         listed = ", ".join(f"{name[:60]!r}" for name in bad[:MOST_SHOWN])
         more = f" and {len(bad) - MOST_SHOWN} more" if len(bad) > MOST_SHOWN else ""
         verb = "cannot be a user name" if len(bad) == 1 else "cannot be user names"
-        raise UsageError(f"{listed}{more} {verb}: {USER_RULE}.", next_steps=["clawdet provision alice"])
+        raise UsageError(f"{listed}{more} {verb}: {USER_RULE}.", next_steps=["choose another name"])
     if needed and not names:
         raise UsageError(
             "No user is named." if file is None else f"No user is named, and {_called(file)} names none either.",
-            next_steps=["clawdet --help"],
+            next_steps=["name one or more, or a file of names with --file"],
         )
     return names
 
@@ -68,7 +68,9 @@ def _listed(file: str) -> Iterator[str]:
         text = sys.stdin.read() if file == STDIN else Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-        raise UsageError(f"{_called(file)} cannot be read: {reason}.") from None
+        raise UsageError(
+            f"{_called(file)} cannot be read: {reason}.", next_steps=["name a file with one user name a line"]
+        ) from None
     for line in text.splitlines():
         name = line.partition("#")[0].strip()
         if name:

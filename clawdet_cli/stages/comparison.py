@@ -137,13 +137,16 @@ def _status(instance: Instance, *, anything: bool) -> Finding:
 def _server(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Finding]:
     user, price = instance.user, Price(instance.monthly) if instance.monthly else None
     server = next((one for one in seen.servers if one.id == instance.server_id), None)
-    if server is not None and instance.pooled and (owner := maker_by_labels(server.labels)):
-        what = f"it is {owner[0]}'s by its labels: another database has given it away"
+    owner = maker_by_labels(server.labels) if server is not None else None
+    if server is not None and owner is not None and owner[0] != user:
+        what = f"it is {owner[0]}'s by its labels"
+        what += ": another database has given it away" if instance.pooled else ", and not this instance's"
         yield Finding(
             Category.GHOST, "server", user, server.name, str(server.id), what, fix="takes it out of the database"
         )
-        return
-    if server is not None:
+        if instance.pooled:
+            return
+    elif server is not None:
         claimed.servers.add(server.id)
         finding = Finding(Category.RIGHT, "server", user, server.name, str(server.id), "it runs", price)
         wrong, decision = _drift_of(server, instance, seen)
@@ -473,7 +476,7 @@ def _again(instance: Instance) -> str:
     if instance.pooled:
         made = instance.status in {Status.COMPLETE, Status.FAILED} and instance.installed is not None
         return (
-            f"clawdet pool drain {instance.user}" if made else "clawdet pool fill N    (makes it ready, or removes it)"
+            f"clawdet pool drain {instance.user}" if made else "clawdet pool fill 1    (makes it ready, or removes it)"
         )
     return f"clawdet {'destroy' if instance.status is Status.DESTROYING else 'provision'} {instance.user}"
 

@@ -118,7 +118,7 @@ def _forget(run: Run, finding: Finding, field: str) -> None:
     if run.instance.pooled:
         run.record(status=Status.DESTROYED)
     elif run.instance.status != Status.DESTROYING:
-        run.record(status=Status.FAILED, error=f"the {finding.kind} {finding.name} (id {finding.id}) is gone")
+        run.record(status=Status.FAILED, error=f"the {finding.kind} {finding.name} (id {finding.id}): {finding.what}")
 
 
 def _point_again(run: Run, finding: Finding) -> None:

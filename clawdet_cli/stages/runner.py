@@ -419,7 +419,7 @@ def left_behind(instance: Instance, open_effects: Sequence[Effect] = ()) -> tupl
 def addressed(step: str, user: str) -> str:
     """Put the user's name where an adapter said USER; for a server of the pool say what helps there."""
     if user.startswith(POOL):
-        step = step.replace("clawdet provision USER", "clawdet pool fill N").replace("destroy USER", "pool drain")
+        step = step.replace("clawdet provision USER", "clawdet pool fill 1").replace("destroy USER", "pool drain")
     return re.sub(r"\bUSER\b", user, step)
 
 

@@ -283,6 +283,10 @@ def test_a_user_has_one_instance_whatever_the_zone(operator: Operator) -> None:
     operator.control("cloudflare", "POST", "zones", {"name": "other.test", "ssl": "strict"})
     error = error_of(provision(operator, "--zone", "other.test"), 4, "state")
     assert "alice.clawdet.test" in error["what"]
+    assert not any("destroy" in step for step in error["next_steps"])
+    for users in (["alice"], ["alice", "bob"]):
+        said = operator.clawdet("destroy", *users, "--zone", "other.test", "--yes", "--sandbox", "--json")
+        assert "alice is not in other.test" in error_of(said, 4, "state")["what"]
     assert operator.holdings() == (1, 1, 1)
 
 

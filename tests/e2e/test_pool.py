@@ -165,7 +165,7 @@ def test_one_that_is_unwell_is_left_and_a_server_is_ordered(operator: Operator) 
     (left,) = pool(operator)
     assert (left["ready"], left["status"]) == (False, "destroying")
     row = next(row for row in differing(reconcile(operator, code=4)) if row["kind"] == "pool")
-    assert row["decision"].startswith("clawdet pool fill N")
+    assert row["decision"].startswith("clawdet pool fill 1")
     # A fill puts another one in its place.
     (waiting,) = fill(operator)
     assert waiting["ready"]

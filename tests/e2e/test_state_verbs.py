@@ -223,8 +223,9 @@ class TestExport:
     def test_a_file_that_is_missing_or_no_json_is_named(self, operator: Operator, tmp_path: Path) -> None:
         (tmp_path / "text").write_text("hello")
         assert "is no JSON" in error_of(state(operator, "import", str(tmp_path / "text")), 2, "usage")["what"]
-        (tmp_path / "deep").write_text("[" * 200_000)
-        assert "is no JSON" in error_of(state(operator, "import", str(tmp_path / "deep")), 2, "usage")["what"]
+        for name, text in (("deep", "[" * 200_000), ("half", '{"clawdet_export": "\\ud800"}')):
+            (tmp_path / name).write_text(text)
+            assert "is no JSON" in error_of(state(operator, "import", str(tmp_path / name)), 2, "usage")["what"]
         assert "cannot be read" in error_of(state(operator, "import", str(tmp_path / "none")), 2, "usage")["what"]
 
     def test_a_file_without_end_is_not_read_to_it(self, operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,9 @@ class FakeOperations:
         """Return which rows cannot be read."""
         return self.unreadable
 
+    def refuse_another_zone(self, _settings: Settings, _users: Sequence[str], _zone: str) -> None:
+        """Refuse nothing."""
+
     def status(self, settings: Settings, users: Sequence[str], *, live: bool, watch: Watcher) -> list[Instance]:
         """Give the instances of these users, or all."""
         self._begin(settings, "status", *users, live)

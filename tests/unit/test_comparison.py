@@ -105,6 +105,15 @@ def test_a_server_of_another_run_is_neither_adopted_nor_right() -> None:
     assert orphan.decision == "if no other database has it: delete server 2 in the Hetzner console"
 
 
+def test_a_recorded_server_that_is_another_users_by_its_labels_is_forgotten_and_the_own_one_adopted() -> None:
+    of_carol = replace(SERVER, id=9, name="clawdet-carol", labels={**ALICE.labels, "user": "carol"})
+    wrong = replace(ALICE, server_id=9)
+    ghost, own = differing(seen((wrong,), servers=[of_carol, SERVER], runs={("carol", ALICE.run_id)}))[:2]
+    assert (ghost.category, ghost.id, ghost.fix) == (Category.GHOST, "9", "takes it out of the database")
+    assert ghost.what == "it is carol's by its labels, and not this instance's"
+    assert (own.category, own.id, own.fix) == (Category.ADOPTABLE, "1", "records it")
+
+
 def test_a_row_of_which_nothing_was_made_is_in_nobodys_way() -> None:
     refused = Instance("alice", "example.com", "abcabcabcabc", Status.FAILED, False, NOW, NOW, error="refused")
     orphans = [one for one in differing(seen((refused,))) if one.category is Category.ORPHAN]
