@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,8 @@ from clawdet_cli.model import USER_RULE, is_user
 
 MOST_SHOWN = 20
 """Bad names that an error lists."""
+MAX_LIST = 16 << 20
+"""Characters."""
 STDIN = "-"
 
 MANY = "Several users"
@@ -65,12 +68,18 @@ def wanted(users: Sequence[str] | None, file: str | None, *, needed: bool = True
 
 def _listed(file: str) -> Iterator[str]:
     try:
-        text = sys.stdin.read() if file == STDIN else Path(file).read_text(encoding="utf-8")
+        with nullcontext(sys.stdin) if file == STDIN else Path(file).open(encoding="utf-8") as opened:
+            text = opened.read(MAX_LIST + 1)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise UsageError(
             f"{_called(file)} cannot be read: {reason}.", next_steps=["name a file with one user name a line"]
         ) from None
+    if len(text) > MAX_LIST:
+        raise UsageError(
+            f"{_called(file)} is longer than any list of users ({MAX_LIST >> 20} MB).",
+            next_steps=["name a file with one user name a line"],
+        )
     for line in text.splitlines():
         name = line.partition("#")[0].strip()
         if name:

@@ -46,6 +46,10 @@ class TestNames:
         monkeypatch.setattr("sys.stdin", io.StringIO("alice\nbob\n"))
         assert wanted([], "-") == ["alice", "bob"]
 
+    def test_of_a_file_without_end_are_not_read_to_it(self) -> None:
+        with pytest.raises(UsageError, match=r"/dev/zero is longer than any list of users \(16 MB\)"):
+            wanted([], "/dev/zero")
+
     def test_every_bad_one_is_named_in_one_error(self, tmp_path: Path) -> None:
         file = tmp_path / "users.txt"
         file.write_text("alice\nwww\nBob\n\x1b[2J\n")
