@@ -6,6 +6,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from clawdet_cli.stages import destroy
 from tests.contract.cloudflare_emulator import make_csr
 from tests.e2e.operator import Operator
 from tests.e2e.test_bad_input import error_of, provision
@@ -105,7 +106,8 @@ def test_destroy_leaves_and_names_a_certificate_whose_key_is_not_shown(alice: Op
     assert [one["id"] for one in alice.certificates()] == [certificate["id"]]
 
 
-def test_a_certificate_that_cannot_be_revoked_keeps_no_server(alice: Operator) -> None:
+def test_a_certificate_that_cannot_be_revoked_keeps_no_server(alice: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(destroy, "LAG_SECONDS", 1.0)
     body = {"success": False, "errors": [{"code": 10000, "message": "Authentication error"}]}
     fault = {
         "kind": "answer",

@@ -7,6 +7,7 @@ import pytest
 
 from clawdet_cli.adapters.edge import answers_directly
 from clawdet_cli.settings import Endpoints
+from clawdet_cli.stages import reconcile as stage_reconcile
 from tests.e2e.operator import Operator, Said
 from tests.e2e.test_bad_input import provision
 from tests.kill.invariants import in_clouds, not_complete, not_empty
@@ -157,7 +158,10 @@ def test_what_hands_have_changed_is_found_and_put_right(alice: Operator) -> None
 
 
 @pytest.mark.parametrize("ports", [[], ["any"], ["20-30"], ["443"]], ids=str)
-def test_ssh_is_never_opened_where_hands_left_no_rule_that_says_for_whom(ports: list[str], alice: Operator) -> None:
+def test_ssh_is_never_opened_where_hands_left_no_rule_that_says_for_whom(
+    ports: list[str], alice: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage_reconcile, "VPS_SECONDS", 2.0)
     set_rules(alice, *({**opened(port), "source_ips": [FROM_HERE]} for port in ports))
     before = let_in(alice)
     for said in (refresh(alice), provision(alice)):
