@@ -178,7 +178,7 @@ def verify(settings: Settings, user: str, watch: Watcher, common: Common | None 
     from clawdet_cli.stages.verify import six_checks
 
     with _database(settings, user, common) as state:
-        instance = _recorded(state, user)
+        instance = _living(state, user)
         with (
             _logged(settings, user, "verify", watch) as watching,
             _run(settings, instance, state, watching, common=common) as run,
@@ -546,7 +546,7 @@ def token(settings: Settings, user: str) -> Secret:
     """Read the gateway token from the VPS; it is stored nowhere else."""
     from clawdet_cli import bootstrap
 
-    with _database(settings, user) as state, _run(settings, _recorded(state, user), state, lambda _: None) as run:
+    with _database(settings, user) as state, _run(settings, _living(state, user), state, lambda _: None) as run:
         answer = run.ssh(run.deadline.within(60)).run(
             bootstrap.installed("token"), timeout=run.deadline.within(30).left()
         )
@@ -562,7 +562,7 @@ def devices(settings: Settings, user: str) -> Devices:
     """Tell which browsers and apps ask to use a user's gateway, and which may."""
     from clawdet_cli.stages import devices as pairing
 
-    with _database(settings, user) as state, _run(settings, _recorded(state, user), state, lambda _: None) as run:
+    with _database(settings, user) as state, _run(settings, _living(state, user), state, lambda _: None) as run:
         return pairing.devices(run)
 
 
@@ -581,7 +581,7 @@ def approve(settings: Settings, user: str, request: str | None, watch: Watcher) 
         _leased(settings, state, user, "approve", watch),
         _logged(settings, user, "approve", watch) as watching,
     ):
-        instance = _recorded(state, user)
+        instance = _living(state, user)
         with _run(settings, instance, state, watching) as run:
             _recover(run, on_failure=instance.status)
             chosen = request or pairing.only_request(run)
@@ -593,7 +593,7 @@ def ssh_command(settings: Settings, user: str, command: Sequence[str]) -> list[s
     from clawdet_cli.adapters import ssh
 
     with _database(settings, user) as state:
-        instance = _recorded(state, user)
+        instance = _living(state, user)
     if instance.ipv4 is None or not instance.host_keys or instance.server_id is None:
         raise StateError(f"{user} has no VPS yet.", next_steps=[f"clawdet provision {user}"])
     # Known hosts by server, not by address: addresses come back with other machines behind them.
@@ -786,6 +786,17 @@ def _recorded(state: State, user: str) -> Instance:
         raise StateError(
             f"{user!r} is not known here: {state.path} has no such instance.",
             next_steps=["clawdet status    (lists all)", "or name another state folder with --state"],
+        )
+    return instance
+
+
+def _living(state: State, user: str) -> Instance:
+    """Return the recorded instance. Raises StateError for one that was destroyed, too."""
+    instance = _recorded(state, user)
+    if instance.status is Status.DESTROYED:
+        raise StateError(
+            f"{user} was destroyed at {instance.updated_at[:16].replace('T', ' ')} UTC.",
+            next_steps=["clawdet status    (lists all that live)", f"clawdet provision {user}    (makes a new one)"],
         )
     return instance
 

@@ -298,6 +298,14 @@ def test_an_unknown_user_is_told_apart_from_a_healthy_one(operator: Operator) ->
     assert gone.document["destroyed"]["removed"] == []
 
 
+def test_a_destroyed_user_is_called_that(operator: Operator) -> None:
+    assert provision(operator).code == 0
+    assert operator.clawdet("destroy", "alice", "--sandbox", "--yes").code == 0
+    for command in (["verify", "alice"], ["token", "alice"], ["ssh", "alice"], ["approve", "alice"]):
+        error = error_of(operator.clawdet(*command, "--sandbox", "--json"), 4, "state")
+        assert error["what"].startswith("alice was destroyed at 20")
+
+
 @pytest.fixture
 def two_users(operator: Operator) -> Operator:
     assert provision(operator, user="alice").code == 0
