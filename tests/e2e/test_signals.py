@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -199,6 +198,4 @@ def test_a_signal_at_any_moment_leaves_nothing_unknown(operator: Operator) -> No
 
 
 def unknown(operator: Operator) -> list[str]:
-    if not Path(operator.info()["state_file"]).exists():
-        return []
     return unfinished(operator) + ledger_differs(operator)

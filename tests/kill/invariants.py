@@ -5,6 +5,7 @@ import hashlib
 import json
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
@@ -25,9 +26,14 @@ def in_clouds(operator: "Operator") -> dict[str, list[dict[str, Any]]]:
 
 
 def rows(operator: "Operator", query: str) -> list[dict[str, Any]]:
-    """Ask the database of the operator's state folder."""
-    with closing(sqlite3.connect(operator.info()["state_file"])) as database:
+    """Ask the database of the operator's state folder; one that a run was just about to make holds nothing."""
+    file = Path(operator.info()["state_file"])
+    if not file.exists():
+        return []
+    with closing(sqlite3.connect(file)) as database:
         database.row_factory = sqlite3.Row
+        if database.execute("PRAGMA user_version").fetchone()[0] == 0:
+            return []
         return [dict(row) for row in database.execute(query)]
 
 
