@@ -137,7 +137,7 @@ class Ssh:
         times PAUSE. `fence` is asked before each attempt and each command, since any time may pass before one.
         """
         grace = AUTH_GRACE if auth_grace is None else auth_grace
-        operator_key(key)  # says what is wrong with the file, in words of ours
+        operator_key(key, of_server=True)  # says what is wrong with the file, in words of ours
         own_key = paramiko.PKey.from_path(key)
         tried = deque(host_keys)
         refused_since: float | None = None
@@ -562,8 +562,10 @@ def _wrong_host_key(address: tuple[str, int], host_keys: tuple[str, ...], shown:
 
 
 def _not_let_in(address: tuple[str, int], key: Path, grace: float, error: Exception) -> GuestError:
+    refused = f"refuses the SSH key {key}"
     return GuestError(
-        f"The server {address[0]}:{address[1]} still refuses the SSH key {key} {grace:.0f} s after it first answered.",
+        f"The server {address[0]}:{address[1]} "
+        + (f"still {refused} {grace:.0f} s after it first answered." if grace else f"{refused}."),
         details=[str(error)],
         next_steps=["use the key that the server was made with: --ssh-key FILE", "or destroy and provision again"],
     )

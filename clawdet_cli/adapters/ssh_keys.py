@@ -27,8 +27,10 @@ def make_host_key() -> HostKey:
     return HostKey(private=Secret(_openssh(key).decode()), public=public.decode())
 
 
-def operator_key(path: Path, *, make: bool = False) -> str:
+def operator_key(path: Path, *, make: bool = False, of_server: bool = False) -> str:
     """Give the public half of the operator's key; `make` one (0600, in a 0700 folder) where none is.
+
+    `of_server`: a server exists that lets in this key, so that a new one is of no use.
 
     Raises ConfigError when the file cannot serve: missing, encrypted, open to others, or no private key.
     """
@@ -39,10 +41,13 @@ def operator_key(path: Path, *, make: bool = False) -> str:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             content = file.read()
     except OSError as error:
-        raise ConfigError(
-            f"The SSH key {path} cannot be read: {error.strerror}.",
-            next_steps=[f"ssh-keygen -t ed25519 -N '' -f {path}", _OTHER_KEY],
-        ) from None
+        steps = [f"ssh-keygen -t ed25519 -N '' -f {path}", _OTHER_KEY]
+        if of_server:
+            steps = [
+                "use the key that the server was made with: put it there again, or name it with --ssh-key FILE",
+                "or destroy and provision again",
+            ]
+        raise ConfigError(f"The SSH key {path} cannot be read: {error.strerror}.", next_steps=steps) from None
     if mode & 0o077:
         # OpenSSH would refuse it too, but only later, at `clawdet ssh`.
         raise ConfigError(f"The SSH key {path} can be read by others.", next_steps=[f"chmod 600 {path}"])

@@ -192,10 +192,13 @@ def _examined(run: Run, member: Instance, server: Server | None) -> Server:
         raise StateError(f"it is '{server.status}'.")
     address = run.settings.endpoints.dial(server.ipv4, 22)
     patience = run.deadline.within(PATIENCE)
-    proxy = run.settings.ssh_proxy
-    run.keep(
-        ssh.Ssh.connect(address, member.host_keys, run.settings.ssh_key, patience, proxy_command=proxy, fence=run.fence)
+    key, proxy = run.settings.ssh_key, run.settings.ssh_proxy
+    # A database that was brought here from another machine knows of servers that let in that one's key only.
+    operator_keys.own(run.settings)
+    connected = ssh.Ssh.connect(
+        address, member.host_keys, key, patience, auth_grace=0.0, proxy_command=proxy, fence=run.fence
     )
+    run.keep(connected)
     with run.effect("claim_server", member.server_name, server=member.server_id) as effect:
         command = bootstrap.installed("claim", run.instance.run_id)
         answer = run.ssh().run(command, timeout=run.deadline.within(PATIENCE).left())

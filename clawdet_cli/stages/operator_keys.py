@@ -8,10 +8,19 @@ from collections.abc import Container, Iterable
 
 from clawdet_cli.adapters import ssh
 from clawdet_cli.model import Server, SshKey
+from clawdet_cli.settings import Settings
 from clawdet_cli.stages.runner import Run
 
 LABEL = "ssh-key"
 MARK_LENGTH = 16
+
+
+def own(settings: Settings) -> str:
+    """Return the public half of the operator's key; make one where clawdet keeps its own and none is.
+
+    Raises ConfigError when the file cannot serve.
+    """
+    return ssh.operator_key(settings.ssh_key, make=settings.ssh_key.is_relative_to(settings.state_dir))
 
 
 def mark(public: str) -> str:

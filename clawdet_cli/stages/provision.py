@@ -443,8 +443,7 @@ def _prepare_input(run: Run, version: str, architecture: str) -> dict[str, str]:
 
 def _key_at_hetzner(run: Run) -> SshKey:
     """Return the operator's key in the project, which new servers let in; add it if it is not there."""
-    settings = run.settings
-    public = ssh.operator_key(settings.ssh_key, make=settings.ssh_key.is_relative_to(settings.state_dir))
+    public = operator_keys.own(run.settings)
     key = run.clouds.hetzner.ssh_key(public)
     if key is None:
         name = operator_keys.name_of(public)

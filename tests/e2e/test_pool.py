@@ -1,6 +1,7 @@
 """The warm pool: `clawdet pool ...`, and provisions that take what waits there."""
 
 import json
+import re
 import shutil
 import sqlite3
 import threading
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from clawdet_cli.adapters.ssh import Ssh
-from clawdet_cli.adapters.ssh_keys import pin_label
+from clawdet_cli.adapters.ssh_keys import operator_key, pin_label
 from clawdet_cli.stages import claim
 from tests.e2e.operator import Operator, Said
 from tests.e2e.test_absence import another_project
@@ -171,6 +172,26 @@ def test_one_that_is_unwell_is_left_and_a_server_is_ordered(operator: Operator) 
     assert waiting["ready"]
     assert len(operator.servers()) == 2
     assert waiting["server_id"] != left["server_id"]
+
+
+@pytest.mark.parametrize("left", ["none", "another"])
+def test_one_that_lets_in_the_key_of_another_machine_stays_and_a_server_is_ordered(
+    left: str, operator: Operator, tmp_path: Path
+) -> None:
+    (waiting,) = fill(operator)
+    key = operator.state / "sandbox" / "ssh" / "id_ed25519"
+    shutil.move(key, tmp_path)
+    if left == "another":
+        operator_key(key, make=True)
+    operator.control("hetzner", "DELETE", "requests")
+    said = provision(operator)
+    assert said.code == 0, said.err
+    assert re.search(rf"{waiting['name']} of the pool is not taken: The server \S+ refuses the SSH key", said.err)
+    assert [orders(operator), [one["ready"] for one in pool(operator)]] == [1, [True]]
+    # A server that has a user is worth more than an order: its key is to be found again.
+    key.unlink()
+    error = error_of(provision(operator), 3, "config")
+    assert "the key that the server was made with" in error["next_steps"][0]
 
 
 def test_one_that_does_not_answer_stays_and_is_tried_last(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """Stops a process (SIGSTOP) at an exact moment within an effect, until somebody wakes it."""
 
+import contextlib
 import os
 import signal
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,8 +42,7 @@ class Stops:
         self._speaking = False
         """A command is on its way to the VPS."""
         self._over = False
-        self._writing = threading.RLock()
-        """Held by each thread that writes to the database."""
+        self._databases: list[State] = []
         self._patch()
 
     @contextmanager
@@ -60,8 +59,11 @@ class Stops:
     def _stop(self) -> None:
         self._over = True
         self._marker.write_text(self._moment)
-        # Not in the middle of a heartbeat, whose lock nobody could take over.
-        with self._writing:
+        # Not in the middle of a heartbeat, whose lock nobody could take over. It is the database's own lock, as a
+        # second one would be taken before it here and after it there.
+        with contextlib.ExitStack() as stack:
+            for database in self._databases:
+                stack.enter_context(database._lock)
             os.kill(os.getpid(), signal.SIGSTOP)
 
     def _send(self, send: Callable[[], T], lost: Exception) -> T:
@@ -86,12 +88,11 @@ class Stops:
     def _patch(self) -> None:
         http, transport = requests.adapters.HTTPAdapter.send, httpx.HTTPTransport.handle_request
         run, connect, pause = Ssh.run, Ssh.connect.__func__, stopping.pause  # type: ignore[attr-defined]  # of a class
-        converse, transaction = ssh._Streams.converse, State.transaction
+        converse, opened = ssh._Streams.converse, State.__init__
 
-        @contextmanager
-        def writing(own: State) -> Iterator[sqlite3.Connection]:
-            with self._writing, transaction(own) as connection:
-                yield connection
+        def state_opened(own: State, *args: Any, **kwargs: Any) -> None:
+            opened(own, *args, **kwargs)
+            self._databases.append(own)
 
         def http_send(adapter: Any, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
             if request.method == "GET":
@@ -132,4 +133,4 @@ class Stops:
         ssh._Streams.converse = streams_converse  # type: ignore[method-assign, assignment]  # the same
         Ssh.connect = classmethod(ssh_connect)  # type: ignore[method-assign, assignment]  # the same
         stopping.pause = paused
-        State.transaction = writing  # type: ignore[method-assign, assignment]  # the same
+        State.__init__ = state_opened  # type: ignore[method-assign, assignment]  # the same

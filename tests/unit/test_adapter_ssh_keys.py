@@ -75,6 +75,12 @@ class TestOperatorKey:
             operator_key(tmp_path / "mine")
         assert "ssh-keygen" in caught.value.next_steps[0]
 
+    def test_is_looked_for_where_a_server_lets_in_no_new_one(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError) as caught:
+            operator_key(tmp_path / "mine", of_server=True)
+        assert "the key that the server was made with" in caught.value.next_steps[0]
+        assert "ssh-keygen" not in " ".join(caught.value.next_steps)
+
     def test_cannot_be_made_below_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "ssh").write_text("")
         with pytest.raises(ConfigError, match="No SSH key can be made"):
