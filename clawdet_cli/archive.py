@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -180,6 +181,10 @@ def _checked(state: State, document: object) -> dict[str, list[Mapping[str, Any]
             _check_row(f"{name}[{number}]", row, users)
     if len(users) != len(found["instances"]):
         raise _unusable("'instances' names a user twice")
+    servers = [row["server_id"] for row in found["instances"] if row["server_id"] and row["status"] != Status.DESTROYED]
+    for server, times in Counter(servers).items():
+        if times > 1:
+            raise _unusable(f"'instances' has the server {server} {times} times")
     return found
 
 

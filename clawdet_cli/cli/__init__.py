@@ -173,9 +173,7 @@ def _report(error: BaseException, call: "LocalCall") -> int:
     if failure.kind == "bug" and call.debug:
         output.traceback_of(error)
     content = documents.document(**({"sandbox": True} if call.labelled else {}), error=documents.error(failure, steps))
-    output.failure(
-        screens.failure(failure, steps, sandbox=call.labelled), content, as_json=call.json, as_events=call.events
-    )
+    output.failure(screens.failure(failure, steps, call), content, as_json=call.json, as_events=call.events)
     return failure.exit_code
 
 

@@ -102,6 +102,11 @@ class LocalCall:
         """Say whether the output is about the sandbox."""
         return False
 
+    @property
+    def orders(self) -> bool:
+        """Return whether the command orders servers."""
+        return self.command in {"clawdet provision", "clawdet pool fill"}
+
     def pasteable(self, step: str) -> str:
         """Complete a `clawdet ...` line, so that it means the same instance when it is pasted.
 

@@ -416,7 +416,7 @@ def destroyed(value: Destroyed) -> Screen:
     return screen
 
 
-def failure(error: ClawdetError, next_steps: Sequence[str], *, sandbox: bool) -> Screen:
+def failure(error: ClawdetError, next_steps: Sequence[str], call: LocalCall) -> Screen:
     """Lay out a failure: what happened, what exists now and costs money, and what to do."""
 
     def screen(paint: Paint) -> Iterator[str]:
@@ -426,13 +426,13 @@ def failure(error: ClawdetError, next_steps: Sequence[str], *, sandbox: bool) ->
         if error.left_behind:
             yield ""
             yield "What exists now, " + (
-                "in the sandbox, where nothing is billed:" if sandbox else "and what it costs:"
+                "in the sandbox, where nothing is billed:" if call.labelled else "and what it costs:"
             )
             yield from (f"  {clean(line)}" for line in error.left_behind)
         elif isinstance(error, RecordError) and error.stage is None:
             yield ""
             yield "What exists in the clouds was not touched; without the database it cannot be told."
-        elif error.kind != "usage" and not isinstance(error, OutputError):
+        elif call.orders and error.kind != "usage" and not isinstance(error, OutputError):
             yield ""
             yield "Nothing was made that costs money."
         if next_steps:

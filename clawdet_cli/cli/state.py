@@ -162,7 +162,7 @@ def _read(file: Path) -> Any:
                 f"{file} is larger than any export ({MAX_EXPORT >> 20} MB): nothing was imported.",
                 next_steps=["name what 'clawdet state export FILE' wrote"],
             )
-        document = json.loads(data)
+        document = json.loads(data, object_pairs_hook=_once)
         json.dumps(document, ensure_ascii=False).encode()  # of half a surrogate pair the database makes nothing
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}.", next_steps=["name another file"]) from None
@@ -172,6 +172,14 @@ def _read(file: Path) -> Any:
             next_steps=["make an export where the database is: clawdet state export FILE"],
         ) from None
     return document
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields of an object. Raises ValueError for one that is there twice: which counts is a guess."""
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a field is there twice")
+    return fields
 
 
 def _write_new(file: Path, text: str) -> None:

@@ -44,7 +44,7 @@ def tell_damaged(errors: Mapping[str, ClawdetError], call: LocalCall) -> int:
     for error in errors.values():
         steps = [call.pasteable(step) for step in error.next_steps]
         content = documents.document(error=documents.error(error, steps))
-        screen = screens.failure(error, steps, sandbox=call.labelled)
+        screen = screens.failure(error, steps, call)
         # With --json the document on stdout has it.
         if not call.json or call.events:
             output.failure(screen, content, as_json=False, as_events=call.events)
@@ -105,7 +105,7 @@ def _failure_of(user: str, error: ClawdetError, call: LocalCall) -> Screen:
     steps = [call.pasteable(step) for step in error.next_steps]
 
     def screen(paint: Paint) -> Iterator[str]:
-        first, *others = screens.failure(error, steps, sandbox=call.labelled)(paint)
+        first, *others = screens.failure(error, steps, call)(paint)
         yield f"{user}: {first}"
         yield from others
 

@@ -122,6 +122,57 @@ class TestRebuild:
         assert state(operator, "rebuild").document["instances"] == []
 
 
+SPOILT: list[tuple[Callable[[Any], Any], str]] = [
+    (lambda whole: whole.clear(), "it does not begin as one"),
+    (lambda whole: whole.update(schema=99), "its schema is 99"),
+    (lambda whole: whole.update(instances={}), "'instances' is no list of objects"),
+    (lambda whole: whole["instances"][0].update(status="fine"), "instances[0].status is 'fine'"),
+    (lambda whole: whole["instances"][0].update(ipv4="-oProxyCommand=id"), "ipv4 is '-oProxyCommand=id'"),
+    (lambda whole: whole["instances"][0].update(zone="../../etc"), "instances[0].zone is '../../etc'"),
+    (lambda whole: whole["instances"][0].update(run_id="x; id"), "instances[0].run_id is 'x; id'"),
+    (lambda whole: whole["instances"][0].update(host_key="ssh-ed25519 A\n* B"), "instances[0].host_key is"),
+    (lambda whole: whole["instances"][0].update(user="www"), "instances[0].user is 'www'"),
+    (lambda whole: whole["instances"][0].update(server_id="x"), "instances[0].server_id is 'x'"),
+    (lambda whole: whole["instances"][0].update(extra=1), "too many fields or too few: extra"),
+    (lambda whole: whole["instances"][0].pop("zone"), "too many fields or too few: zone"),
+    (lambda whole: whole["checks"][0].update(result="fine"), "checks[0].result is 'fine'"),
+    (lambda whole: whole["instances"][0].update(server_id=2**63), "server_id is 9223372036854775808"),
+    (lambda whole: whole["instances"][0].update(server_id=2**53 + 1), "server_id is 9007199254740993"),
+    (lambda whole: whole["instances"][0].update(server_id=-1), "instances[0].server_id is -1"),
+    (lambda whole: whole["instances"][0].update(sandbox=2), "instances[0].sandbox is 2"),
+    (lambda whole: whole["instances"][0].update(created_at="then"), "instances[0].created_at is 'then'"),
+    (lambda whole: whole["instances"][0].update(updated_at="2026-01-01"), "updated_at is '2026-01-01'"),
+    (lambda whole: whole["checks"][0].update(at="then"), "checks[0].at is 'then'"),
+    (lambda whole: whole["checks"][0].update(position=-1), "checks[0].position is -1"),
+    (lambda whole: whole["stage_runs"][0].update(seconds=float("inf")), "stage_runs[0].seconds is inf"),
+    (lambda whole: whole["stage_runs"][0].update(seconds=float("nan")), "stage_runs[0].seconds is nan"),
+    (lambda whole: whole["stage_runs"][0].update(seconds=-1), "stage_runs[0].seconds is -1"),
+    (lambda whole: whole["stage_runs"][0].update(started_at="x"), "stage_runs[0].started_at is 'x'"),
+    (lambda whole: whole["stage_runs"][0].update(status="x"), "stage_runs[0].status is 'x'"),
+    (lambda whole: whole["stage_runs"][0].update(id=2**70), "stage_runs[0].id is 1180591620717411303424"),
+    (lambda whole: whole["effects"][0].update(ended_at="x"), "effects[0].ended_at is 'x'"),
+    (lambda whole: whole["effects"][0].update(data="[]"), "effects[0].data is '[]'"),
+    (lambda whole: whole["effects"][0].update(kind="format_disk"), "effects[0].kind is 'format_disk'"),
+    (lambda whole: whole["effects"][0].update(outcome="fine"), "effects[0].outcome is 'fine'"),
+    (lambda whole: whole["effects"][0].update(begun_at="then"), "effects[0].begun_at is 'then'"),
+    (lambda whole: effect(whole, "add_ssh_key").update(data="{}"), "data has None for 'public_key'"),
+    (lambda whole: effect(whole, "create_server").update(data='{"labels": []}'), "data has [] for 'labels'"),
+    (
+        lambda whole: effect(whole, "add_ssh_key").update(kind="delete_dns_record", name="../../zones/x"),
+        "name is '../../zones/x'",
+    ),
+    (lambda whole: whole["instances"][0].update(record_id="../x"), "instances[0].record_id is '../x'"),
+    (lambda whole: whole["instances"][0].update(monthly="free"), "instances[0].monthly is 'free'"),
+    (lambda whole: whole["effects"][0].update(user="bob"), "effects[0].user is 'bob', of whom"),
+    (lambda whole: whole["instances"].append(dict(whole["instances"][0])), "names a user twice"),
+    (
+        lambda whole: whole["instances"].append({**whole["instances"][0], "user": "bob"}),
+        "'instances' has the server ",
+    ),
+]
+"""What somebody may have done to an export, and what is said of it."""
+
+
 class TestExport:
     def test_it_is_taken_in_elsewhere_as_it_was(self, alice: Operator, tmp_path: Path) -> None:
         file = tmp_path / "export.json"
@@ -161,69 +212,25 @@ class TestExport:
         assert state(alice, "import", str(file), "--replace").code == 0
         assert recorded(alice, "error") is None
 
-    @pytest.mark.parametrize(
-        ("spoil", "why"),
-        [
-            (lambda whole: whole.clear(), "it does not begin as one"),
-            (lambda whole: whole.update(schema=99), "its schema is 99"),
-            (lambda whole: whole.update(instances={}), "'instances' is no list of objects"),
-            (lambda whole: whole["instances"][0].update(status="fine"), "instances[0].status is 'fine'"),
-            (lambda whole: whole["instances"][0].update(ipv4="-oProxyCommand=id"), "ipv4 is '-oProxyCommand=id'"),
-            (lambda whole: whole["instances"][0].update(zone="../../etc"), "instances[0].zone is '../../etc'"),
-            (lambda whole: whole["instances"][0].update(run_id="x; id"), "instances[0].run_id is 'x; id'"),
-            (lambda whole: whole["instances"][0].update(host_key="ssh-ed25519 A\n* B"), "instances[0].host_key is"),
-            (lambda whole: whole["instances"][0].update(user="www"), "instances[0].user is 'www'"),
-            (lambda whole: whole["instances"][0].update(server_id="x"), "instances[0].server_id is 'x'"),
-            (lambda whole: whole["instances"][0].update(extra=1), "too many fields or too few: extra"),
-            (lambda whole: whole["instances"][0].pop("zone"), "too many fields or too few: zone"),
-            (lambda whole: whole["checks"][0].update(result="fine"), "checks[0].result is 'fine'"),
-            (lambda whole: whole["instances"][0].update(server_id=2**63), "server_id is 9223372036854775808"),
-            (lambda whole: whole["instances"][0].update(server_id=2**53 + 1), "server_id is 9007199254740993"),
-            (lambda whole: whole["instances"][0].update(server_id=-1), "instances[0].server_id is -1"),
-            (lambda whole: whole["instances"][0].update(sandbox=2), "instances[0].sandbox is 2"),
-            (lambda whole: whole["instances"][0].update(created_at="then"), "instances[0].created_at is 'then'"),
-            (lambda whole: whole["instances"][0].update(updated_at="2026-01-01"), "updated_at is '2026-01-01'"),
-            (lambda whole: whole["checks"][0].update(at="then"), "checks[0].at is 'then'"),
-            (lambda whole: whole["checks"][0].update(position=-1), "checks[0].position is -1"),
-            (lambda whole: whole["stage_runs"][0].update(seconds=float("inf")), "stage_runs[0].seconds is inf"),
-            (lambda whole: whole["stage_runs"][0].update(seconds=float("nan")), "stage_runs[0].seconds is nan"),
-            (lambda whole: whole["stage_runs"][0].update(seconds=-1), "stage_runs[0].seconds is -1"),
-            (lambda whole: whole["stage_runs"][0].update(started_at="x"), "stage_runs[0].started_at is 'x'"),
-            (lambda whole: whole["stage_runs"][0].update(status="x"), "stage_runs[0].status is 'x'"),
-            (lambda whole: whole["stage_runs"][0].update(id=2**70), "stage_runs[0].id is 1180591620717411303424"),
-            (lambda whole: whole["effects"][0].update(ended_at="x"), "effects[0].ended_at is 'x'"),
-            (lambda whole: whole["effects"][0].update(data="[]"), "effects[0].data is '[]'"),
-            (lambda whole: whole["effects"][0].update(kind="format_disk"), "effects[0].kind is 'format_disk'"),
-            (lambda whole: whole["effects"][0].update(outcome="fine"), "effects[0].outcome is 'fine'"),
-            (lambda whole: whole["effects"][0].update(begun_at="then"), "effects[0].begun_at is 'then'"),
-            (lambda whole: effect(whole, "add_ssh_key").update(data="{}"), "data has None for 'public_key'"),
-            (lambda whole: effect(whole, "create_server").update(data='{"labels": []}'), "data has [] for 'labels'"),
-            (
-                lambda whole: effect(whole, "add_ssh_key").update(kind="delete_dns_record", name="../../zones/x"),
-                "name is '../../zones/x'",
-            ),
-            (lambda whole: whole["instances"][0].update(record_id="../x"), "instances[0].record_id is '../x'"),
-            (lambda whole: whole["instances"][0].update(monthly="free"), "instances[0].monthly is 'free'"),
-            (lambda whole: whole["effects"][0].update(user="bob"), "effects[0].user is 'bob', of whom"),
-            (lambda whole: whole["instances"].append(dict(whole["instances"][0])), "names a user twice"),
-        ],
-    )
-    def test_what_is_wrong_with_a_file_is_named_and_nothing_is_imported(
-        self, spoil: Callable[[Any], Any], why: str, alice: Operator, tmp_path: Path
-    ) -> None:
-        whole = json.loads(alice.clawdet("state", "export", "--sandbox").out)
-        spoil(whole)
-        file = tmp_path / "spoilt.json"
-        file.write_text(json.dumps(whole))
+    def test_what_is_wrong_with_a_file_is_named_and_nothing_is_imported(self, alice: Operator, tmp_path: Path) -> None:
+        written, file = alice.clawdet("state", "export", "--sandbox").out, tmp_path / "spoilt.json"
         before = rows(alice, "SELECT * FROM instances")
-        error = error_of(state(alice, "import", str(file), "--replace"), 2, "usage")
-        assert why in error["what"]
-        assert rows(alice, "SELECT * FROM instances") == before
+        for spoil, why in SPOILT:
+            whole = json.loads(written)
+            spoil(whole)
+            file.write_text(json.dumps(whole))
+            error = error_of(state(alice, "import", str(file), "--replace"), 2, "usage")
+            assert why in error["what"]
+            assert rows(alice, "SELECT * FROM instances") == before, why
 
     def test_a_file_that_is_missing_or_no_json_is_named(self, operator: Operator, tmp_path: Path) -> None:
         (tmp_path / "text").write_text("hello")
         assert "is no JSON" in error_of(state(operator, "import", str(tmp_path / "text")), 2, "usage")["what"]
-        for name, text in (("deep", "[" * 200_000), ("half", '{"clawdet_export": "\\ud800"}')):
+        for name, text in (
+            ("deep", "[" * 200_000),
+            ("half", '{"clawdet_export": "\\ud800"}'),
+            ("twice", '{"clawdet_export": 1, "clawdet_export": 1}'),
+        ):
             (tmp_path / name).write_text(text)
             assert "is no JSON" in error_of(state(operator, "import", str(tmp_path / name)), 2, "usage")["what"]
         assert "cannot be read" in error_of(state(operator, "import", str(tmp_path / "none")), 2, "usage")["what"]

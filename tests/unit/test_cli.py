@@ -129,6 +129,15 @@ def test_a_failure_that_left_nothing_behind_says_so(fake: FakeOperations, capsys
     assert "Nothing was made that costs money." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["verify", "alice"], ["destroy", "alice", "--yes"], ["token", "alice"]])
+def test_one_of_a_command_that_orders_nothing_speaks_of_no_orders(
+    words: list[str], fake: FakeOperations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.during = raising(CloudError("no"))
+    assert cli.main([*words, "--quiet"]) == 5
+    assert "costs money" not in capsys.readouterr().err
+
+
 def test_the_document_of_a_failure_has_all_its_keys(fake: FakeOperations, capsys: pytest.CaptureFixture[str]) -> None:
     error = GuestError("broken", next_steps=["clawdet ssh alice -- journalctl -u openclaw"])
     error.stage, error.left_behind = "verify", ("server",)
