@@ -15,7 +15,7 @@ _REST = 2.0
 """How many times as long as a save took it is not done again: with a thousand servers each takes 30 ms, in which
 nothing else is emulated."""
 _DEPTH = 5
-"""Of dicts in each other, down to the single resource: hetzner, projects, NAME, server, ID."""
+"""Of dicts in each other, at most, down to the single resource: hetzner, projects, NAME, server, ID."""
 
 
 class _Written:
@@ -39,8 +39,8 @@ class _Written:
         return "".join(pieces)
 
     def add(self, value: Any, depth: int, pieces: list[str]) -> None:
-        """Append the JSON of what it is now; dicts in each other are looked through to `depth`."""
-        if depth and isinstance(value, dict):
+        """Append the JSON of what it is now; dicts in each other are looked through to `depth`, and no field alone."""
+        if depth and isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values()):
             known, self._inner = self._inner, {}
             before = "{"
             for key, inner in value.items():

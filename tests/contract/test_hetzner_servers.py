@@ -9,6 +9,7 @@ from hcloud.images import Image
 from hcloud.server_types import ServerType
 from hcloud.servers import Server
 
+from clawdet_cli.sandbox.hetzner import actions
 from tests.contract.hetzner_emulator import (
     FOREVER,
     Emulator,
@@ -47,6 +48,24 @@ def test_a_deletion_frees_the_name_the_address_and_the_machine(hetzner: Emulator
     assert client.primary_ips.get_all() == []
     eventually(lambda: "_detach" not in [a["command"] for a in hetzner.state["projects"]["one"]["action"].values()])
     assert order(client).server.id != server.id
+
+
+def test_old_actions_of_what_is_gone_are_forgotten_and_no_others(
+    hetzner: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actions, "KEPT", 5)
+    monkeypatch.setattr(actions, "_FORGET_EVERY", 2)
+    client = hetzner.client()
+    kept = order_running(client, name="kept")
+    ended = [order_running(client, name=f"gone-{number}").server.delete() for number in range(2)]
+    for action in ended:
+        action.wait_until_finished()
+    assert client.actions.get_by_id(kept.action.id).status == "success"
+    assert client.actions.get_by_id(ended[-1].id).status == "success"
+    known = hetzner.state["projects"]["one"]["action"].values()
+    of_kept = [one for one in known if {"id": kept.server.id, "type": "server"} in one["resources"]]
+    assert len(known) - len(of_kept) == 5
+    assert all(one in known for one in of_kept)
 
 
 def test_the_name_stays_taken_while_the_deletion_runs(hetzner: Emulator) -> None:

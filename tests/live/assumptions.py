@@ -113,6 +113,7 @@ BEYOND: dict[str, str] = {
     "hetzner.delete-while-initializing": "the one server is waited for until it runs",
     "hetzner.delete-while-initializing-actions": "the one server is waited for until it runs",
     "hetzner.shutdown-is-sent": "the one server is deleted, not shut down",
+    "hetzner.actions-kept": "it takes a hundred servers",
     "hetzner.field-messages": "texts are recorded, and nothing depends on them",
     "hetzner.firewall-release-lengths": "lengths are shown as evidence of the release",
     "hetzner.firewall-in-use-by": "it takes a firewall with a label selector",

@@ -12,16 +12,15 @@ from clawdet_cli.sandbox.hetzner.errors import ApiError, invalid_field, not_foun
 _SORTABLE = ("id", "command", "status", "progress", "started", "finished")
 
 
+def _is_shown(action: Record, kind: str | None, number: int | None) -> bool:
+    about = kind is None or any(
+        of["type"] == kind and (number is None or of["id"] == number) for of in action["resources"]
+    )
+    return about and is_visible(action)
+
+
 def _visible(call: Call, kind: str | None = None, number: int | None = None) -> list[Record]:
-    return [
-        action
-        for action in call.project.all("action")
-        if is_visible(action)
-        and (
-            kind is None
-            or any(r["type"] == kind and (number is None or r["id"] == number) for r in action["resources"])
-        )
-    ]
+    return [action for action in call.project.all("action") if _is_shown(action, kind, number)]
 
 
 def _page(call: Call, actions: list[Record], filters: tuple[str, ...] = ("status",)) -> Response:
@@ -38,14 +37,14 @@ def _list(call: Call) -> Response:
 
 
 def _get(call: Call) -> Response:
-    return ok(action=_found(_visible(call), call.ids[-1]))
+    return ok(action=_found(call))
 
 
-def _found(actions: list[Record], number: int) -> Record:
-    for action in actions:
-        if action["id"] == number:
-            return render_action(action)
-    raise not_found("action", number)
+def _found(call: Call, kind: str | None = None, number: int | None = None) -> Record:
+    action = call.project.get("action", call.ids[-1])
+    if not _is_shown(action, kind, number):
+        raise not_found("action", call.ids[-1])
+    return render_action(action)
 
 
 def _list_of_kind(kind: str) -> Callable[[Call], Response]:
@@ -53,7 +52,7 @@ def _list_of_kind(kind: str) -> Callable[[Call], Response]:
 
 
 def _get_of_kind(kind: str) -> Callable[[Call], Response]:
-    return lambda call: ok(action=_found(_visible(call, kind), call.ids[-1]))
+    return lambda call: ok(action=_found(call, kind))
 
 
 def _check_resource(call: Call, kind: str) -> None:
@@ -72,7 +71,7 @@ def _list_of_resource(kind: str) -> Callable[[Call], Response]:
 def _get_of_resource(kind: str) -> Callable[[Call], Response]:
     def answer(call: Call) -> Response:
         _check_resource(call, kind)
-        return ok(action=_found(_visible(call, kind, call.ids[0]), call.ids[1]))
+        return ok(action=_found(call, kind, call.ids[0]))
 
     return answer
 

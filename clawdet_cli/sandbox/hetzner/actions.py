@@ -27,6 +27,13 @@ _NOT_LOCKING = {
 }
 
 
+KEPT = 100
+"""Actions of what is gone that are known to the end of the sandbox: the newest. All of them are saved before each
+answer, so that a sandbox would become slower with each server that it ever had."""
+_FORGET_EVERY = 20
+"""Deletions of servers."""
+
+
 class ActionFailed(Exception):  # noqa: N818  # an outcome of the emulated cloud, not an error of ours
     """The action ends in status `error` with this code."""
 
@@ -80,6 +87,7 @@ class Actions:
         self.cloud = cloud
         self._effects = effects
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._deletions = 0
 
     def begin(
         self,
@@ -212,7 +220,21 @@ class Actions:
         action["error"] = {"code": error, "message": f"Action failed: {error}"} if error else None
         if action["command"].startswith("_"):
             project.remove("action", action["id"])
+        elif action["command"] == "delete_server":
+            self._deletions += 1
+            if self._deletions % _FORGET_EVERY == 0:
+                _forget_old(project)
         self.cloud.changed()
+
+
+def _forget_old(project: Project) -> None:
+    gone = [
+        action["id"]
+        for action in project.all("action")
+        if action["status"] != "running" and not any(project.find(of["type"], of["id"]) for of in action["resources"])
+    ]
+    for number in gone[:-KEPT]:
+        project.remove("action", number)
 
 
 def render_action(action: Record) -> Record:
