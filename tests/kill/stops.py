@@ -64,7 +64,8 @@ class Stops:
         with contextlib.ExitStack() as stack:
             for database in self._databases:
                 stack.enter_context(database._lock)
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # To this thread: sent to the process, another one takes it, and this one goes on until that has a CPU.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
     def _send(self, send: Callable[[], T], lost: Exception) -> T:
         """Make the send that a change is, and stop before or after it, or lose it."""
