@@ -1,7 +1,6 @@
 """Stops a process (SIGSTOP) at an exact moment within an effect, until somebody wakes it."""
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
