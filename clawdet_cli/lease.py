@@ -124,26 +124,15 @@ class Patience:
 def _acquire(state: State, user: str, owner: str, verb: str, patience: Patience) -> int:
     """Take the lease, and return its number: each one on a user has a greater one than those before it."""
     while True:
-        with state.transaction() as connection:
+        # Who waits only reads: each look would else write, and hold up who works.
+        with state.reading() as connection:
             held = _held(connection, user)
-            dead = held is None or _dead(held, patience)
-            if dead:
-                connection.execute(
-                    "INSERT INTO fences (user, number) VALUES (?, 1)"
-                    " ON CONFLICT (user) DO UPDATE SET number = number + 1",
-                    (user,),
-                )
-                number = int(connection.execute("SELECT number FROM fences WHERE user = ?", (user,)).fetchone()[0])
-                connection.execute(
-                    "INSERT OR REPLACE INTO leases"
-                    " (user, owner, number, verb, host, pid, process, machine, since, heartbeat)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (user, owner, number, verb, *_own_identity(), now_text(), now_text()),
-                )
-        if dead:
-            if held is not None:
-                patience.tell(f"taking over from {held}, which is dead")
-            return number
+        if held is None or _dead(held, patience):
+            number, held = _take(state, user, owner, verb, patience)
+            if number:
+                if held is not None:
+                    patience.tell(f"taking over from {held}, which is dead")
+                return number
         assert held is not None  # noqa: S101 - said above, for the type checker
         doubtful = held.machine != _machine() and not _beats(held) and not patience.saw_it_beat
         if doubtful:
@@ -161,6 +150,25 @@ def _acquire(state: State, user: str, owner: str, verb: str, patience: Patience)
         else:
             patience.tell(f"waiting for {held}")
         stopping.pause(RETRY_SECONDS)
+
+
+def _take(state: State, user: str, owner: str, verb: str, patience: Patience) -> tuple[int, Holder | None]:
+    """Take a lease that looked free, and return its number, 0 when somebody was faster; and who has or had it."""
+    with state.transaction() as connection:
+        held = _held(connection, user)
+        if held is not None and not _dead(held, patience):
+            return 0, held
+        connection.execute(
+            "INSERT INTO fences (user, number) VALUES (?, 1) ON CONFLICT (user) DO UPDATE SET number = number + 1",
+            (user,),
+        )
+        number = int(connection.execute("SELECT number FROM fences WHERE user = ?", (user,)).fetchone()[0])
+        connection.execute(
+            "INSERT OR REPLACE INTO leases (user, owner, number, verb, host, pid, process, machine, since, heartbeat)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (user, owner, number, verb, *_own_identity(), now_text(), now_text()),
+        )
+        return number, held
 
 
 def _dead(held: Holder, patience: Patience) -> bool:

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -148,6 +149,7 @@ def from_environment(environment: Mapping[str, str]) -> Network:
         proxy=proxy,
         proxy_variable=proxy_variable,
         no_proxy=next((environment[name] for name in NO_PROXY_VARIABLES if environment.get(name)), ""),
-        ca=Path(environment[ca_variable]).expanduser() if ca_variable else None,
+        # An unknown ~USER stays as it is here, and is named as what cannot be read.
+        ca=Path(os.path.expanduser(environment[ca_variable])) if ca_variable else None,  # noqa: PTH111  # Path raises
         ca_variable=ca_variable,
     )

@@ -112,6 +112,11 @@ def _prepare(source: Path, prepared: Path, *, sandbox: bool) -> tuple[int, int]:
             change_generation(state._connection)  # noqa: SLF001 - it is a file that nobody else has
     except RecordError as error:
         raise _unusable(source, error.what) from error
+    except sqlite3.Error as error:
+        raise StateError(
+            f"{source} could not be restored to {prepared.parent}: {error}. Nothing was changed.",
+            next_steps=[f"make room, then run the command again: df -h {prepared.parent}"],
+        ) from error
     return schema, int(instances)
 
 
@@ -201,19 +206,18 @@ def _alone(path: Path) -> Iterator[None]:
 
 def _keep(path: Path) -> Path | None:
     """Link the database that is there, with what lies beside it, to another name as well."""
-    if not path.exists():
+    there = [end for end in ("", "-wal", "-journal") if beside(path, end).exists()]
+    if not there:
         return None
     at = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     kept = path.with_name(f"{path.name}.replaced-{at}")
     for number in range(2, 1000):
-        if not kept.exists():
+        if not any(beside(kept, end).exists() for end in there):
             break
         kept = path.with_name(f"{path.name}.replaced-{at}-{number}")
-    for end in ("", "-wal", "-journal"):
-        there = beside(path, end)
-        if there.exists():
-            _second_name(there, beside(kept, end))
-    return kept
+    for end in there:
+        _second_name(beside(path, end), beside(kept, end))
+    return beside(kept, there[0])
 
 
 def _second_name(path: Path, other: Path) -> None:

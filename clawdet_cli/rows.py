@@ -28,11 +28,13 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int) and 1 <= value <= MAX_ID
 
 
-def _is_object(value: Any) -> bool:
+def as_object(value: Any) -> dict[str, Any] | None:
+    """Return the fields of a JSON object; None for what is none."""
     try:
-        return isinstance(json.loads(value), dict)
+        found = json.loads(value)
     except (ValueError, RecursionError):
-        return False
+        return None
+    return found if isinstance(found, dict) else None
 
 
 _Usable = Callable[[Any], bool]
@@ -58,7 +60,7 @@ FIELDS: Mapping[str, Mapping[str, _Usable]] = {
     },
     "effects": {
         "id": _is_id,
-        "data": _is_object,
+        "data": lambda value: as_object(value) is not None,
         "begun_at": is_time,
         "outcome": lambda value: value is None or value in set(EffectOutcome),
         "ended_at": lambda value: value is None or is_time(value),

@@ -234,7 +234,7 @@ class _Lookup:
             return None
         if not isinstance(value, str | Path) or not str(value):
             raise ConfigError(f"{where} is {value!r}, but the path of a file is expected.")
-        return Path(value).expanduser()
+        return expanded(value)
 
 
 def load(
@@ -295,10 +295,18 @@ def load(
     )
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home folder that `~` or `~USER` stands for. Raises ConfigError when there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: no home folder is known for it.", next_steps=["write the whole path"]) from None
+
+
 def state_folder(flag: Any, environment: Mapping[str, str] = os.environ) -> Path:
     """Give the state folder: --state, CLAWDET_STATE, or the platform's own."""
     chosen = flag or environment.get("CLAWDET_STATE")
-    return Path(chosen).expanduser().absolute() if chosen else platformdirs.user_state_path("clawdet")
+    return expanded(chosen).absolute() if chosen else platformdirs.user_state_path("clawdet")
 
 
 def _sandbox_endpoints(sandbox: Mapping[str, Any]) -> Endpoints:
@@ -385,7 +393,7 @@ def _pull_ca(value: Any, where: str) -> str | None:
     import ssl  # noqa: PLC0415  # hardly anybody needs it, and it takes long to load
 
     try:
-        text = Path(str(value)).expanduser().read_text("ascii")
+        text = expanded(str(value)).read_text("ascii")
         # What cannot be read here, Caddy could not there. (Nothing at all would be taken for the system's own.)
         ssl.create_default_context(cadata=text or "none")
     except (OSError, ValueError) as error:
@@ -422,7 +430,7 @@ def _bundle(value: Any, where: str) -> Path | Secret | None:
     if not isinstance(value, str | Path) or not text or text.startswith(("-", "#")):
         raise ConfigError(f"{where} is neither the file nor the address of a bundle, nor 'none'.")
     if not re.match(r"[A-Za-z+]+:/", text):
-        return Path(text).expanduser()
+        return expanded(text)
     if not _BUNDLE_URL.fullmatch(text) or not _is_unambiguous(text):
         raise ConfigError(
             f"{where} is not an address that a bundle can be taken from.",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 import threading
@@ -116,6 +117,11 @@ def _masked(values: Sequence[Any]) -> list[Any]:
     return [hide(value) if isinstance(value, str) else value for value in values]
 
 
+def _fields(data: str) -> Mapping[str, Any]:
+    """Return what an effect was begun with; nothing where that was damaged."""
+    return rows.as_object(data) or {}
+
+
 def _effect(row: sqlite3.Row) -> Effect:
     number, user, run_id, stage, kind, name, data, begun_at = row
     return Effect(number, user, run_id, stage, kind, name, json.loads(data), begun_at)
@@ -178,6 +184,7 @@ class State:
                 self._file.close()
                 raise
             try:
+                self._generation = state_file.generation(self._connection)
                 self._check_file()
                 self._migrate()
             except BaseException:
@@ -355,8 +362,9 @@ class State:
 
     def claims(self, run_id: str) -> dict[int, str]:
         """Return the servers of the pool that a run has told to be its own, by id with their names there."""
-        rows = self._rows("SELECT name, data FROM effects WHERE kind = 'claim_server' AND run_id = ?", (run_id,))
-        found = ((json.loads(row["data"]).get("server"), row["name"]) for row in rows)
+        claimed = self._rows("SELECT name, data FROM effects WHERE kind = 'claim_server' AND run_id = ?", (run_id,))
+        # One that cannot be read says nothing: what it is about is not taken for ours.
+        found = ((_fields(row["data"]).get("server"), row["name"]) for row in claimed)
         return {number: name for number, name in found if isinstance(number, int)}
 
     def requests(self, user: str) -> list[str]:
@@ -369,7 +377,7 @@ class State:
 
     def _requests(self, where: str, values: Sequence[Any]) -> list[tuple[str, str, str]]:
         query = f"SELECT DISTINCT user, name, data FROM effects WHERE kind = 'sign_certificate' {where}"  # noqa: S608 - called with constants only
-        found = ((row["user"], row["name"], json.loads(row["data"]).get("csr")) for row in self._rows(query, values))
+        found = ((row["user"], row["name"], _fields(row["data"]).get("csr")) for row in self._rows(query, values))
         return [(user, host, request) for user, host, request in found if isinstance(request, str)]
 
     def begin_effect(self, instance: Instance, stage: str, kind: str, name: str, data: Mapping[str, Any]) -> Effect:
@@ -440,7 +448,9 @@ class State:
 
     def absent_effects(self, user: str) -> list[Effect]:
         """Return what was begun for a user, was cut off, and was not there when it was looked for."""
-        return [_effect(row) for row in self._rows(f"{_EFFECTS} outcome = 'absent' AND user = ? ORDER BY id", (user,))]
+        found = self._rows(f"{_EFFECTS} outcome = 'absent' AND user = ? ORDER BY id", (user,))
+        readable = [row for row in found if rows.is_time(row["begun_at"]) and rows.as_object(row["data"]) is not None]
+        return [_effect(row) for row in readable]
 
     def begin_stage(self, instance: Instance, name: str) -> int:
         """Note that a stage began, and give the row to end."""
@@ -583,7 +593,12 @@ class State:
 
     def _check_file(self) -> None:
         """Raise RecordError when the file was deleted or replaced: what is written now would be lost."""
-        overwritten = self._file.is_overwritten(state_file.generation(self._connection))
+        if self._journal == "WAL":
+            overwritten = self._file.is_overwritten(lambda: state_file.generation(self._connection))
+        else:
+            # Nobody changes it there: another one is another file's, which was written into this one.
+            seen = state_file.generation(self._connection)
+            overwritten = seen != self._generation
         lost = self.path if not self._file.is_at_its_path() else None
         if lost is None and self._journal == "WAL" and self._file.wal_size() is None:
             lost = self._file.wal
@@ -696,8 +711,15 @@ class State:
             return [make_room]
         match getattr(error, "sqlite_errorcode", 0) & 0xFF:
             case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-                move = f"mv {self.path} {self.path}.broken && rm -f {self.path}-wal {self.path}-shm {self.path}-journal"
-                return [move, "clawdet state rebuild    (records again what the clouds hold)"]
+                ends = ("", *state_file.BESIDE)
+                there = [state_file.beside(self.path, end) for end in ends]
+                names = shlex.join(str(one) for one in there if one.exists())
+                into = shlex.quote(f"{self.path}.broken-XXXXXX")
+                return [
+                    "clawdet state restore FILE    (takes up a backup, and keeps what is there now)",
+                    f'mv {names} "$(mktemp -d {into})"  # or begins anew, together with the next line',
+                    "clawdet state rebuild    (records again what the clouds hold)",
+                ]
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 return [
                     f"see which program has it open: fuser -v {self.path}    (on each machine that shares the folder)",

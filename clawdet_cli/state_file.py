@@ -11,9 +11,10 @@ destroys it. So each database carries a generation, a random number in the field
 
 import os
 import secrets
+import shlex
 import sqlite3
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +29,7 @@ MAGIC = b"SQLite format 3\0"
 _GENERATION_AT = 68
 _WAL_HEADER, _FRAME_HEADER = struct.Struct(">8I"), struct.Struct(">6I")
 _WAL_MAGIC = (0x377F0682, 0x377F0683)
+_PAGE_SIZES = {2**power for power in range(9, 17)}
 
 LOOKS, PAUSE_SECONDS = 10, 0.05
 """A -wal that seems to be foreign is looked at so often: another run may write it anew at this moment."""
@@ -67,12 +69,24 @@ class DatabaseFile:
             return False
         return self._descriptor is not None and os.path.samestat(found, os.fstat(self._descriptor))
 
-    def is_overwritten(self, generation: int) -> bool:
-        """Return whether something else was written into it while it was open; `generation` is SQLite's view."""
-        if self._descriptor is None or _generation_in(os.pread(self._descriptor, 100, 0)) == generation:
-            return False
-        # The first page may still be on its way from the -wal.
-        return is_foreign(self.wal, self._descriptor)
+    def is_overwritten(self, generation: Callable[[], int]) -> bool:
+        """Return whether something else was written into it while it was open; `generation` asks for SQLite's view."""
+        for look in range(LOOKS):
+            try:
+                seen = generation()
+            except sqlite3.DatabaseError as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                    return True  # it was sound when it was opened
+                raise
+            if self._descriptor is None or _generation_in(os.pread(self._descriptor, 100, 0)) == seen:
+                return False
+            # The first page may still be on its way from the -wal.
+            if _has_pages(self.wal):
+                return is_foreign(self.wal, self._descriptor)
+            # Or another run has brought it from there between the two looks.
+            if look + 1 < LOOKS:
+                stopping.pause(PAUSE_SECONDS)
+        return True
 
     def wal_size(self) -> int | None:
         """Return how large its -wal is; None when there is none."""
@@ -96,13 +110,19 @@ def refuse_foreign_wal(path: Path, descriptor: int | None) -> None:
         if look + 1 < LOOKS:
             stopping.pause(PAUSE_SECONDS)
     what = "is missing" if descriptor is None else "is another file than the one that this was written for"
+    aside = f"mv {shlex.quote(str(wal))} {shlex.quote(f'{wal}.foreign')}"
     raise RecordError(
         f"{wal} holds changes that a run did not finish, and {path} {what}: nothing was opened, and nothing is lost.",
         next_steps=[
-            "to go on with a backup: clawdet state restore FILE    (keeps both files that are there now)",
-            f"or to go on with {path.name} as it is: mv {wal} {wal}.foreign"
-            if descriptor is not None
-            else f"or to begin without it: mv {wal} {wal}.foreign && clawdet state rebuild",
+            "clawdet state restore FILE    (goes on with a backup, and keeps what is there now)",
+            *(
+                [f"{aside}  # or goes on with {path.name} as it is"]
+                if descriptor is not None
+                else [
+                    f"{aside}  # or begins without it, together with the next line",
+                    "clawdet state rebuild    (records again what the clouds hold)",
+                ]
+            ),
             f"or put the file back that it belongs to, as {path}",
         ],
     )
@@ -110,13 +130,7 @@ def refuse_foreign_wal(path: Path, descriptor: int | None) -> None:
 
 def is_foreign(wal: Path, descriptor: int | None) -> bool:
     """Return whether SQLite would play a -wal into a database file that it was not made with."""
-    try:
-        opened = os.open(wal, os.O_RDONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
-    with os.fdopen(opened, "rb") as file:
-        data = file.read()
-    pages = _first_pages(data)
+    pages = _first_pages(_content(wal))
     # The first is mostly of the file's generation: what follows is read only when it is not.
     first = next(pages, None)
     if first is None:
@@ -128,7 +142,21 @@ def is_foreign(wal: Path, descriptor: int | None) -> bool:
     second = next(pages, first)
     # Where it changes at once, a run died before the file had the new one: all there is to play is the first page, of
     # a file that is otherwise as it was, which one with the same generation from before it was last closed is not.
-    return _generation_in(second) != own and _content_of(page) != _content_of(first)
+    return _generation_in(second) != own and _unchanging(page) != _unchanging(first)
+
+
+def _has_pages(wal: Path) -> bool:
+    """Return whether SQLite would play anything from a -wal."""
+    return next(_first_pages(_content(wal)), None) is not None
+
+
+def _content(wal: Path) -> bytes:
+    try:
+        opened = os.open(wal, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return b""
+    with os.fdopen(opened, "rb") as file:
+        return file.read()
 
 
 def _generation_in(page: bytes) -> int | None:
@@ -138,7 +166,7 @@ def _generation_in(page: bytes) -> int | None:
     return int.from_bytes(page[_GENERATION_AT : _GENERATION_AT + 4], "big")
 
 
-def _content_of(page: bytes) -> bytes:
+def _unchanging(page: bytes) -> bytes:
     """Return the first page of a database without what SQLite counts with every write."""
     return page[:24] + page[28:92] + page[100:]
 
@@ -149,7 +177,7 @@ def _first_pages(data: bytes) -> Iterator[bytes]:
         return
     magic, _, page_size, _, *salt_and_sum = _WAL_HEADER.unpack_from(data)
     salt, sums = tuple(salt_and_sum[:2]), (0, 0)
-    if magic not in _WAL_MAGIC:
+    if magic not in _WAL_MAGIC or page_size not in _PAGE_SIZES:
         return
     order = ">" if magic & 1 else "<"
     sums = _checksum(data[:24], sums, order)
@@ -187,7 +215,7 @@ def guard_against_checkpoint(file: DatabaseFile, connection: sqlite3.Connection)
     The last one that is closed brings the -wal into the file, whatever that is now; one that only reads does not.
     """
     try:
-        if not file.is_overwritten(generation(connection)):
+        if not file.is_overwritten(lambda: generation(connection)):
             return None
         guard = sqlite3.connect(f"{file.path.absolute().as_uri()}?mode=ro", uri=True)
         generation(guard)

@@ -21,7 +21,8 @@ SECONDS = 30.0
 FILE_SECONDS = 1800.0
 """For a whole file."""
 
-_FAILURES = (OSError, http.client.HTTPException)
+# ValueError: a host name that none can be (UnicodeError), which urllib passes on.
+_FAILURES = (OSError, http.client.HTTPException, ValueError)
 
 
 class _ProxyHandler(urllib.request.BaseHandler):

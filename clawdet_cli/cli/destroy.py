@@ -83,7 +83,7 @@ def _destroy_one(
             of_another_database=of_another_database,
         )
     content = {"destroyed": documents.destroyed(gone), **documents.calls([gone.calls])}
-    output.result(call, content, screens.destroyed(gone), label=configured.label)
+    output.result(call, content, screens.destroyed(gone, call), label=configured.label)
 
 
 def _destroy_all(
@@ -126,8 +126,9 @@ def _destroy_all(
         content |= summary.document(gone, call)
 
     def well(user: str) -> str:
-        removed = len(gone.done[user].removed)
-        return f"{removed} things removed" if removed else "nothing was there"
+        one = gone.done[user]
+        told = f"{len(one.removed)} things removed" if one.removed else "nothing was there"
+        return "; ".join([told, *screens.perhaps(one)])
 
     screen = summary.summary(gone, call, verb="destroy", well=well)
     output.result(call, content, screen, label=configured.label)

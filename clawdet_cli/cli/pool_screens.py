@@ -68,8 +68,13 @@ def drained(gone: Mapping[str, Destroyed], left: Sequence[Member], call: LocalCa
 
     def screen(paint: Paint) -> Iterator[str]:
         for name, one in gone.items():
-            yield f"{name}: {clean(', '.join(one.removed)) or 'nothing was there'}"
-        yield paint(f"{len(gone)} removed, and nothing of them is left; {len(left)} in the pool.", "green")
+            told = clean(", ".join(one.removed)) or "nothing was there"
+            yield f"{name}: {'; '.join([told, *screens.perhaps(one)])}"
+        if any(one.may_appear for one in gone.values()):
+            yield paint(f"{len(gone)} removed, {len(left)} in the pool; look again in two minutes:", "yellow")
+            yield "  " + call.pasteable("clawdet reconcile")
+        else:
+            yield paint(f"{len(gone)} removed, and nothing of them is left; {len(left)} in the pool.", "green")
         yield from _failed(call, failures, paint)
 
     return screen

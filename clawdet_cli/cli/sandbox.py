@@ -321,5 +321,7 @@ def _folder(call: LocalCall) -> Path:
 def _cache() -> Path:
     import platformdirs  # not above: --help must stay fast
 
+    from clawdet_cli.settings import expanded  # not above, either
+
     chosen = os.environ.get("CLAWDET_CACHE")
-    return Path(chosen).expanduser().absolute() if chosen else platformdirs.user_cache_path("clawdet")
+    return expanded(chosen).absolute() if chosen else platformdirs.user_cache_path("clawdet")

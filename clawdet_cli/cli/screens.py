@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clawdet_cli.cli.options import LocalCall
 from clawdet_cli.cli.output import Paint, Screen, beside, clean, duration
@@ -29,6 +30,9 @@ from clawdet_cli.model import (
 )
 from clawdet_cli.money import Price, shown
 from clawdet_cli.terminal import harmless
+
+if TYPE_CHECKING:
+    from clawdet_cli.restore import Restored
 
 _STATUS_STYLES = {Status.COMPLETE: "green", Status.FAILED: "red", Status.DESTROYING: "yellow"}
 
@@ -358,11 +362,14 @@ def rebuilt(values: Sequence[Instance], left: Mapping[str, Sequence[str]], call:
     return screen
 
 
-def restored(file: Path, count: int, call: LocalCall) -> Screen:
+def restored(file: Path, done: "Restored", call: LocalCall) -> Screen:
     """Lay out what a backup held that is the database now."""
 
     def screen(_: Paint) -> Iterator[str]:
+        count = done.instances
         yield clean(f"restored from {file}: {count} {'instance' if count == 1 else 'instances'}")
+        if done.replaced is not None:
+            yield clean(f"what was there is kept as {done.replaced}")
         yield ""
         yield "Next:"
         yield "  " + call.pasteable("clawdet reconcile    (tells what the clouds hold since then, and it does not)")
@@ -392,7 +399,7 @@ def holdings(value: Holdings, call: LocalCall) -> Screen:
     return screen
 
 
-def destroyed(value: Destroyed) -> Screen:
+def destroyed(value: Destroyed, call: LocalCall) -> Screen:
     """Lay out what was removed, and what was looked for and is not there."""
 
     def screen(paint: Paint) -> Iterator[str]:
@@ -407,13 +414,18 @@ def destroyed(value: Destroyed) -> Screen:
         yield from (f"  removed   {clean(line)}" for line in value.removed)
         yield from (f"  absent    {clean(line)}" for line in value.absent)
         yield from (f"  not known {clean(line)}" for line in value.not_judged)
-        yield from (f"  perhaps   {clean(line)}, which may still appear" for line in value.may_appear)
+        yield from (f"  perhaps   {line}" for line in perhaps(value))
         if value.may_appear:
-            yield f"Look again in two minutes: clawdet destroy {value.user}, or clawdet reconcile, finds and names it."
+            yield f"Look again in two minutes: {call.pasteable('clawdet reconcile')}"
         if value.calls:
             yield f"  calls     {_calls(value.calls)}"
 
     return screen
+
+
+def perhaps(value: Destroyed) -> list[str]:
+    """Return what may still appear of what was destroyed, a sentence each."""
+    return [f"{clean(line)} may still appear" for line in value.may_appear]
 
 
 def failure(error: ClawdetError, next_steps: Sequence[str], call: LocalCall) -> Screen:

@@ -142,15 +142,13 @@ def restore(call: Call, file: Annotated[Path, _File]) -> None:
     with output.progress(call, banner=False) as view:
         configured = configure(call, view, local=True)
         done = operations.restore_state(configured.settings, file.absolute())
-        if done.replaced is not None:
-            view.note(f"what was there is kept as {done.replaced}")
     content: documents.Document = {
         "restored": str(file),
         "replaced": str(done.replaced) if done.replaced else None,
         "instances": done.instances,
         "schema": done.schema,
     }
-    output.result(call, content, screens.restored(file, done.instances, call), label=configured.label)
+    output.result(call, content, screens.restored(file, done, call), label=configured.label)
 
 
 def _read(file: Path) -> Any:

@@ -208,7 +208,8 @@ def _back_or_forget(instance: Instance, mark: str) -> str:
     """Return what to do about a recorded thing without our mark: nobody but the operator knows whose it is."""
     if instance.pooled:
         return f"put back {mark}"
-    return f"clawdet destroy {instance.user} --forget-foreign    (if it is not clawdet's; else put back {mark})"
+    user = instance.user
+    return f"clawdet destroy {user} --forget-foreign    (destroys {user}, and leaves this; or put back {mark})"
 
 
 def _records(instance: Instance, seen: Seen, claimed: _Claimed) -> Iterator[Finding]:
@@ -418,8 +419,13 @@ def _orphaned_record(record: DnsRecord, zone: str, seen: Seen) -> Finding | None
     if made is None or record.type != "A":
         return None
     user, run = made
-    what = f"run {run} of {user} made it, and this database knows none such (another one may)"
-    decision = _removal(user, seen, f"delete it in the Cloudflare dashboard, zone {zone}", zone)
+    by_hand = f"delete it in the Cloudflare dashboard, zone {zone}"
+    if made in seen.runs:
+        what = "this database ordered it, and no instance has it: the order was carried out late"
+        decision = by_hand if _has_another(user, seen) else f"clawdet destroy {user}"
+    else:
+        what = f"run {run} of {user} made it, and this database knows none such (another one may)"
+        decision = _removal(user, seen, by_hand, zone)
     return Finding(Category.ORPHAN, "record", user, record.name, record.id, what, decision=decision)
 
 

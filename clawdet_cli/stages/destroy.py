@@ -137,7 +137,7 @@ def _tell_what_may_appear(run: Run, absent: dict[str, str]) -> None:
             del absent[absent_kind]
             run.note(
                 f"{run.may_appear[kind]} may still appear: a run that was killed had just asked for it."
-                f" In two minutes: clawdet destroy {run.instance.user}"
+                " In two minutes 'clawdet reconcile' tells"
             )
         else:
             run.may_appear.pop(kind, None)

@@ -85,7 +85,7 @@ def refuse_foreign(instance: Instance, thing: Thing, journal: Journal) -> None:
 def foreign(instance: Instance, thing: Thing) -> ForeignError:
     """Return the error for something that a change was meant for and that is not provably the instance's."""
     user = instance.user
-    forget = f"clawdet destroy {user} --forget-foreign    (if it is not clawdet's: takes it out of the database)"
+    forget = f"clawdet destroy {user} --forget-foreign    (destroys {user}; what is not clawdet's is left as it is)"
     steps = ["clawdet reconcile"] if user == PROJECT or user.startswith(POOL) else [forget]
     if isinstance(thing, Server):
         wanted = ", ".join(f"{key}={value}" for key, value in instance.labels.items())

@@ -210,8 +210,9 @@ def _age(effect: Effect) -> float:
 
     One that jumps ahead would make an order of a moment ago look as old as if nothing could be on its way any more.
     """
-    if effect.data.get("boot") and effect.data["boot"] == uptime.boot():
-        return uptime.seconds() - float(effect.data["uptime"])
+    begun = effect.data.get("uptime")
+    if effect.data.get("boot") == uptime.boot() and isinstance(begun, int | float):
+        return uptime.seconds() - begun
     return (datetime.now(UTC) - datetime.fromisoformat(effect.begun_at)).total_seconds()
 
 

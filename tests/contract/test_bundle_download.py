@@ -144,6 +144,13 @@ def test_what_fails_shows_neither_password_nor_signature(address: str, network: 
     assert not [part for part in ("S3cret", SIGNATURE, "short", "pw:") if part in shown]
 
 
+def test_a_host_name_that_none_can_be_is_told_of(network: Network) -> None:
+    found = loaded("https://mirror..example.com/b.tar.zst", network)
+    assert found.bundle is not None
+    _, reason = bundle.lines(found, VERSION, "x86", Deadline.after(20))
+    assert "b.tar.zst.json cannot be downloaded" in reason
+
+
 @pytest.mark.parametrize("of", ["other host", "other port", "with a user of its own"])
 def test_a_manifest_of_another_host_is_not_taken_and_that_host_learns_nothing(
     mirrors: tuple[Mirror, Mirror], network: Network, of: str

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -169,7 +170,7 @@ class Operator:
             for thing in self.cloud("hetzner", f"/{kind}")[kind]:
                 self.cloud("hetzner", f"/{kind}/{thing['id']}", "DELETE")
         for file in Path(self.info()["state_file"]).parent.glob("clawdet.db*"):
-            file.unlink()
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
 
     def holdings(self) -> tuple[int, int, int]:
         """How many servers, records and certificates there are."""

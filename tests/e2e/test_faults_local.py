@@ -559,7 +559,7 @@ def test_a_broken_database_is_put_aside_and_made_anew_by_the_commands_that_are_p
         said = operator.clawdet(*each)
         said_as_written(f"{how} database", said, operator)
         assert held_by(operator) == before
-    move, rebuild = (line.strip() for line in said.err.partition("\nNext:\n")[2].split("\n\n")[0].splitlines())
+    _, move, rebuild = (line.strip() for line in said.err.partition("\nNext:\n")[2].split("\n\n")[0].splitlines())
     subprocess.run(["sh", "-c", move], check=True)
     assert operator.clawdet(*rebuild.partition("  #")[0].split()[1:]).code == 0
     assert ledger_differs(operator) == []

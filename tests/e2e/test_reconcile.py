@@ -118,7 +118,7 @@ def test_a_record_that_lost_its_comment_needs_a_decision(changes: dict[str, Any]
     for flags in ([], ["--fix"]):
         (row,) = differing(reconcile(alice, *flags, code=4))
         assert (row["category"], row["kind"], row["fix"]) == ("drifted", "record", None)
-        assert f"else put back its comment in the Cloudflare dashboard: {comment})" in row["decision"]
+        assert f"or put back its comment in the Cloudflare dashboard: {comment})" in row["decision"]
     assert alice.records() == before
 
 

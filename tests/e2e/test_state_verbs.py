@@ -298,7 +298,7 @@ def test_a_backup_is_restored_by_the_verb_after_a_crash_and_what_was_there_is_ke
         assert "clawdet state restore FILE" in error["next_steps"][0]
     said = alice.clawdet("state", "restore", str(copy), "--sandbox")
     assert said.code == 0, said.err
-    kept = Path(said.err.partition("what was there is kept as ")[2].strip())
+    kept = Path(said.out.partition("what was there is kept as ")[2].splitlines()[0])
     assert stat.S_IMODE(kept.stat().st_mode) == stat.S_IMODE(path.stat().st_mode) == 0o600
     assert "copy.db: 1 instance\n" in said.out
     assert "  clawdet reconcile --sandbox" in said.out

@@ -108,6 +108,7 @@ class FakeOperations:
 
     instances: dict[str, Instance] = field(default_factory=lambda: {"alice": an_instance()})
     already: bool = False
+    may_appear: tuple[str, ...] = ()
     found: tuple[str, ...] = ("DNS record alice.example.com -> 203.0.113.7", "server clawdet-alice (id 4711)")
     during: Callable[[str], None] = lambda _: None
     """Called in the middle of every operation, with the user: raises what a test wants to see fail."""
@@ -210,7 +211,8 @@ class FakeOperations:
         self._begin(settings, "destroy", user)
         self.zone_gone, self.forget_foreign = zone_gone, forget_foreign
         self._play(watch, user)
-        return Destroyed(user, self.found, tuple(f"no {name}" for name in self.found))
+        absent = tuple(f"no {name}" for name in self.found)
+        return Destroyed(user, self.found, absent, may_appear=self.may_appear)
 
     def token(self, settings: Settings, user: str) -> Secret:
         """Give a token."""

@@ -4,14 +4,16 @@ import json
 import os
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clawdet_cli import cli
-from clawdet_cli.cli import output
+from clawdet_cli.cli import output, pool_screens, screens
+from clawdet_cli.cli.options import SandboxCall
 from clawdet_cli.errors import ForeignNetworksError
-from clawdet_cli.model import Devices, Effect, Status
+from clawdet_cli.model import Destroyed, Devices, Effect, Status
 from clawdet_cli.settings import Settings
 from tests.unit.fake_operations import A_DEVICE, FakeOperations, an_instance
 
@@ -237,6 +239,26 @@ def test_destroy_tells_what_it_removed(fake: FakeOperations, capsys: Captured) -
         "not_judged": [],
         "may_appear": [],
     }
+
+
+def test_what_may_still_appear_is_said_of_the_pool_and_with_a_command_that_can_be_pasted() -> None:
+    late = Destroyed("alice", (), (), may_appear=("server clawdet-alice",))
+    call = SandboxCall(state=Path("/else where"))
+    (line, total, step) = pool_screens.drained({"pool.k3v9x2ab": late}, [], call, {})(lambda text, _: text)
+    assert line == "pool.k3v9x2ab: nothing was there; server clawdet-alice may still appear"
+    assert (total, step) == (
+        "1 removed, 0 in the pool; look again in two minutes:",
+        "  clawdet reconcile --state '/else where'",
+    )
+    screen = "\n".join(screens.destroyed(late, call)(lambda text, _: text))
+    assert "perhaps   server clawdet-alice may still appear" in screen
+    assert "clawdet reconcile --state '/else where'" in screen
+
+
+def test_destroy_of_several_says_what_may_still_appear(fake: FakeOperations, capsys: Captured) -> None:
+    fake.found, fake.may_appear = (), ("server clawdet-alice",)
+    assert cli.main(["destroy", "alice", "bob", "--yes"]) == 0
+    assert "nothing was there; server clawdet-alice may still appear" in capsys.readouterr().out
 
 
 def test_a_second_destroy_finds_nothing_and_is_content(fake: FakeOperations, capsys: Captured) -> None:

@@ -224,6 +224,13 @@ def test_no_certificate_is_revoked_when_nobody_says_which_one_is_served(
     assert {one.decision for one in found} == {"run clawdet reconcile again once the VPS answers"}
 
 
+def test_a_record_that_a_run_of_this_database_ordered_is_not_called_anothers() -> None:
+    late = replace(RECORD, id="r2", name="bob.example.com", comment="clawdet:bob:abcdef012345")
+    (orphan,) = differing(seen(records={"example.com": [RECORD, late]}, runs={("bob", "abcdef012345")}))
+    assert orphan.what == "this database ordered it, and no instance has it: the order was carried out late"
+    assert orphan.decision == "clawdet destroy bob"
+
+
 def test_an_orphaned_certificate_that_is_served_is_left() -> None:
     served = {"alice": public_key.digest_of_certificate(SECOND.pem)}
     rekeyed = replace(ALICE, csr=make_csr(), certificate_id=None)

@@ -52,6 +52,31 @@ def change(file: Path, statement: str) -> None:
         database.execute(statement)
 
 
+def test_a_wal_whose_database_is_missing_is_kept_too(path: Path, copy: Path) -> None:
+    killed_at_work(path, 10, 2)
+    left = path.with_name("clawdet.db-wal").read_bytes()
+    path.unlink()
+    done = restore.restore(path, copy, sandbox=False)
+    assert done.replaced is not None
+    assert done.replaced.name.endswith("-wal")
+    assert done.replaced.read_bytes() == left
+    assert users(path) == ["user0", "user1"]
+
+
+def test_a_disk_that_is_full_at_the_last_step_changes_nothing(
+    path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(restore, "change_generation", full)
+    before = files(path)
+    with pytest.raises(StateError, match=r"could not be restored to .*: database or disk is full") as caught:
+        restore.restore(path, copy, sandbox=False)
+    assert "df -h" in caught.value.next_steps[0]
+    assert files(path) == before
+
+
 def test_what_was_there_is_kept_and_nothing_else_is_left(path: Path, copy: Path) -> None:
     before = path.read_bytes()
     done = restore.restore(path, copy, sandbox=False)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from clawdet_cli import rows
+from clawdet_cli import rows, uptime
 from clawdet_cli.errors import StateError
 from clawdet_cli.model import Check, Result, Status, now_text
+from clawdet_cli.stages import recover
 from clawdet_cli.state import State
 from tests.unit.test_state import instance
 
@@ -123,3 +124,27 @@ def test_networks_are_read_past_what_is_damaged(state: State, path: Path) -> Non
 @pytest.mark.parametrize("value", [None, 5, "5", "12:00", "now", "2026-01-01"])
 def test_only_a_moment_with_its_zone_is_a_time(value: object) -> None:
     assert not rows.is_time(value)
+
+
+@pytest.mark.parametrize("data", ["{", "[]", "1"])
+def test_what_is_over_and_cannot_be_read_says_nothing_and_keeps_nobody_from_anything(data: str, state: State) -> None:
+    bob = state.instance("bob")
+    assert bob is not None
+    for kind, outcome in (("sign_certificate", "done"), ("claim_server", "done"), ("create_dns_record", "absent")):
+        effect = state.begin_effect(bob, "create_server", kind, "bob.example.com", {"csr": "x", "server": 9})
+        with state.transaction() as connection:
+            connection.execute("UPDATE effects SET outcome = ?, data = ? WHERE id = ?", (outcome, data, effect.id))
+    assert state.all_requests() == []
+    assert state.requests("bob") == []
+    assert state.claims(bob.run_id) == {}
+    assert recover.may_still_appear(state, "bob") == ()
+
+
+def test_an_order_without_a_readable_age_is_as_old_as_its_time(state: State) -> None:
+    bob = state.instance("bob")
+    assert bob is not None
+    data = {"boot": uptime.boot(), "uptime": "long"}
+    effect = state.begin_effect(bob, "create_server", "create_server", "clawdet-bob", data)
+    with state.transaction() as connection:
+        connection.execute("UPDATE effects SET outcome = 'absent' WHERE id = ?", (effect.id,))
+    assert recover.may_still_appear(state, "bob") == ("server clawdet-bob",)

@@ -180,6 +180,8 @@ def test_the_state_folder_is_the_flag_else_the_variable_else_the_platforms(
     assert tmp_path in state_folder(None, {}).parents
     assert state_folder(None, {"CLAWDET_STATE": "here"}) == tmp_path / "here"
     assert state_folder("~/there", {"CLAWDET_STATE": "here"}) == tmp_path / "there"
+    with pytest.raises(ConfigError, match="~nobody-of-this-name/x: no home folder is known for it"):
+        state_folder("~nobody-of-this-name/x", {})
 
 
 @pytest.mark.parametrize(

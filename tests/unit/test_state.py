@@ -177,10 +177,16 @@ class TestFile:
         before = path.read_bytes()
         with pytest.raises(RecordError, match="not a database") as caught:
             State(path)
-        move, rebuild = caught.value.next_steps
-        assert move.startswith(f"mv {path} {path}.broken")
+        restore, aside, rebuild = caught.value.next_steps
+        assert restore.startswith("clawdet state restore FILE")
         assert rebuild.startswith("clawdet state rebuild")
         assert path.read_bytes() == before
+        # The second is a command, and loses nothing.
+        subprocess.run(["sh", "-c", aside], check=True)
+        (kept,) = tmp_path.glob("clawdet.db.broken-*")
+        assert (kept / path.name).read_bytes() == before
+        with closing(State(path)) as state:
+            assert state.instances() == []
 
     def test_a_damaged_database_is_a_failure_with_a_next_step(self, path: Path) -> None:
         with closing(State(path)) as state:

@@ -5,6 +5,8 @@ import random
 import shutil
 import signal
 import sqlite3
+import struct
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -104,7 +106,7 @@ class TestForeignWal:
         assert "clawdet state restore FILE" in caught.value.next_steps[0]
         assert [file.read_bytes() for file in files] == before
         # The second way out is a command, and leaves the copy as it is.
-        files[1].rename(f"{files[1]}.foreign")
+        subprocess.run(["sh", "-c", caught.value.next_steps[1]], check=True)
         with closing(State(path)) as state, closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
             wanted = copy.execute("SELECT COUNT(*) FROM instances").fetchone()[0]
             assert len(state.instances()) == wanted
@@ -175,6 +177,17 @@ class TestForeignWal:
         in_a_process(act)
         with closing(State(path)) as state:
             assert {one.error for one in state.instances()} == {"by hand"}
+
+    @pytest.mark.parametrize("size", [0, 2, 2**31])
+    def test_a_page_size_that_sqlite_has_not_is_no_reason(self, size: int, path: Path) -> None:
+        killed_at_work(path, 0, 3)
+        wal = state_file.beside(path, "-wal")
+        head = bytearray(wal.read_bytes())
+        head[8:12] = size.to_bytes(4, "big")
+        order = ">" if head[3] & 1 else "<"
+        head[24:32] = struct.pack(">2I", *state_file._checksum(bytes(head[:24]), (0, 0), order))
+        wal.write_bytes(head)
+        assert not state_file.is_foreign(wal, None)
 
     def test_a_torn_end_that_sqlite_does_not_play_is_no_reason(self, path: Path) -> None:
         killed_at_work(path, 0, 3)
@@ -248,6 +261,38 @@ class TestBeneathARun:
                 change()
             assert str(path) in caught.value.what
             assert [step.split()[1] for step in caught.value.next_steps] == ["state", "state", "reconcile"]
+
+    @pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+    def test_a_backup_that_is_copied_over_it_before_the_first_write_is_noticed(
+        self, mode: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "_journal_mode", lambda _: mode)
+        work(path, 0, 5)
+        backed_up(path, tmp_path / "copy.db")
+        work(path, 10, 30)
+        with closing(State(path)) as state:
+            assert len(state.instances()) == 35
+            shutil.copyfile(tmp_path / "copy.db", path)
+            with pytest.raises(RecordError, match="was replaced by another file"):
+                state.record("user1", error="written")
+        assert path.read_bytes() == (tmp_path / "copy.db").read_bytes()
+
+    def test_what_another_run_brings_in_between_two_looks_is_no_replacement(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        work(path, 0, 3)
+        with closing(State(path)) as state, closing(State(path)) as other:
+            look, looks = state_file.generation, iter([lambda: other.record("user0", error="meanwhile")])
+
+            def slow(connection: sqlite3.Connection) -> int:
+                seen = look(connection)
+                if connection is state._connection:
+                    next(looks, lambda: None)()
+                return seen
+
+            monkeypatch.setattr(state_file, "generation", slow)
+            state.record("user1", error="written")
+            assert {one.error for one in state.instances()} == {None, "meanwhile", "written"}
 
     def test_it_is_noticed_within_a_transaction_too(self, state: State, path: Path) -> None:
         state.add(instance())
