@@ -21,6 +21,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from tests.kill.child import FILES, Boundary, become
+from tests.kill.warm import warm
 
 SETTLE_SECONDS = 0.2
 """How long the commands wait for an order that may be on its way: where it is the kill that is tried, none is."""
@@ -83,7 +84,7 @@ class Process:
         while time.monotonic() < until and not self.over.done():
             if (self.path / "stopped").stat().st_size and _state(self.pid) == "T":
                 return True
-            time.sleep(0.005)
+            time.sleep(0.02)
         return False
 
     def wait(self, timeout: float | None = None) -> Ended:
@@ -216,6 +217,7 @@ class _Server:
         """Go on until stdin ends."""
         signal.signal(signal.SIGCHLD, self._woken)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        warm()
         os.write(1, b"ready\n")
         rest = b""
         while True:
