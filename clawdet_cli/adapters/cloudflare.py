@@ -330,10 +330,19 @@ class Cloudflare:
 
         record = self._change(f"create the DNS record {name}", DNS_EDIT, create, look)
         if record.name.lower() != name.lower():
-            # A name outside the zone is silently completed with the zone's, and would stay as litter.
-            self.delete_record(zone_id, record.id)
+            # A name outside the zone is silently completed with the zone's, and would stay as litter. What the answer
+            # calls by this id may be something else all the same.
+            made = self.record(zone_id, record.id)
+            ours = made is not None and (made.comment, made.content) == (comment, ipv4)
+            if ours:
+                self.delete_record(zone_id, record.id)
             raise CloudError(
-                f"Cloudflare made the record {record.name} when {name} was asked for; it was removed again."
+                f"Cloudflare made the record {record.name} when {name} was asked for"
+                + (
+                    "; it was removed again."
+                    if ours
+                    else ", by an id that is not such a record's: nothing was removed."
+                )
             )
         return record
 

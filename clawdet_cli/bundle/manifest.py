@@ -34,7 +34,10 @@ class Manifest:
     lock_sha256: str
     """Of OpenClaw's npm lock."""
     npm_sha256: str
-    """Of the npm in the pinned archive of Node, as `tree_sha256` is made: of npm's folder."""
+    """Of the npm in the pinned archive of Node, as `tree_sha256` is made: of npm's folder.
+
+    For whoever builds the bundle again: the VPS unpacks nothing whose `tree_sha256` is another one, npm included.
+    """
     tree_sha256: str
     """Over everything in it but the manifest: sorted paths, modes, links and contents."""
     files: int

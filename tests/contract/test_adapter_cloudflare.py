@@ -328,6 +328,18 @@ class TestRecords:
             cloud.create_a_record(cloudflare.zone_id, "alice.example.test", IPV4, COMMENT)
         assert cloudflare.zone["records"] == {}
 
+    def test_an_answer_that_names_another_record_removes_nothing(
+        self, cloud: Cloudflare, cloudflare: Account, zone_id: str
+    ) -> None:
+        foreign = cloud.create_a_record(zone_id, "www.clawdet.test", IPV4, "made by hand")
+        named = dict(cloudflare.zone["records"][foreign.id])
+        cloudflare.fault(
+            "answer", "POST", status=200, body={"success": True, "errors": [], "messages": [], "result": named}
+        )
+        with pytest.raises(CloudError, match="by an id that is not such a record's: nothing was removed"):
+            cloud.create_a_record(zone_id, HOST, IPV4, COMMENT)
+        assert cloud.records(zone_id, foreign.name) == [foreign]
+
     def test_a_full_zone_is_told(self, cloud: Cloudflare, cloudflare: Account, zone_id: str) -> None:
         cloudflare.zone["record_quota"] = 0
         with pytest.raises(CloudError, match="the zone is full") as caught:
