@@ -246,14 +246,16 @@ def test_the_pool_is_filled_through_a_restart_and_a_lock_of_apt(operator: Operat
     until(lambda: any("clawdet-pool" in one["name"] for one in operator.servers()))
     (server,) = (one for one in operator.servers() if "clawdet-pool" in one["name"])
     vps = Vps(operator, server["public_net"]["ipv4"]["ip"])
-    until(lambda: vps.try_(f"test -e {bootstrap.LOG_FOLDER}/prepare.log").returncode == 0)
-    vps.run("cat >/etc/systemd/system/holds-apt.service && touch /root/hold-apt", HOLDS_APT.encode())
-    vps.run("systemctl enable --quiet holds-apt")
     # By the VPS itself: over SSH it may come when what is left of the phase is over.
-    at_last = (
-        f"until grep -q '^@step done npm' {bootstrap.LOG_FOLDER}/prepare.log; do sleep 0.1; done; systemctl reboot"
+    npm_is_done = f"grep -q '^@step done npm' {bootstrap.LOG_FOLDER}/prepare.log"
+    at_last = f"until {npm_is_done}; do sleep 0.1; done; systemctl reboot"
+    planted = (
+        "cat >/etc/systemd/system/holds-apt.service && touch /root/hold-apt && systemctl enable --quiet holds-apt && "
+        "{ systemctl is-active --quiet restarts || "
+        f"systemd-run --quiet --no-block --unit=restarts sh -c {shlex.quote(at_last)}; }}"
     )
-    vps.run(f"systemd-run --quiet --no-block sh -c {shlex.quote(at_last)}")
+    # sshd is not there yet, and is restarted after that.
+    until(lambda: vps.try_(planted, HOLDS_APT.encode()).returncode == 0)
     filling.join()
     (said,) = filled
     assert said.code == 0, said.err[-4000:]
