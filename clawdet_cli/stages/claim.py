@@ -193,7 +193,7 @@ def _examined(run: Run, member: Instance, server: Server | None) -> Server:
     address = run.settings.endpoints.dial(server.ipv4, 22)
     patience = run.deadline.within(PATIENCE)
     key, proxy = run.settings.ssh_key, run.settings.ssh_proxy
-    # A database that was brought here from another machine knows of servers that let in that one's key only.
+    # Makes a key where none is: a database that was brought here knows of servers, which let in another machine's.
     operator_keys.own(run.settings)
     connected = ssh.Ssh.connect(
         address, member.host_keys, key, patience, auth_grace=0.0, proxy_command=proxy, fence=run.fence

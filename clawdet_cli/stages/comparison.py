@@ -421,8 +421,7 @@ def _orphaned_record(record: DnsRecord, zone: str, seen: Seen) -> Finding | None
     user, run = made
     by_hand = f"delete it in the Cloudflare dashboard, zone {zone}"
     if made in seen.runs:
-        what = "this database ordered it, and no instance has it: the order was carried out late"
-        decision = by_hand if _has_another(user, seen) else f"clawdet destroy {user}"
+        what, decision = _late(user, seen, by_hand)
     else:
         what = f"run {run} of {user} made it, and this database knows none such (another one may)"
         decision = _removal(user, seen, by_hand, zone)
@@ -445,17 +444,19 @@ def _orphaned_server(server: Server, seen: Seen) -> Finding | None:
     user, run = maker
     by_hand = f"delete server {server.id} in the Hetzner console"
     if maker in seen.runs:
-        return orphan(
-            user,
-            "this database ordered it, and no instance has it: the order was carried out late",
-            by_hand if _has_another(user, seen) else f"clawdet destroy {user}",
-        )
+        return orphan(user, *_late(user, seen, by_hand))
     return orphan(
         user,
         f"run {run} of {user} ordered it, and this database knows none such (another one may); it is {server.status},"
         f" ordered {server.created:%Y-%m-%d %H:%M} UTC",
         _removal(user, seen, by_hand, zone_by_labels(server.labels)),
     )
+
+
+def _late(user: str, seen: Seen, by_hand: str) -> tuple[str, str]:
+    """Return what is said of something that a run of this database ordered, and what to do about it."""
+    what = "this database ordered it, and no instance has it: the order was carried out late"
+    return what, by_hand if _has_another(user, seen) else f"clawdet destroy {user}"
 
 
 def _has_another(user: str, seen: Seen) -> bool:
